@@ -1,0 +1,4 @@
+//! The Sluice daemon.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,150 @@
+//! What the parser found in one frame, for one view of its headers.
+
+/// The headers of one view (outermost, or innermost) of a frame: one cache line.
+///
+/// All offsets count from the first byte of the *frame*, also in the inner view. They never exceed the captured
+/// length, nor 65,535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Parsed {
+    /// Source IP address in wire order; IPv4 in the first four bytes, the others zero.
+    pub src_addr: [u8; 16],
+    /// Destination IP address in wire order; IPv4 in the first four bytes, the others zero.
+    pub dst_addr: [u8; 16],
+    /// Source port (TCP, UDP, SCTP), 0 unless `has_ports`.
+    pub src_port: u16,
+    /// Destination port (TCP, UDP, SCTP), 0 unless `has_ports`.
+    pub dst_port: u16,
+    /// Tunnel id (VNI, GRE key, TEID, ERSPAN session), 0 unless `tunnel` says there is one. In the outer view that of
+    /// the outermost tunnel; in the inner view that of the tunnel that encloses these headers.
+    pub tunnel_id: u32,
+    /// EtherType after all VLAN tags (0x8847 for MPLS); 0 for 802.3 length frames and when there is none.
+    pub ethertype: u16,
+    /// TCI of the outermost VLAN tag; meaningful when `vlan_count` > 0.
+    pub vlan_tci: u16,
+    /// TCI of the second VLAN tag; meaningful when `vlan_count` > 1.
+    pub vlan_inner_tci: u16,
+    /// Where this view's Ethernet header starts; for an inner view without one (GRE, IP-in-IP), where its IP header starts.
+    pub l2_offset: u16,
+    /// Where the L3 header starts (IP, ARP); the end of the last L2 header when `l3` is [`L3::None`].
+    pub l3_offset: u16,
+    /// Where the L4 header starts: after the IP header and its extension headers. 0 when there is none.
+    pub l4_offset: u16,
+    /// Where the payload starts for truncation: the end of the last header that was understood, up to and including
+    /// L4 (spec: TCP by its data offset, UDP 8, SCTP 12, ICMP 8, ARP 28, GRE with its options; other protocols and
+    /// later fragments: after the IP header).
+    pub header_end: u16,
+    /// Where the encapsulated packet of the tunnel starts; 0 when there is none.
+    pub inner_offset: u16,
+    /// IP protocol, or the last next-header value of IPv6; meaningful when `l3` is IP.
+    pub protocol: u8,
+    /// TCP flags (FIN 0x01 to CWR 0x80); meaningful when `protocol` is 6 and `l4_offset` > 0.
+    pub tcp_flags: u8,
+    /// The number of VLAN tags.
+    pub vlan_count: u8,
+    /// The network layer.
+    pub l3: L3,
+    /// The place of the packet in a fragmented datagram.
+    pub fragment: Fragment,
+    /// The tunnel that starts after this view's L4 header (outer view) or that encloses this view (inner view).
+    pub tunnel: TunnelHeader,
+    /// Why parsing stopped.
+    pub stop: Stop,
+    /// Whether the ports were read (or, for a later fragment, filled in from its first one).
+    pub has_ports: bool,
+}
+
+const _: () = assert!(size_of::<Parsed>() == 64);
+
+impl Parsed {
+    /// Nothing understood yet.
+    pub const EMPTY: Self = Self {
+        src_addr: [0; 16],
+        dst_addr: [0; 16],
+        src_port: 0,
+        dst_port: 0,
+        tunnel_id: 0,
+        ethertype: 0,
+        vlan_tci: 0,
+        vlan_inner_tci: 0,
+        l2_offset: 0,
+        l3_offset: 0,
+        l4_offset: 0,
+        header_end: 0,
+        inner_offset: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        vlan_count: 0,
+        l3: L3::None,
+        fragment: Fragment::Whole,
+        tunnel: TunnelHeader::None,
+        stop: Stop::Complete,
+        has_ports: false,
+    };
+}
+
+/// The network layer of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum L3 {
+    /// None that is understood.
+    None,
+    /// IPv4 (RFC 791).
+    Ipv4,
+    /// IPv6 (RFC 8200).
+    Ipv6,
+    /// ARP (RFC 826).
+    Arp,
+}
+
+/// The place of a packet in a fragmented datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragment {
+    /// Not a fragment (an IPv6 atomic fragment, RFC 6946, included).
+    Whole,
+    /// Offset zero, more to come: it holds the L4 header.
+    First,
+    /// Offset above zero: no L4 header.
+    Later,
+}
+
+/// The kind of tunnel header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TunnelHeader {
+    /// No tunnel.
+    None,
+    /// VXLAN (RFC 7348), also with the flags byte 0xff.
+    Vxlan,
+    /// GENEVE (RFC 8926).
+    Geneve,
+    /// GRE carrying IP (RFC 2784, 2890).
+    Gre,
+    /// GRE carrying Ethernet (protocol 0x6558).
+    GreTeb,
+    /// ERSPAN type I.
+    Erspan1,
+    /// ERSPAN type II.
+    Erspan2,
+    /// ERSPAN type III.
+    Erspan3,
+    /// IP in IP (protocols 4 and 41).
+    IpInIp,
+    /// GTP-U T-PDU (3GPP TS 29.281).
+    GtpU,
+}
+
+/// Why parsing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    /// All the way to L4 (or to the end of what is known of this protocol).
+    Complete,
+    /// The captured bytes ended inside a header.
+    Truncated,
+    /// A header contradicts itself (a length field below its minimum, a wrong version).
+    Malformed,
+    /// The next header is of a kind that is not known.
+    Unknown,
+}

@@ -1,0 +1,1 @@
+//! Batches, stages, workers and port drivers.

@@ -1,0 +1,23 @@
+//! Plain data of Sluice: policies, destinations, drop reasons, identifiers and units.
+//!
+//! Nothing here does I/O, knows DPDK or runs on a worker: these are the words the other crates share.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
+)]
+
+mod destination;
+mod drop_reason;
+mod ids;
+mod policy;
+mod range_set;
+
+pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
+pub use drop_reason::{DropCounts, DropReason};
+pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
+pub use policy::{
+    Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
+    TcpFlagsMatch,
+};
+pub use range_set::{RangeSet, RangeValue};

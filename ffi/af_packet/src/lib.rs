@@ -1,0 +1,1 @@
+//! Kernel interface driver over TPACKET_V3 rings.

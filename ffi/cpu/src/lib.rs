@@ -1,0 +1,1 @@
+//! Safe wrappers of CPU instructions the packet path needs.

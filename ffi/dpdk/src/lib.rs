@@ -1,0 +1,1 @@
+//! Safe owners over DPDK: EAL, mempools, mbufs, ports, queues, rings.
