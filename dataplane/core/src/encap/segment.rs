@@ -1,0 +1,250 @@
+//! How is a TCP super-frame, which a segmentation or receive offload made, cut into wire-sized segments again?
+//!
+//! As a NIC would (RFC 9293): every segment gets the headers of the super-frame, with its own lengths, IPv4
+//! identification, sequence number, flags and checksums. Checksums are computed anew, as those of the super-frame may be
+//! unfinished. Only whole frames whose outermost transport is TCP are cut; others are left to the caller.
+
+use std::ops::Range;
+
+use super::{len16, low16};
+use crate::wire::{Fragment, L3, Parsed, checksum};
+
+const PROTOCOL_TCP: u8 = 6;
+const TCP_MIN_LEN: usize = 20;
+const IPV4_MIN_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const URG: u8 = 0x20;
+const CWR: u8 = 0x80;
+
+/// How one super-frame is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentPlan {
+    header_len: usize,
+    l3_offset: usize,
+    l4_offset: usize,
+    mss: u32,
+    payload_len: u32,
+    count: u32,
+    ipv6: bool,
+}
+
+/// A plan for the frame whose first bytes are `frame_headers` (at least up to `parsed.header_end`) and of which
+/// `cap_len` bytes are there. `max_frame_len` is the longest segment in bytes, Ethernet header included (an 802.1Q tag
+/// that is inserted later not: subtract it). `mss` is the payload of a segment as the sender had it (`gso_size`), if
+/// known; segments carry no more.
+///
+/// `None` when the frame is no TCP segment with payload, is an IP fragment, is not all there, when its headers
+/// contradict themselves, or when it cannot be cut without lying: SYN or RST set (no offload makes those), or a final
+/// destination elsewhere than in the IP header (source routes), or an authentication header.
+#[must_use]
+pub fn plan(
+    frame_headers: &[u8],
+    parsed: &Parsed,
+    cap_len: u32,
+    max_frame_len: usize,
+    mss: Option<u16>,
+) -> Option<SegmentPlan> {
+    let tcp = parsed.protocol == PROTOCOL_TCP && parsed.fragment == Fragment::Whole;
+    if !tcp || parsed.l2_offset != 0 || parsed.l4_offset == 0 {
+        return None;
+    }
+    let l3_offset = usize::from(parsed.l3_offset);
+    let l4_offset = usize::from(parsed.l4_offset);
+    let header_len = usize::from(parsed.header_end);
+    let headers = frame_headers.get(..header_len)?;
+    let l3 = headers.get(l3_offset..l4_offset)?;
+    let (ip_end, ipv6) = match parsed.l3 {
+        L3::Ipv4 => (ipv4_end(l3, l3_offset, cap_len)?, false),
+        L3::Ipv6 => (ipv6_end(l3, l3_offset)?, true),
+        L3::None | L3::Arp => return None,
+    };
+    let l4 = headers.get(l4_offset..)?.first_chunk::<TCP_MIN_LEN>()?;
+    let l4_len = usize::from(l4[12] >> 4) * 4;
+    if l4_offset + l4_len != header_len || l4[13] & (SYN | RST) != 0 {
+        return None;
+    }
+    let payload_len = ip_end.checked_sub(u32::from(parsed.header_end))?;
+    let room = u32::from(len16(max_frame_len.checked_sub(header_len)?));
+    let mss = mss.filter(|mss| *mss > 0).map_or(room, |mss| room.min(u32::from(mss)));
+    if ip_end > cap_len || payload_len == 0 || mss == 0 {
+        return None;
+    }
+    let count = payload_len.div_ceil(mss);
+    Some(SegmentPlan { header_len, l3_offset, l4_offset, mss, payload_len, count, ipv6 })
+}
+
+impl SegmentPlan {
+    /// The length in bytes of every segment's headers, which is where the payload starts in the super-frame.
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The payload bytes of every segment but the last.
+    #[inline]
+    pub fn mss(&self) -> u32 {
+        self.mss
+    }
+
+    /// The number of segments, at least 1.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes of the super-frame that are the payload of segment `index`; `None` past the last one. Bytes after the
+    /// IP packet (Ethernet padding) belong to no segment.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self, index: u32) -> Option<Range<u32>> {
+        let (start, end) = self.offsets(index)?;
+        let header_len = u32::from(len16(self.header_len));
+        Some(header_len + start..header_len + end)
+    }
+
+    /// Writes the headers of segment `index` to the first [`header_len`](Self::header_len) bytes of `out`. `headers` are
+    /// those of the super-frame, `payload_sum` the [`checksum::sum`] of this segment's payload (of several parts:
+    /// [`PartsSum`](super::PartsSum); TCP headers are even, so it stands at an even place). False, with `out` in no
+    /// particular state, when `index` is past the last segment or a buffer is too short.
+    #[inline]
+    pub fn write_headers(&self, index: u32, out: &mut [u8], headers: &[u8], payload_sum: u64) -> bool {
+        self.try_write(index, out, headers, payload_sum).is_some()
+    }
+
+    fn try_write(&self, index: u32, out: &mut [u8], headers: &[u8], payload_sum: u64) -> Option<()> {
+        let (start, end) = self.offsets(index)?;
+        let out = out.get_mut(..self.header_len)?;
+        out.copy_from_slice(headers.get(..self.header_len)?);
+        let (lower, l4) = out.split_at_mut_checked(self.l4_offset)?;
+        let l3 = lower.get_mut(self.l3_offset..)?;
+        let l4_len = len16(l4.len());
+        let transport_len = u32::from(l4_len) + (end - start);
+        let pseudo = if self.ipv6 {
+            write_ipv6(l3, transport_len)?
+        } else {
+            write_ipv4(l3, transport_len, low16(index))?
+        };
+        write_tcp(l4.first_chunk_mut()?, start, index == 0, index + 1 == self.count);
+        let acc = checksum::sum(l4, pseudo + u64::from(checksum::fold(payload_sum)));
+        l4.get_mut(16..18)?.copy_from_slice(&checksum::finish(acc).to_be_bytes());
+        Some(())
+    }
+
+    /// The part of the payload that segment `index` carries.
+    #[inline]
+    fn offsets(&self, index: u32) -> Option<(u32, u32)> {
+        if index >= self.count {
+            return None;
+        }
+        let start = index * self.mss;
+        Some((start, self.payload_len.min(start + self.mss)))
+    }
+}
+
+/// Where the IPv4 packet ends in the frame. A total length of zero (a super-frame too long for the field) means: where
+/// the frame ends.
+fn ipv4_end(l3: &[u8], l3_offset: usize, cap_len: u32) -> Option<u32> {
+    let ip = l3.first_chunk::<IPV4_MIN_LEN>()?;
+    if usize::from(ip[0] & 0x0f) * 4 != l3.len() || has_source_route(l3.get(IPV4_MIN_LEN..)?) {
+        return None;
+    }
+    let end = match u16::from_be_bytes([ip[2], ip[3]]) {
+        0 => cap_len,
+        len => u32::from(len16(l3_offset)) + u32::from(len),
+    };
+    Some(end)
+}
+
+/// Whether IPv4 options hold a loose or strict source route (RFC 791): then the pseudo-header has another destination.
+fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        options = match *options {
+            [131 | 137, ..] => return true,
+            [1, ref rest @ ..] => rest,
+            [kind, len, ..] if kind != 0 && len >= 2 => match options.get(usize::from(len)..) {
+                Some(rest) => rest,
+                None => return false,
+            },
+            _ => return false,
+        };
+    }
+}
+
+/// Where the IPv6 packet ends in the frame; `None` when the extension headers do not lead to TCP, forbid copying (an
+/// authentication header) or hide the final destination (a routing header that is not used up).
+fn ipv6_end(l3: &[u8], l3_offset: usize) -> Option<u32> {
+    let (ip, mut rest) = l3.split_first_chunk::<IPV6_LEN>()?;
+    let mut next_header = ip[6];
+    while !rest.is_empty() {
+        let [following, units, _, segments_left, ..] = *rest else { return None };
+        let len = match next_header {
+            // Hop-by-hop options, destination options, mobility, HIP, Shim6.
+            0 | 60 | 135 | 139 | 140 => (usize::from(units) + 1) * 8,
+            43 if segments_left == 0 => (usize::from(units) + 1) * 8,
+            44 => 8,
+            _ => return None,
+        };
+        next_header = following;
+        rest = rest.get(len..)?;
+    }
+    let len = u16::from_be_bytes([ip[4], ip[5]]);
+    // A length of zero belongs to a jumbogram (RFC 2675), which this is not or which cannot be cut so simply.
+    if next_header != PROTOCOL_TCP || len == 0 {
+        return None;
+    }
+    Some(u32::from(len16(l3_offset + IPV6_LEN)) + u32::from(len))
+}
+
+/// Total length, identification and checksum of a segment's IPv4 header; returns the pseudo-header sum.
+#[inline]
+fn write_ipv4(l3: &mut [u8], transport_len: u32, index: u16) -> Option<u64> {
+    let total = low16(transport_len) + len16(l3.len());
+    let ip = l3.first_chunk_mut::<IPV4_MIN_LEN>()?;
+    ip[2..4].copy_from_slice(&total.to_be_bytes());
+    let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(index);
+    ip[4..6].copy_from_slice(&id.to_be_bytes());
+    ip[10..12].fill(0);
+    let pseudo = checksum::sum(&ip[12..20], u64::from(PROTOCOL_TCP) + u64::from(transport_len));
+    let value = checksum::finish(checksum::sum(l3, 0));
+    l3.get_mut(10..12)?.copy_from_slice(&value.to_be_bytes());
+    Some(pseudo)
+}
+
+/// Payload length of a segment's IPv6 header; returns the pseudo-header sum.
+#[inline]
+fn write_ipv6(l3: &mut [u8], transport_len: u32) -> Option<u64> {
+    let extensions = l3.len().checked_sub(IPV6_LEN)?;
+    let ip = l3.first_chunk_mut::<IPV6_LEN>()?;
+    let len = low16(transport_len) + len16(extensions);
+    ip[4..6].copy_from_slice(&len.to_be_bytes());
+    Some(checksum::sum(&ip[8..40], u64::from(PROTOCOL_TCP) + u64::from(transport_len)))
+}
+
+/// Sequence number, flags and urgent pointer of a segment whose payload starts `start` bytes into the super-frame's;
+/// the checksum field becomes zero.
+#[inline]
+fn write_tcp(tcp: &mut [u8; TCP_MIN_LEN], start: u32, first: bool, last: bool) {
+    let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(start);
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    if !last {
+        tcp[13] &= !(FIN | PSH);
+    }
+    if !first {
+        // RFC 3168 section 6.1.2: CWR answers once.
+        tcp[13] &= !CWR;
+        if tcp[13] & URG != 0 {
+            // The urgent pointer counts from the segment's own sequence number.
+            let urgent = u32::from(u16::from_be_bytes([tcp[18], tcp[19]])).saturating_sub(start);
+            tcp[18..20].copy_from_slice(&low16(urgent).to_be_bytes());
+            if urgent == 0 {
+                tcp[13] &= !URG;
+            }
+        }
+    }
+    tcp[16..18].fill(0);
+}
