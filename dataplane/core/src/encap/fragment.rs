@@ -159,3 +159,121 @@ fn write_ipv6(ip: &mut [u8; 40], extension: &mut [u8; 8], payload: &Range<u32>, 
     extension[2..4].copy_from_slice(&offset.to_be_bytes());
     extension[4..].copy_from_slice(&id.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encap::{CopyFields, tests::encap};
+    use proptest::prelude::*;
+    use sluice_model::{Marking, TunnelKind, UdpChecksum};
+
+    const VXLAN: TunnelKind = TunnelKind::Vxlan { udp_port: 4789, udp_checksum: UdpChecksum::Auto };
+
+    fn header(encap: &Encap, inner_len: u32) -> Vec<u8> {
+        let mut header = vec![0xa5; encap.header_len()];
+        encap.write(&mut header, &CopyFields { inner_len, ip_id: 0x1111, ..CopyFields::default() });
+        header
+    }
+
+    #[test]
+    fn ipv4_fragments_to_the_byte() {
+        let encap = encap(VXLAN, Marking::Standard, false, false);
+        let header = header(&encap, 2_000);
+        // 20 + 1480; 1480 is a multiple of 8.
+        let plan = FragmentPlan::new(&encap, 2_000, 1_500).unwrap();
+        assert_eq!(plan.count(), 2);
+        let mut out = [0xa5; MAX_FRAGMENT_HEADER_LEN];
+        assert_eq!(plan.part(0).unwrap(), FragmentPart { header_len: 50, inner: 0..1_464 });
+        assert_eq!(plan.write(0, &header, 0xbeef, &mut out), Some(50));
+        assert_eq!(out[14..24], [0x45, 0, 0x05, 0xdc, 0xbe, 0xef, 0x20, 0x00, 64, 17]);
+        assert_eq!(checksum::fold(checksum::sum(&out[14..34], 0)), 0xffff);
+        assert_eq!(out[34..50], header[34..50]);
+        assert!(out[50..].iter().all(|byte| *byte == 0xa5));
+        out.fill(0xa5);
+        assert_eq!(plan.part(1).unwrap(), FragmentPart { header_len: 34, inner: 1_464..2_000 });
+        assert_eq!(plan.write(1, &header, 0xbeef, &mut out), Some(34));
+        // 536 + 20 bytes; offset 1480 / 8 = 185.
+        assert_eq!(out[14..24], [0x45, 0, 0x02, 0x2c, 0xbe, 0xef, 0x00, 0xb9, 64, 17]);
+        assert_eq!(checksum::fold(checksum::sum(&out[14..34], 0)), 0xffff);
+        assert!(out[34..].iter().all(|byte| *byte == 0xa5));
+        assert_eq!(plan.part(2), None);
+        assert_eq!(plan.write(2, &header, 0, &mut out), None);
+    }
+
+    #[test]
+    fn ipv6_fragments_to_the_byte() {
+        let encap = encap(TunnelKind::Erspan3, Marking::Standard, true, false);
+        let header = header(&encap, 2_000);
+        // 40 + 8 + 1448; the last: 2020 - 1448 = 572.
+        let plan = FragmentPlan::new(&encap, 2_000, 1_500).unwrap();
+        assert_eq!(plan.count(), 2);
+        let mut out = [0xa5; MAX_FRAGMENT_HEADER_LEN];
+        assert_eq!(plan.part(0).unwrap(), FragmentPart { header_len: 82, inner: 0..1_428 });
+        assert_eq!(plan.write(0, &header, 0x0102_0304, &mut out), Some(82));
+        assert_eq!(out[18..22], [0x05, 0xb0, 44, 64]);
+        assert_eq!(out[54..62], [47, 0, 0x00, 0x01, 1, 2, 3, 4]);
+        assert_eq!(out[62..82], header[54..74]);
+        assert!(out[82..].iter().all(|byte| *byte == 0xa5));
+        assert_eq!(plan.part(1).unwrap(), FragmentPart { header_len: 62, inner: 1_428..2_000 });
+        assert_eq!(plan.write(1, &header, 0x0102_0304, &mut out), Some(62));
+        assert_eq!(out[18..22], [0x02, 0x44, 44, 64]);
+        // Offset 1448 = 181 * 8, no more fragments.
+        assert_eq!(out[54..62], [47, 0, 0x05, 0xa8, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_fits_stays_whole() {
+        for ipv6 in [false, true] {
+            let encap = encap(VXLAN, Marking::Standard, ipv6, true);
+            let inner_len = encap.max_inner_len(1_500) as u32;
+            let plan = FragmentPlan::new(&encap, inner_len, 1_500).unwrap();
+            assert_eq!(plan.count(), 1);
+            let header = header(&encap, inner_len);
+            let mut out = vec![0xa5; header.len()];
+            assert_eq!(plan.write(0, &header, 7, &mut out), Some(header.len()));
+            assert_eq!(out, header);
+            assert_eq!(FragmentPlan::new(&encap, inner_len + 1, 1_500).unwrap().count(), 2);
+        }
+    }
+
+    #[test]
+    fn impossible_plans_are_refused() {
+        let encap = encap(VXLAN, Marking::Standard, false, false);
+        assert_eq!(FragmentPlan::new(&encap, 65_535 - 35, 1_500), None);
+        assert!(FragmentPlan::new(&encap, 65_535 - 36, 1_500).is_some());
+        assert_eq!(FragmentPlan::new(&encap, 100, 35), None);
+        assert!(FragmentPlan::new(&encap, 100, 36).is_some());
+        assert_eq!(FragmentPlan::new(&encap, u32::MAX, 1_500), None);
+    }
+
+    proptest! {
+        #[test]
+        fn fragments_cover_the_datagram_and_fit(
+            inner_len in 0u32..65_600, mtu: u16, ipv6: bool, three: bool, room in 0usize..100,
+        ) {
+            let kind = if three { TunnelKind::Erspan3 } else { VXLAN };
+            let encap = encap(kind, Marking::Standard, ipv6, false);
+            let header = header(&encap, inner_len);
+            let Some(plan) = FragmentPlan::new(&encap, inner_len, mtu) else {
+                prop_assert!(mtu < 100 || encap.overhead() + inner_len as usize > 65_535);
+                return Ok(());
+            };
+            let mut next = 0;
+            for index in 0..plan.count() {
+                let part = plan.part(index).unwrap();
+                let mut out = [0xa5; MAX_FRAGMENT_HEADER_LEN];
+                prop_assert_eq!(plan.write(index, &header, 9, &mut out), Some(part.header_len));
+                let ip_len = part.header_len - 14 + part.inner.len();
+                prop_assert!(ip_len <= usize::from(mtu));
+                let said = if ipv6 { 40 + usize::from(u16::from_be_bytes([out[18], out[19]])) }
+                    else { usize::from(u16::from_be_bytes([out[16], out[17]])) };
+                prop_assert_eq!(said, ip_len);
+                prop_assert_eq!(part.inner.start, next);
+                next = part.inner.end;
+                let short = &mut out[..room.min(part.header_len - 1)];
+                prop_assert_eq!(plan.write(index, &header, 9, short), None);
+            }
+            prop_assert_eq!(next, inner_len);
+        }
+    }
+}

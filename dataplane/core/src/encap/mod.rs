@@ -134,3 +134,6 @@ const fn len16(value: usize) -> u16 {
         value as u16
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,3 +48,51 @@ impl PartsSum {
         self.acc
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encap::tests::naive_sum;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn unfinished_checksums_are_finished(
+            mut frame in proptest::collection::vec(any::<u8>(), 8..400), start in 0usize..300, pseudo: u16, odd: bool
+        ) {
+            // What the kernel leaves: the sum of the pseudo-header in the field.
+            let start = start.min(frame.len() - 8);
+            let offset = if odd { 6 } else { 2 };
+            frame[start + offset..start + offset + 2].copy_from_slice(&pseudo.to_be_bytes());
+            prop_assert!(finish_checksum(&mut frame, start as u16, offset as u16));
+            // A receiver sums up the pseudo-header and everything with the checksum in it.
+            let sum = u32::from(naive_sum(&frame[start..])) + u32::from(pseudo);
+            prop_assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+        }
+
+        #[test]
+        fn lying_offsets_change_nothing(frame in proptest::collection::vec(any::<u8>(), 0..80), start: u16, offset: u16) {
+            let mut copy = frame.clone();
+            let inside = usize::from(start) + usize::from(offset) + 2 <= frame.len();
+            prop_assert_eq!(finish_checksum(&mut copy, start, offset), inside);
+            prop_assert!(inside || copy == frame);
+        }
+
+        #[test]
+        fn parts_sum_up_to_the_whole(parts in proptest::collection::vec(proptest::collection::vec(1u8.., 0..9), 1..9)) {
+            let mut sum = PartsSum::default();
+            for part in &parts {
+                sum.add(part);
+            }
+            prop_assert_eq!(checksum::fold(sum.sum()), naive_sum(&parts.concat()));
+        }
+    }
+
+    #[test]
+    fn zero_is_never_written() {
+        // 0xffff sums up to all ones already: the inverse, zero, would mean "none" in UDP.
+        let mut frame = [0, 0, 0xff, 0xff, 0, 0, 0, 0];
+        assert!(finish_checksum(&mut frame, 2, 4));
+        assert_eq!(frame, [0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+    }
+}

@@ -248,3 +248,223 @@ fn write_tcp(tcp: &mut [u8; TCP_MIN_LEN], start: u32, first: bool, last: bool) {
     }
     tcp[16..18].fill(0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encap::tests::naive_sum;
+    use proptest::prelude::*;
+
+    const SEQUENCE: u32 = 0xffff_f000; // wraps within a super-frame
+
+    #[derive(Clone, Debug)]
+    struct Shape {
+        ipv6: bool,
+        vlans: usize,
+        /// IPv4 options in words, or IPv6 extension headers.
+        extras: usize,
+        tcp_options: usize,
+        flags: u8,
+        payload: Vec<u8>,
+    }
+
+    prop_compose! {
+        fn any_shape()(
+            ipv6: bool, vlans in 0usize..3, extras in 0usize..4, tcp_options in 0usize..=10,
+            flags in any::<u8>().prop_map(|flags| flags & !(SYN | RST)),
+            payload in proptest::collection::vec(any::<u8>(), 1..6_000),
+        ) -> Shape {
+            Shape { ipv6, vlans, extras, tcp_options, flags, payload }
+        }
+    }
+
+    /// A frame with an unfinished TCP checksum, and what the parser says about it.
+    fn frame(shape: &Shape) -> (Vec<u8>, Parsed) {
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        for vlan in 0..shape.vlans {
+            frame.extend([0x81, 0x00, 0x00, vlan as u8 + 1]);
+        }
+        frame.extend(if shape.ipv6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        let l3_offset = frame.len();
+        let tcp_len = 20 + shape.tcp_options * 4 + shape.payload.len();
+        if shape.ipv6 {
+            frame.extend([0x60, 0x01, 0x23, 0x45]);
+            frame.extend(((tcp_len + shape.extras * 8) as u16).to_be_bytes());
+            let chain = [0, 60, 43];
+            frame.extend([*chain[..shape.extras].first().unwrap_or(&6), 64]);
+            frame.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+            frame.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+            for index in 1..=shape.extras {
+                let next = if index == shape.extras { 6 } else { chain[index] };
+                frame.extend([next, 0, 1, 0, 0, 0, 0, 0]); // PadN, or a used-up routing header of type 1
+            }
+        } else {
+            let header_len = 20 + shape.extras * 4;
+            frame.extend([0x45 + shape.extras as u8, 0x02]);
+            frame.extend(((header_len + tcp_len) as u16).to_be_bytes());
+            frame.extend([0xff, 0xff, 0x40, 0, 64, 6, 0x5a, 0x5a, 192, 0, 2, 1, 198, 51, 100, 1]);
+            frame.extend(std::iter::repeat_n(1, shape.extras * 4));
+        }
+        let l4_offset = frame.len();
+        frame.extend([0x30, 0x39, 0x01, 0xbb]);
+        frame.extend(SEQUENCE.to_be_bytes());
+        frame.extend([1, 2, 3, 4, 0x50 + ((shape.tcp_options as u8) << 4), shape.flags, 0x12, 0x34]);
+        frame.extend([0xab, 0xcd, 0x04, 0x00]); // checksum, urgent pointer 1024
+        frame.extend(std::iter::repeat_n(1, shape.tcp_options * 4));
+        let header_end = frame.len();
+        frame.extend(&shape.payload);
+        let parsed = Parsed {
+            l3: if shape.ipv6 { L3::Ipv6 } else { L3::Ipv4 },
+            protocol: 6,
+            tcp_flags: shape.flags,
+            l3_offset: l3_offset as u16,
+            l4_offset: l4_offset as u16,
+            header_end: header_end as u16,
+            ..Parsed::EMPTY
+        };
+        (frame, parsed)
+    }
+
+    fn simple() -> Shape {
+        Shape { ipv6: false, vlans: 0, extras: 0, tcp_options: 0, flags: 0x18, payload: vec![7; 3_000] }
+    }
+
+    fn segment(plan: &SegmentPlan, index: u32, frame: &[u8]) -> Vec<u8> {
+        let range = plan.payload(index).unwrap();
+        let payload = &frame[range.start as usize..range.end as usize];
+        let mut out = vec![0xa5; plan.header_len()];
+        assert!(plan.write_headers(index, &mut out, frame, checksum::sum(payload, 0)));
+        out.extend(payload);
+        out
+    }
+
+    /// The receiver's view of the TCP checksum: pseudo-header and segment, written out.
+    fn tcp_sum(segment: &[u8], parsed: &Parsed) -> u16 {
+        let l3 = usize::from(parsed.l3_offset);
+        let tcp = &segment[usize::from(parsed.l4_offset)..];
+        let addresses = if parsed.l3 == L3::Ipv6 { l3 + 8..l3 + 40 } else { l3 + 12..l3 + 20 };
+        let mut bytes = segment[addresses].to_vec();
+        bytes.extend((tcp.len() as u32).to_be_bytes());
+        bytes.extend([0, 0, 0, 6]);
+        bytes.extend(tcp);
+        naive_sum(&bytes)
+    }
+
+    proptest! {
+        #[test]
+        fn segments_are_right_and_make_up_the_frame(
+            shape in any_shape(), max_frame_len in 60usize..3_000, mss in proptest::option::of(0u16..2_000),
+        ) {
+            let (frame, parsed) = frame(&shape);
+            let header_len = usize::from(parsed.header_end);
+            let (l3, l4) = (usize::from(parsed.l3_offset), usize::from(parsed.l4_offset));
+            let plan = plan(&frame, &parsed, frame.len() as u32, max_frame_len, mss);
+            let Some(plan) = plan else {
+                prop_assert!(max_frame_len <= header_len);
+                return Ok(());
+            };
+            let mut payload: Vec<u8> = Vec::new();
+            for index in 0..plan.count() {
+                let segment = segment(&plan, index, &frame);
+                let (first, last) = (index == 0, index + 1 == plan.count());
+                prop_assert!(segment.len() <= max_frame_len);
+                if let Some(mss @ 1..) = mss {
+                    prop_assert!(segment.len() - header_len <= usize::from(mss));
+                }
+                prop_assert_eq!(tcp_sum(&segment, &parsed), 0xffff);
+                let be16 = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+                if shape.ipv6 {
+                    prop_assert_eq!(usize::from(be16(l3 + 4)), segment.len() - l3 - 40);
+                } else {
+                    prop_assert_eq!(usize::from(be16(l3 + 2)), segment.len() - l3);
+                    prop_assert_eq!(be16(l3 + 4), 0xffffu16.wrapping_add(index as u16));
+                    prop_assert_eq!(naive_sum(&segment[l3..l4]), 0xffff);
+                }
+                let sequence = u32::from_be_bytes(segment[l4 + 4..l4 + 8].try_into().unwrap());
+                prop_assert_eq!(sequence, SEQUENCE.wrapping_add(payload.len() as u32));
+                let mut flags = shape.flags;
+                if !last { flags &= !(FIN | PSH); }
+                if !first { flags &= !CWR; }
+                if flags & URG != 0 {
+                    let left = 1_024usize.saturating_sub(payload.len());
+                    prop_assert_eq!(usize::from(be16(l4 + 18)), left);
+                    if left == 0 { flags &= !URG; }
+                }
+                prop_assert_eq!(segment[l4 + 13], flags);
+                // Everything else is as it was.
+                prop_assert_eq!(&segment[..l3], &frame[..l3]);
+                prop_assert_eq!(&segment[l3 + 12..l4], &frame[l3 + 12..l4]);
+                prop_assert_eq!(&segment[l4 + 20..header_len], &frame[l4 + 20..header_len]);
+                payload.extend(&segment[header_len..]);
+            }
+            prop_assert_eq!(payload, shape.payload);
+            prop_assert_eq!(plan.payload(plan.count()), None);
+        }
+
+        #[test]
+        fn no_bytes_panic(
+            shape in any_shape(), flips in proptest::collection::vec((0usize..120, any::<u8>()), 0..6),
+            cut in 0usize..200, cap_len in 0u32..70_000, max_frame_len in 0usize..2_000, l4 in 0u16..80, end in 0u16..160,
+        ) {
+            let (mut frame, mut parsed) = frame(&shape);
+            for (at, value) in flips {
+                if let Some(byte) = frame.get_mut(at) { *byte = value; }
+            }
+            if l4 % 2 == 0 { parsed.l4_offset = l4; parsed.header_end = end; }
+            frame.truncate(cut.max(frame.len() * (cut % 2)));
+            if let Some(plan) = plan(&frame, &parsed, cap_len, max_frame_len, None) {
+                let mut out = [0xa5; 200];
+                for index in 0..plan.count().min(4) {
+                    prop_assert!(plan.payload(index).is_some_and(|range| range.end <= cap_len));
+                    plan.write_headers(index, &mut out, &frame, 0);
+                    prop_assert!(!plan.write_headers(index, &mut out[..plan.header_len() - 1], &frame, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ethernet_padding_belongs_to_no_segment() {
+        let (mut frame, parsed) = frame(&simple());
+        let end = frame.len() as u32;
+        frame.extend([0xee; 9]);
+        let plan = plan(&frame, &parsed, frame.len() as u32, 1_514, None).unwrap();
+        assert_eq!((plan.count(), plan.mss()), (3, 1_460));
+        assert_eq!(plan.payload(2).unwrap(), end - 80..end);
+    }
+
+    #[test]
+    fn a_total_length_of_zero_means_all_that_is_there() {
+        let (mut frame, parsed) = frame(&Shape { payload: vec![9; 4_000], ..simple() });
+        frame[16..18].fill(0);
+        let plan = plan(&frame, &parsed, frame.len() as u32, 1_514, Some(1_000)).unwrap();
+        assert_eq!(plan.count(), 4);
+        assert_eq!(segment(&plan, 3, &frame)[16..18], 1_040u16.to_be_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused() {
+        let refused = |shape: &Shape, change: &dyn Fn(&mut Vec<u8>, &mut Parsed)| {
+            let (mut frame, mut parsed) = frame(shape);
+            assert!(plan(&frame, &parsed, frame.len() as u32, 1_514, None).is_some());
+            change(&mut frame, &mut parsed);
+            plan(&frame, &parsed, frame.len() as u32, 1_514, None).is_none()
+        };
+        let v6 = Shape { ipv6: true, extras: 3, ..simple() };
+        let options = Shape { extras: 2, ..simple() };
+        assert!(refused(&simple(), &|_, parsed| parsed.protocol = 17));
+        assert!(refused(&simple(), &|_, parsed| parsed.fragment = Fragment::First));
+        assert!(refused(&simple(), &|_, parsed| parsed.l2_offset = 14));
+        assert!(refused(&simple(), &|frame, _| frame.truncate(1_000)));
+        assert!(refused(&simple(), &|frame, _| frame[47] |= SYN));
+        assert!(refused(&simple(), &|frame, _| frame[47] |= RST));
+        assert!(refused(&simple(), &|frame, _| frame[46] = 0x40)); // data offset below its minimum
+        assert!(refused(&options, &|frame, _| frame[35] = 131)); // loose source route after a no-operation
+        assert!(refused(&v6, &|frame, _| frame[14 + 40 + 16 + 3] = 1)); // segments left
+        assert!(refused(&v6, &|frame, _| frame[14 + 40 + 8] = 51)); // authentication header
+        assert!(refused(&v6, &|frame, _| frame[18..20].fill(0))); // jumbogram
+        let (frame, parsed) = frame(&simple());
+        assert_eq!(plan(&frame, &parsed, frame.len() as u32, 54, None), None);
+        assert!(plan(&frame, &parsed, frame.len() as u32, 55, None).is_some());
+    }
+}
