@@ -106,7 +106,6 @@ fn reduce(acc: u64) -> u64 {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
 fn low16(acc: u64) -> u16 {
     (acc & 0xffff) as u16
 }

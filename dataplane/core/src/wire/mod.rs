@@ -42,5 +42,5 @@ pub mod udp;
 pub mod vlan;
 pub mod vxlan;
 
-pub use parse::{MAX_FRAME_LEN, parse, parse_innermost};
+pub use parse::{MAX_FRAME_LEN, parse, parse_innermost, parse_into};
 pub use parsed::{Fragment, L3, Parsed, Stop, TunnelHeader};

@@ -1,6 +1,6 @@
 //! How far can a frame be followed from its first byte? The walk through the headers of one view.
 
-use super::bytes::{be16, byte, bytes, offset16};
+use super::bytes::{be16, be32, byte, bytes, offset16};
 use super::ethernet::{self, EthernetHeader, ethertype};
 use super::gre::GreHeader;
 use super::ipv4::{self, Ipv4Header, protocol};
@@ -35,9 +35,17 @@ const PLAIN_LEN: usize = PLAIN_L4 + tcp::HEADER_LEN;
 /// ```
 #[inline]
 pub fn parse(frame: &[u8]) -> Parsed {
-    match frame.first_chunk::<PLAIN_LEN>().and_then(|head| plain(head, frame.len())) {
-        Some(parsed) => parsed,
-        None => parse_any(frame),
+    let mut parsed = Parsed::EMPTY;
+    parse_into(frame, &mut parsed);
+    parsed
+}
+
+/// As [`parse`], written where the result shall stay; all of what was there is replaced.
+#[inline]
+pub fn parse_into(frame: &[u8], parsed: &mut Parsed) {
+    let done = frame.first_chunk::<PLAIN_LEN>().is_some_and(|head| plain(head, frame.len(), parsed));
+    if !done {
+        parse_any(frame, parsed);
     }
 }
 
@@ -51,29 +59,31 @@ pub fn parse_innermost(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed 
     if outer.tunnel == TunnelHeader::None { *outer } else { follow(frame, outer, depth_limit) }
 }
 
-/// Untagged Ethernet, IPv4 without options and fragments, TCP or UDP without a tunnel: straight, one exit for all else.
+/// Untagged Ethernet, IPv4 without options and fragments, TCP or UDP without a tunnel: straight, false for all else.
 #[inline(always)]
-fn plain(head: &[u8; PLAIN_LEN], frame_len: usize) -> Option<Parsed> {
+fn plain(head: &[u8; PLAIN_LEN], frame_len: usize, parsed: &mut Parsed) -> bool {
     let protocol = byte::<23, _>(head);
     let is_tcp = protocol == protocol::TCP;
     let is_udp = protocol == protocol::UDP;
-    let flags = byte::<47, _>(head);
     let src_port = be16::<34, _>(head);
     let dst_port = be16::<36, _>(head);
     let tcp_len = usize::from(byte::<46, _>(head) >> 4) * 4;
+    // Choices and not branches, as the traffic mixes both.
     let (least, len) = if is_tcp { (tcp::HEADER_LEN, tcp_len) } else { (udp::HEADER_LEN, udp::HEADER_LEN) };
-    // Evaluated as one condition, so that the usual case is one branch.
-    let usual = (be16::<12, _>(head) == ethertype::IPV4)
-        & (byte::<14, _>(head) == 0x45)
-        & (be16::<20, _>(head) & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0)
-        & (is_tcp | is_udp)
-        & (usize::from(be16::<16, _>(head)) >= ipv4::HEADER_LEN + least)
-        & (len >= least)
-        & (PLAIN_L4 + len <= frame_len);
-    if !usual || (is_udp && tunnel::is_tunnel_port(dst_port)) {
-        return None;
+    let tcp_flags = if is_tcp { byte::<47, _>(head) } else { 0 };
+    let tunnel_port = if is_udp { dst_port } else { 0 };
+    // EtherType 0x0800, version 4, five words of header; no fragment.
+    let differs = ((be32::<12, _>(head) ^ 0x0800_4500) & 0xffff_ff00) | (be32::<20, _>(head) & 0x3fff_0000);
+    if differs != 0
+        || !(is_tcp || is_udp)
+        || usize::from(be16::<16, _>(head)) < ipv4::HEADER_LEN + least
+        || len < least
+        || PLAIN_L4 + len > frame_len
+        || tunnel::is_tunnel_port(tunnel_port)
+    {
+        return false;
     }
-    Some(Parsed {
+    *parsed = Parsed {
         src_addr: widen(bytes::<26, 4, _>(head)),
         dst_addr: widen(bytes::<30, 4, _>(head)),
         src_port,
@@ -83,18 +93,18 @@ fn plain(head: &[u8; PLAIN_LEN], frame_len: usize) -> Option<Parsed> {
         l4_offset: offset16(PLAIN_L4),
         header_end: offset16(PLAIN_L4 + len),
         protocol,
-        tcp_flags: if is_tcp { flags } else { 0 },
+        tcp_flags,
         l3: L3::Ipv4,
         has_ports: true,
         ..Parsed::EMPTY
-    })
+    };
+    true
 }
 
 #[inline(never)]
-fn parse_any(frame: &[u8]) -> Parsed {
-    let mut parsed = Parsed::EMPTY;
-    from_ethernet(frame.get(..MAX_FRAME_LEN).unwrap_or(frame), 0, &mut parsed);
-    parsed
+fn parse_any(frame: &[u8], parsed: &mut Parsed) {
+    *parsed = Parsed::EMPTY;
+    from_ethernet(frame.get(..MAX_FRAME_LEN).unwrap_or(frame), 0, parsed);
 }
 
 #[inline(never)]
@@ -124,9 +134,10 @@ fn follow(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed {
         if !understood {
             break;
         }
-        let (tunnel, tunnel_id, inner_offset) = (view.tunnel, view.tunnel_id, view.inner_offset);
+        innermost = next;
+        (innermost.tunnel, innermost.tunnel_id) = (view.tunnel, view.tunnel_id);
+        innermost.inner_offset = view.inner_offset;
         view = next;
-        innermost = Parsed { tunnel, tunnel_id, inner_offset, ..next };
     }
     innermost
 }
@@ -397,6 +408,6 @@ fn end_header(header_len: usize, cap_len: usize, at: usize, parsed: &mut Parsed)
 
 /// An IPv4 address as [`Parsed`] holds it.
 #[inline(always)]
-fn widen([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+fn widen(addr: [u8; 4]) -> [u8; 16] {
+    u128::from(u32::from_le_bytes(addr)).to_le_bytes()
 }
