@@ -12,7 +12,7 @@ use sluice_core::encap::{
     CopyFields, Encap, Endpoints, FragmentPlan, MAX_HEADER_LEN, PartsSum, VLAN_TAG_LEN, finish_checksum,
     fragment::MAX_FRAGMENT_HEADER_LEN, inner_vlan_tag, segment,
 };
-use sluice_core::wire::{L3, Parsed, checksum};
+use sluice_core::wire::{self, Parsed, checksum};
 use sluice_model::{MacAddr, Marking, Tag, Tunnel, TunnelKind, UdpChecksum};
 
 /// tshark's `*.checksum.status`.
@@ -91,23 +91,13 @@ fn tcp_frame(ipv6: bool, vlan_tci: Option<u16>, options: usize, payload: &[u8]) 
         frame[l3_offset + 10..l3_offset + 12].copy_from_slice(&value.to_be_bytes());
         checksum::pseudo_ipv4([10, 0, 0, 1], [10, 0, 0, 2], 6, tcp_len as u16)
     };
-    let l4_offset = frame.len();
     frame.extend([0xc3, 0x51, 0xc3, 0x52]); // ports 50001 and 50002
     frame.extend([0xff, 0xff, 0xf0, 0x00, 0, 0, 0, 1, 0x50 + ((options as u8) << 4), 0x99, 0x20, 0x00]);
     frame.extend(checksum::fold(pseudo).to_be_bytes());
     frame.extend([0, 0]);
     frame.extend(std::iter::repeat_n(1, options * 4));
-    let header_end = frame.len();
     frame.extend(payload);
-    let parsed = Parsed {
-        l3: if ipv6 { L3::Ipv6 } else { L3::Ipv4 },
-        protocol: 6,
-        tcp_flags: 0x99, // CWR, ACK, PSH, FIN
-        l3_offset: l3_offset as u16,
-        l4_offset: l4_offset as u16,
-        header_end: header_end as u16,
-        ..Parsed::EMPTY
-    };
+    let parsed = wire::parse(&frame);
     (frame, parsed)
 }
 

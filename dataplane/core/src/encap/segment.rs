@@ -39,8 +39,8 @@ pub struct SegmentPlan {
 /// known; segments carry no more.
 ///
 /// `None` when the frame is no TCP segment with payload, is an IP fragment, is not all there, when its headers
-/// contradict themselves, or when it cannot be cut without lying: SYN or RST set (no offload makes those), or a final
-/// destination elsewhere than in the IP header (source routes), or an authentication header.
+/// contradict themselves, or when no offload makes such a frame: SYN or RST set, an 802.3 length, a final destination
+/// elsewhere than in the IP header (source routes), an authentication header.
 #[must_use]
 pub fn plan(
     frame_headers: &[u8],
@@ -55,6 +55,11 @@ pub fn plan(
     }
     let l3_offset = usize::from(parsed.l3_offset);
     let l4_offset = usize::from(parsed.l4_offset);
+    // An 802.3 length (below 0x600) in place of the EtherType would be another field to change, and none that
+    // offloads know.
+    if *frame_headers.get(12 + 4 * usize::from(parsed.vlan_count))? < 0x06 {
+        return None;
+    }
     let header_len = usize::from(parsed.header_end);
     let headers = frame_headers.get(..header_len)?;
     let l3 = headers.get(l3_offset..l4_offset)?;
@@ -253,6 +258,7 @@ fn write_tcp(tcp: &mut [u8; TCP_MIN_LEN], start: u32, first: bool, last: bool) {
 mod tests {
     use super::*;
     use crate::encap::tests::naive_sum;
+    use crate::wire;
     use proptest::prelude::*;
 
     const SEQUENCE: u32 = 0xffff_f000; // wraps within a super-frame
@@ -295,7 +301,7 @@ mod tests {
             frame.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
             frame.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
             for index in 1..=shape.extras {
-                let next = if index == shape.extras { 6 } else { chain[index] };
+                let next = *chain[..shape.extras].get(index).unwrap_or(&6);
                 frame.extend([next, 0, 1, 0, 0, 0, 0, 0]); // PadN, or a used-up routing header of type 1
             }
         } else {
@@ -313,15 +319,9 @@ mod tests {
         frame.extend(std::iter::repeat_n(1, shape.tcp_options * 4));
         let header_end = frame.len();
         frame.extend(&shape.payload);
-        let parsed = Parsed {
-            l3: if shape.ipv6 { L3::Ipv6 } else { L3::Ipv4 },
-            protocol: 6,
-            tcp_flags: shape.flags,
-            l3_offset: l3_offset as u16,
-            l4_offset: l4_offset as u16,
-            header_end: header_end as u16,
-            ..Parsed::EMPTY
-        };
+        let parsed = wire::parse(&frame);
+        let places = [parsed.l3_offset, parsed.l4_offset, parsed.header_end].map(usize::from);
+        assert_eq!(places, [l3_offset, l4_offset, header_end], "{shape:?}");
         (frame, parsed)
     }
 
@@ -410,8 +410,12 @@ mod tests {
             for (at, value) in flips {
                 if let Some(byte) = frame.get_mut(at) { *byte = value; }
             }
-            if l4 % 2 == 0 { parsed.l4_offset = l4; parsed.header_end = end; }
             frame.truncate(cut.max(frame.len() * (cut % 2)));
+            match l4 % 3 {
+                0 => parsed = wire::parse(&frame),
+                1 => (parsed.l4_offset, parsed.header_end) = (l4, end),
+                _ => {}
+            }
             if let Some(plan) = plan(&frame, &parsed, cap_len, max_frame_len, None) {
                 let mut out = [0xa5; 200];
                 for index in 0..plan.count().min(4) {
@@ -456,6 +460,7 @@ mod tests {
         assert!(refused(&simple(), &|_, parsed| parsed.fragment = Fragment::First));
         assert!(refused(&simple(), &|_, parsed| parsed.l2_offset = 14));
         assert!(refused(&simple(), &|frame, _| frame.truncate(1_000)));
+        assert!(refused(&simple(), &|frame, _| frame[12] = 0x05)); // 802.3 length
         assert!(refused(&simple(), &|frame, _| frame[47] |= SYN));
         assert!(refused(&simple(), &|frame, _| frame[47] |= RST));
         assert!(refused(&simple(), &|frame, _| frame[46] = 0x40)); // data offset below its minimum

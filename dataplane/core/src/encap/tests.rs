@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use sluice_model::{MacAddr, Marking, Tunnel, TunnelKind, UdpChecksum};
 
 use super::*;
-use crate::wire::{L3, checksum};
+use crate::wire::{self, L3, TunnelHeader, checksum};
 
 const ETHERNET: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
 const LOCAL6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -124,6 +124,25 @@ fn every_variant_over_ipv6() {
     for (kind, marking, next_header, upper) in cases {
         let expected = expected6(upper.len() as u8 + 64, next_header, upper);
         check(&encap(kind, marking, true, true), &fields(), &expected);
+    }
+}
+
+#[test]
+fn our_own_parser_finds_the_copy() {
+    for (kind, marking, tunnel) in [
+        (VXLAN, Marking::Standard, TunnelHeader::Vxlan),
+        (VXLAN, Marking::Reference, TunnelHeader::Vxlan),
+        (TunnelKind::Erspan2, Marking::Standard, TunnelHeader::Erspan2),
+        (TunnelKind::Erspan3, Marking::Standard, TunnelHeader::Erspan3),
+        (TunnelKind::Erspan3, Marking::Reference, TunnelHeader::Erspan3),
+    ] {
+        for ipv6 in [false, true] {
+            let encap = encap(kind, marking, ipv6, true);
+            let mut packet = vec![0; encap.header_len() + 64];
+            encap.write(&mut packet, &fields());
+            let parsed = wire::parse(&packet);
+            assert_eq!((parsed.tunnel, usize::from(parsed.inner_offset)), (tunnel, encap.header_len()));
+        }
     }
 }
 
