@@ -1,1 +1,4 @@
 //! End-to-end tests and golden captures of Sluice.
+#![forbid(unsafe_code)]
+
+pub mod fuzz_targets;

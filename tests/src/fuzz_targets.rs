@@ -1,0 +1,60 @@
+//! Which promises hold for any bytes? One function per fuzz target.
+//!
+//! `tests/fuzz/fuzz_targets/` holds the thin wrappers for cargo-fuzz, `tests/fuzz/corpus/` a small named corpus each,
+//! which `tests/tests/fuzz_corpus.rs` replays as an ordinary test.
+#![expect(clippy::missing_panics_doc, reason = "a target panics when a promise is broken")]
+
+use sluice_core::encap::{finish_checksum, segment};
+use sluice_core::wire::{self, L3, checksum};
+
+/// A fuzz target: its name, that of its corpus folder, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const ALL: &[Target] = &[("segment", segment)];
+
+/// Cuts a frame into TCP segments, and finishes a checksum at any place.
+///
+/// The first eight bytes are, in network byte order, the longest segment, the MSS (0 = unknown), and the start and
+/// offset of the unfinished checksum; the frame follows. Segments must fit, carry the payload in order and have right
+/// checksums.
+pub fn segment(data: &[u8]) {
+    let Some((parameters, frame)) = data.split_first_chunk::<8>() else { return };
+    let mut words = parameters.as_chunks::<2>().0.iter().map(|word| u16::from_be_bytes(*word));
+    let mut word = || words.next().unwrap_or_default();
+    let (max_frame_len, mss, csum_start, csum_offset) = (word(), word(), word(), word());
+
+    let mut finished = frame.to_vec();
+    let inside = usize::from(csum_start) + usize::from(csum_offset) + 2 <= frame.len();
+    assert_eq!(finish_checksum(&mut finished, csum_start, csum_offset), inside);
+
+    let parsed = wire::parse(frame);
+    let Ok(cap_len) = u32::try_from(frame.len()) else { return };
+    let max_frame_len = usize::from(max_frame_len);
+    let mss = (mss > 0).then_some(mss);
+    let Some(plan) = segment::plan(frame, &parsed, cap_len, max_frame_len, mss) else { return };
+    let mut next = u32::from(parsed.header_end);
+    for index in 0..plan.count() {
+        let Some(range) = plan.payload(index) else { unreachable!("the plan has {} segments", plan.count()) };
+        assert_eq!(range.start, next, "segments follow one another");
+        next = range.end;
+        let payload = &frame[range.start as usize..range.end as usize];
+        assert!(!payload.is_empty() && plan.header_len() + payload.len() <= max_frame_len, "segments fit");
+        if index >= 8 && index + 1 < plan.count() {
+            continue; // the same over and over
+        }
+        let mut segment = vec![0xa5; plan.header_len()];
+        assert!(plan.write_headers(index, &mut segment, frame, checksum::sum(payload, 0)));
+        segment.extend(payload);
+        assert_eq!(tcp_sum(&segment, &parsed), 0xffff, "the TCP checksum is right");
+    }
+    assert!(next <= cap_len, "no segment reads past the frame");
+}
+
+/// The sum over pseudo-header and TCP segment, as its receiver takes it.
+fn tcp_sum(segment: &[u8], parsed: &wire::Parsed) -> u16 {
+    let ip = &segment[usize::from(parsed.l3_offset)..];
+    let tcp = &segment[usize::from(parsed.l4_offset)..];
+    let addresses = if parsed.l3 == L3::Ipv6 { &ip[8..40] } else { &ip[12..20] };
+    checksum::fold(checksum::sum(tcp, checksum::sum(addresses, 6 + tcp.len() as u64)))
+}
