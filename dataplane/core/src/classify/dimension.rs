@@ -1,0 +1,232 @@
+//! The header fields that policies constrain by a single value, and the tables that map their values to classes.
+
+use std::collections::HashMap;
+
+use sluice_model::{FragmentMatch, Policy, PortId, RangeSet, RangeValue};
+
+use super::address::Boundaries;
+use super::rows::{Row, Rows};
+use super::sweep::{Classes, Interval, Users, sweep};
+use crate::wire::{Fragment, L3, Parsed};
+
+const PROTOCOL_TCP: u8 = 6;
+/// The VLAN id within a TCI.
+const VID: u16 = 0x0fff;
+
+/// A field with one value per packet, the same for both readings of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Protocol,
+    Ethertype,
+    Vlan,
+    VlanInner,
+    TunnelId,
+    Fragment,
+    Ingress,
+    TcpFlags,
+    Length,
+}
+
+impl Scalar {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Protocol,
+        Self::Ethertype,
+        Self::Vlan,
+        Self::VlanInner,
+        Self::TunnelId,
+        Self::Fragment,
+        Self::Ingress,
+        Self::TcpFlags,
+        Self::Length,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Protocol => "protocol",
+            Self::Ethertype => "ethertype",
+            Self::Vlan => "vlan",
+            Self::VlanInner => "vlan_inner",
+            Self::TunnelId => "tunnel_id",
+            Self::Fragment => "fragment",
+            Self::Ingress => "ingress",
+            Self::TcpFlags => "tcp_flags",
+            Self::Length => "length",
+        }
+    }
+
+    /// Whether packets of one flow can differ in it, so that a verdict cached for a flow must be checked for it.
+    pub(super) const fn varies_in_flow(self) -> bool {
+        matches!(self, Self::TcpFlags | Self::Length | Self::Fragment)
+    }
+
+    /// The value of a packet; `None` = the packet has none, and no policy that asks for one matches.
+    #[inline]
+    pub(super) fn value(self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> Option<u32> {
+        let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
+        match self {
+            Self::Protocol => is_ip.then_some(parsed.protocol.into()),
+            Self::Ethertype => (parsed.ethertype != 0).then_some(parsed.ethertype.into()),
+            Self::Vlan => (parsed.vlan_count > 0).then_some((parsed.vlan_tci & VID).into()),
+            Self::VlanInner => (parsed.vlan_count > 1).then_some((parsed.vlan_inner_tci & VID).into()),
+            Self::TunnelId => (parsed.tunnel != crate::wire::TunnelHeader::None).then_some(parsed.tunnel_id),
+            Self::Fragment => Some(match parsed.fragment {
+                Fragment::Whole => 0,
+                Fragment::First => 1,
+                Fragment::Later => 2,
+            }),
+            Self::Ingress => Some(ingress.0.into()),
+            Self::TcpFlags => (is_ip && parsed.protocol == PROTOCOL_TCP && parsed.has_ports)
+                .then_some(parsed.tcp_flags.into()),
+            Self::Length => Some(wire_len.min(u16::MAX.into())),
+        }
+    }
+
+    /// What `policy` asks of it, as ranges; `None` = nothing.
+    fn wanted(self, policy: &Policy, ports: &[String]) -> Option<Vec<(u128, u128)>> {
+        match self {
+            Self::Protocol => policy.protocol.as_ref().map(ranges),
+            Self::Ethertype => policy.ethertype.as_ref().map(ranges),
+            Self::Vlan => policy.vlan.as_ref().map(ranges),
+            Self::VlanInner => policy.vlan_inner.as_ref().map(ranges),
+            Self::TunnelId => policy.tunnel_id.as_ref().map(ranges),
+            Self::Length => policy.length.as_ref().map(ranges),
+            Self::Fragment => policy.fragment.map(|wanted| match wanted {
+                FragmentMatch::Whole => vec![(0, 0)],
+                FragmentMatch::Fragments => vec![(1, 2)],
+                FragmentMatch::Later => vec![(2, 2)],
+            }),
+            Self::TcpFlags => policy.tcp_flags.map(|wanted| {
+                let fitting = (0..=u8::MAX).filter(|&flags| wanted.matches(flags));
+                ranges(&fitting.map(|flags| flags..=flags).collect::<RangeSet<u8>>())
+            }),
+            Self::Ingress => (!policy.ingress.is_empty()).then(|| {
+                let known = (0_u16..).zip(ports).filter(|(_, name)| policy.ingress.contains(name));
+                ranges(&known.map(|(id, _)| id..=id).collect::<RangeSet<u16>>())
+            }),
+        }
+    }
+
+    /// How many bits its values have.
+    const fn width(self) -> u32 {
+        match self {
+            Self::TunnelId => 32,
+            Self::Protocol | Self::TcpFlags | Self::Fragment => 8,
+            Self::Vlan | Self::VlanInner => 12,
+            Self::Ethertype | Self::Ingress | Self::Length => 16,
+        }
+    }
+}
+
+/// The ranges of a set as wide numbers.
+pub(super) fn ranges<T: RangeValue + Into<u128>>(set: &RangeSet<T>) -> Vec<(u128, u128)> {
+    set.iter().map(|range| ((*range.start()).into(), (*range.end()).into())).collect()
+}
+
+/// Gives equal sets of ranges one number.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    numbers: HashMap<Vec<(u128, u128)>, u32>,
+    pub(super) all: Vec<(u128, u128, u32)>,
+}
+
+impl Members {
+    pub(super) fn number(&mut self, set: Vec<(u128, u128)>) -> u32 {
+        let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
+        let all = &mut self.all;
+        *self.numbers.entry(set).or_insert_with_key(|set| {
+            all.extend(set.iter().map(|&(first, last)| (first, last, next)));
+            next
+        })
+    }
+}
+
+/// Values of up to 16 bits to classes by one load, larger ones by search.
+#[derive(Clone, Debug)]
+pub(super) enum ValueTable {
+    Direct(Vec<u32>),
+    Search(Boundaries),
+}
+
+impl ValueTable {
+    pub(super) fn new(intervals: &[Interval], width: u32) -> Self {
+        if width > 16 {
+            return Self::Search(Boundaries::new(intervals, width));
+        }
+        let mut table = Vec::with_capacity(1 << width);
+        for (index, &(start, class)) in intervals.iter().enumerate() {
+            let end = intervals.get(index + 1).map_or(1 << width, |next| next.0.min(1 << width));
+            let count = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+            table.extend(std::iter::repeat_n(class, count));
+        }
+        Self::Direct(table)
+    }
+
+    #[inline]
+    pub(super) fn class(&self, value: u32) -> u32 {
+        match self {
+            Self::Direct(table) => table.get(value as usize).copied().unwrap_or(0),
+            Self::Search(boundaries) => boundaries.class(value.into()),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Direct(table) => table.len() * 4,
+            Self::Search(boundaries) => boundaries.bytes(),
+        }
+    }
+}
+
+/// A scalar field in use: its table, and the policies of each class.
+#[derive(Clone, Debug)]
+pub(super) struct ScalarTable {
+    pub(super) scalar: Scalar,
+    table: ValueTable,
+    rows: Rows,
+    pub(super) classes: u32,
+}
+
+impl ScalarTable {
+    /// The table of `scalar` over `policies` (numbered as in their set); `None` when none of them constrains it.
+    pub(super) fn new(
+        scalar: Scalar,
+        policies: &[(u32, &Policy)],
+        total: usize,
+        ports: &[String],
+    ) -> Option<Self> {
+        let mut members = Members::default();
+        let mut users = Users::default();
+        let mut any = Vec::new();
+        for &(number, policy) in policies {
+            match scalar.wanted(policy, ports) {
+                Some(set) => users.add(members.number(set), number),
+                None => any.push(number),
+            }
+        }
+        if any.len() == policies.len() {
+            return None;
+        }
+        let mut classes = Classes::default();
+        let intervals = sweep(&members.all, &mut classes);
+        let mut rows = Rows::new(total);
+        rows.push_classes(classes.members(), &users);
+        rows.push(any);
+        let classes = u32::try_from(classes.members().len()).unwrap_or(u32::MAX);
+        Some(Self { scalar, table: ValueTable::new(&intervals, scalar.width()), rows, classes })
+    }
+
+    #[inline]
+    pub(super) fn class(&self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> u32 {
+        self.scalar.value(parsed, wire_len, ingress).map_or(0, |value| self.table.class(value))
+    }
+
+    /// The policies that constrain the field and accept `class`, and those that do not constrain it.
+    #[inline]
+    pub(super) fn rows(&self, class: u32) -> [Row<'_>; 2] {
+        [self.rows.row(class as usize), self.rows.row(self.classes as usize)]
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.table.bytes() + self.rows.bytes()
+    }
+}

@@ -1,0 +1,181 @@
+//! The policies compiled to tables: plain data that all workers share and none changes.
+
+use sluice_model::{
+    Action, DestinationId, Generation, HeaderView, Policy, PolicyId, PolicySet, StreamId, Tag,
+};
+
+use super::view::{Dimension, View};
+use crate::verdict::Keep;
+
+/// A compiled policy set.
+#[derive(Clone, Debug)]
+pub struct Program {
+    generation: Generation,
+    pub(super) outer: Option<View>,
+    pub(super) inner: Option<View>,
+    /// The dimensions in use, outer view first, with where their classes go in a key.
+    pub(super) layout: Vec<Slot>,
+    pub(super) key_words: usize,
+    streams: Vec<(DestinationId, Tag)>,
+    actions: Vec<PolicyAction>,
+    /// The streams of all policies, one after the other.
+    policy_streams: Vec<StreamId>,
+}
+
+/// What a policy does, in the form that verdicts are made from.
+#[derive(Clone, Copy, Debug)]
+struct PolicyAction {
+    excludes: bool,
+    keep: Keep,
+    first_stream: usize,
+    streams: usize,
+}
+
+/// Where a dimension's class is kept in a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    pub(super) inner: bool,
+    pub(super) dimension: Dimension,
+    pub(super) word: usize,
+    pub(super) shift: u32,
+}
+
+/// How large the tables are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompileReport {
+    /// Bytes of all tables together, shared by all workers.
+    pub bytes: usize,
+    /// The dimensions in use and the number of classes of each; `inner.` marks those of the innermost headers.
+    pub dimensions: Vec<(String, u32)>,
+    /// The dimensions in which packets of one flow can differ.
+    pub varying_in_flow: Vec<String>,
+    /// Distinct (destination, tag) pairs.
+    pub streams: usize,
+}
+
+impl Program {
+    /// Compiles `policies`; `ports` are the names of the ingress ports by number. Pure: no I/O, no clock.
+    #[must_use]
+    pub fn compile(policies: &PolicySet, ports: &[String], generation: Generation) -> (Self, CompileReport) {
+        let total = policies.policies().len();
+        let view = |headers: HeaderView| {
+            let own: Vec<(u32, &Policy)> =
+                policies.iter().filter(|(_, p)| p.headers == headers).map(|(id, p)| (id.0, p)).collect();
+            View::new(&own, total, ports)
+        };
+        let (outer, inner) = (view(HeaderView::Outer), view(HeaderView::Inner));
+
+        let wanted = policies.policies().iter().flat_map(|p| p.to.iter().map(|&to| (to, p.tag)));
+        let mut streams: Vec<(DestinationId, Tag)> = wanted.collect();
+        streams.sort_unstable();
+        streams.dedup();
+        let mut actions = Vec::with_capacity(total);
+        let mut policy_streams = Vec::new();
+        for policy in policies.policies() {
+            let first_stream = policy_streams.len();
+            policy_streams.extend(policy.to.iter().filter_map(|&to| {
+                let place = streams.binary_search(&(to, policy.tag)).ok()?;
+                Some(StreamId(u32::try_from(place).ok()?))
+            }));
+            let payload = policy.payload.map_or(Keep::WHOLE, u32::from);
+            let keep = match policy.headers {
+                HeaderView::Outer => Keep { outer: payload, inner: Keep::UNASKED },
+                HeaderView::Inner => Keep { outer: Keep::UNASKED, inner: payload },
+            };
+            actions.push(PolicyAction {
+                excludes: policy.action == Action::Drop,
+                keep,
+                first_stream,
+                streams: policy_streams.len() - first_stream,
+            });
+        }
+
+        let mut program = Self {
+            generation,
+            outer,
+            inner,
+            layout: Vec::new(),
+            key_words: 0,
+            streams,
+            actions,
+            policy_streams,
+        };
+        let report = program.lay_out();
+        (program, report)
+    }
+
+    /// Gives every dimension its place in the key.
+    fn lay_out(&mut self) -> CompileReport {
+        let mut report = CompileReport { streams: self.streams.len(), ..CompileReport::default() };
+        let (mut word, mut shift) = (0, 0);
+        let mut layout = Vec::new();
+        for (inner, view) in [(false, &self.outer), (true, &self.inner)] {
+            let Some(view) = view else { continue };
+            report.bytes += view.bytes();
+            for (dimension, classes) in view.dimensions() {
+                let bits = u32::BITS - (classes - 1).leading_zeros();
+                if shift + bits > u64::BITS {
+                    (word, shift) = (word + 1, 0);
+                }
+                layout.push(Slot { inner, dimension, word, shift });
+                shift += bits;
+                let name = format!("{}{}", if inner { "inner." } else { "" }, view.dimension_name(dimension));
+                if view.varies_in_flow(dimension) {
+                    report.varying_in_flow.push(name.clone());
+                }
+                report.dimensions.push((name, classes));
+            }
+        }
+        self.key_words = word + 1;
+        self.layout = layout;
+        report
+    }
+
+    /// Whether some policy reads the innermost headers.
+    #[inline]
+    #[must_use]
+    pub fn needs_inner(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// The distinct (destination, tag) pairs, by [`StreamId`].
+    #[must_use]
+    pub fn streams(&self) -> &[(DestinationId, Tag)] {
+        &self.streams
+    }
+
+    /// The number under which the program is published.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// How many policies there are.
+    pub(super) fn policy_count(&self) -> usize {
+        self.actions.len()
+    }
+
+    /// How many copies all policies together ask for.
+    pub(super) fn wish_count(&self) -> usize {
+        self.policy_streams.len()
+    }
+
+    pub(super) fn stream(&self, number: u32) -> Option<(StreamId, DestinationId, Tag)> {
+        self.streams.get(number as usize).map(|&(destination, tag)| (StreamId(number), destination, tag))
+    }
+
+    pub(super) fn excludes(&self, policy: PolicyId) -> bool {
+        self.actions.get(policy.index()).is_some_and(|action| action.excludes)
+    }
+
+    pub(super) fn keep(&self, policy: PolicyId) -> Keep {
+        self.actions.get(policy.index()).map_or(Keep::NONE, |action| action.keep)
+    }
+
+    pub(super) fn streams_of(&self, policy: PolicyId) -> &[StreamId] {
+        let action = self.actions.get(policy.index());
+        action
+            .and_then(|a| self.policy_streams.get(a.first_stream..a.first_stream + a.streams))
+            .unwrap_or(&[])
+    }
+}
