@@ -216,6 +216,14 @@ const NAMES: &[(u32, &str)] = &[
     (123, "SunATM"),
     (127, "IEEE 802.11 with radiotap header"),
     (129, "ARCNET (Linux)"),
+    (130, "Juniper multi-link PPP"),
+    (131, "Juniper multi-link Frame Relay"),
+    (132, "Juniper encryption services PIC"),
+    (133, "Juniper GGSN PIC"),
+    (134, "Juniper FRF.16 Frame Relay"),
+    (135, "Juniper ATM II PIC"),
+    (136, "Juniper services PIC"),
+    (137, "Juniper ATM PIC"),
     (138, "IP over IEEE 1394"),
     (139, "MTP2 with pseudo-header"),
     (140, "MTP2"),
@@ -244,13 +252,19 @@ const NAMES: &[(u32, &str)] = &[
     (166, "PPP with direction (pppd)"),
     (169, "GPRS LLC"),
     (177, "Linux LAPD"),
+    (178, "Juniper Ethernet"),
+    (179, "Juniper PPP"),
+    (180, "Juniper Frame Relay"),
+    (181, "Juniper Cisco HDLC"),
     (182, "multi-link Frame Relay"),
+    (183, "Juniper voice PIC"),
     (187, "Bluetooth HCI"),
     (189, "USB (Linux)"),
     (192, "Per-Packet Information"),
     (195, "IEEE 802.15.4 with FCS"),
     (196, "SITA"),
     (197, "Endace ERF"),
+    (200, "Juniper integrated services module"),
     (201, "Bluetooth HCI with direction"),
     (202, "AX.25 KISS"),
     (203, "LAPD"),
@@ -271,6 +285,7 @@ const NAMES: &[(u32, &str)] = &[
     (235, "DVB-CI"),
     (236, "MUX27010"),
     (237, "STANAG 5066 D_PDU"),
+    (238, "Juniper ATM CEMIC"),
     (239, "Linux netfilter log"),
     (240, "Hilscher netANALYZER"),
     (241, "Hilscher netANALYZER, transparent"),
@@ -319,3 +334,86 @@ const NAMES: &[(u32, &str)] = &[
     (288, "USB 2.0"),
     (289, "ATSC ALP"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Room before the packet, as the window leaves it.
+    const ROOM: usize = 64;
+
+    fn place(link_type: u32, order: Order, packet: &[u8], wire_len: u32) -> (Vec<u8>, u32) {
+        let mut buf = vec![0xa5; ROOM];
+        buf.extend_from_slice(packet);
+        let framing = LinkType(link_type).framing(order).expect("a link type that is converted");
+        let placed = framing.place(&mut buf, ROOM, packet.len(), wire_len);
+        (buf[placed.start..placed.start + placed.len].to_vec(), placed.wire_len)
+    }
+
+    fn header(frame: &[u8]) -> ([u8; 6], [u8; 6], u16) {
+        let mac = |at: usize| <[u8; 6]>::try_from(&frame[at..at + 6]).expect("six bytes");
+        (mac(0), mac(6), u16::from_be_bytes([frame[12], frame[13]]))
+    }
+
+    #[test]
+    fn names_are_sorted() {
+        assert!(NAMES.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(LinkType(127).to_string(), "IEEE 802.11 with radiotap header (127)");
+        assert_eq!(LinkType(4711).to_string(), "unknown (4711)");
+    }
+
+    #[test]
+    fn raw_ip_takes_the_version_of_the_packet() {
+        for (first, ethertype) in [(0x45, 0x0800), (0x60, 0x86dd), (0x00, 0xffff)] {
+            let (frame, wire_len) = place(101, Order::Little, &[first, 1, 2], 40);
+            assert_eq!(header(&frame), ([0; 6], [0; 6], ethertype));
+            assert_eq!((&frame[14..], wire_len), (&[first, 1, 2][..], 54));
+        }
+        // The link type knows better than a damaged packet.
+        assert_eq!(header(&place(229, Order::Little, &[0x45], 1).0).2, 0x86dd);
+        assert_eq!(place(101, Order::Little, &[], 0).0.len(), 14);
+    }
+
+    #[test]
+    fn cooked_headers_keep_protocol_and_address() {
+        let v1 = [0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 7, 0, 0, 0x86, 0xdd, 0x60, 0x61];
+        let (frame, wire_len) = place(113, Order::Big, &v1, 1516);
+        assert_eq!(header(&frame), ([0; 6], [2, 0, 0, 0, 0, 7], 0x86dd));
+        assert_eq!((&frame[14..], wire_len), (&[0x60, 0x61][..], 1514));
+
+        let v2 = [0x08, 0, 0, 0, 0, 0, 0, 3, 0, 1, 0, 6, 2, 0, 0, 0, 0, 8, 0, 0, 0x45];
+        let (frame, wire_len) = place(276, Order::Little, &v2, 21);
+        assert_eq!(header(&frame), ([0; 6], [2, 0, 0, 0, 0, 8], 0x0800));
+        assert_eq!((&frame[14..], wire_len), (&[0x45][..], 15));
+
+        // An address that is no MAC address; an 802.2 frame.
+        let llc = [0, 0, 0, 1, 0, 4, 10, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0x42, 0x42, 0x03];
+        let (frame, _) = place(113, Order::Little, &llc, 19);
+        assert_eq!(header(&frame), ([0; 6], [0; 6], 3));
+
+        // Cut inside the link header: nothing is known.
+        let (frame, wire_len) = place(113, Order::Little, &v1[..15], 100);
+        assert_eq!((frame.len(), wire_len), (14, 98));
+        assert_eq!(header(&frame), ([0; 6], [0; 6], 0xffff));
+    }
+
+    #[test]
+    fn loopback_families_of_every_system() {
+        for family in [10u8, 23, 24, 28, 30] {
+            assert_eq!(header(&place(0, Order::Little, &[family, 0, 0, 0], 4).0).2, 0x86dd);
+            assert_eq!(header(&place(0, Order::Big, &[0, 0, 0, family], 4).0).2, 0x86dd);
+        }
+        // A family in the other byte order than the file; always network order in type 108.
+        assert_eq!(header(&place(0, Order::Little, &[0, 0, 0, 2], 4).0).2, 0x0800);
+        assert_eq!(header(&place(108, Order::Little, &[0, 0, 0, 2, 0x45], 5).0).2, 0x0800);
+        assert_eq!(header(&place(0, Order::Little, &[99, 0, 0, 0], 4).0).2, 0xffff);
+    }
+
+    #[test]
+    fn frames_end_at_65535_bytes() {
+        let (frame, wire_len) = place(1, Order::Little, &vec![7; 70_000], 70_001);
+        assert_eq!((frame.len(), wire_len), (65_535, 70_001));
+        let (frame, wire_len) = place(101, Order::Little, &vec![0x45; 65_530], 65_530);
+        assert_eq!((frame.len(), wire_len), (65_535, 65_544));
+    }
+}

@@ -303,3 +303,29 @@ fn cut(window: &Window, part: &'static str, need: usize) -> Fault {
     let damage = Damage::Cut { part, have_bytes: window.available() as u64, need_bytes: need as u64 };
     Fault::Damage(window.offset(), damage)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks() {
+        let ns = |resolution, offset_seconds, timestamp| {
+            Clock { resolution, offset_seconds }.nanoseconds(timestamp)
+        };
+        assert_eq!(ns(6, 0, 1_500_000_000_123_456), 1_500_000_000_123_456_000);
+        assert_eq!(ns(9, 0, 1_500_000_000_123_456_789), 1_500_000_000_123_456_789);
+        assert_eq!(ns(0, 0, 1_500_000_000), 1_500_000_000_000_000_000);
+        assert_eq!(ns(12, 0, 1_234_567_890_123), 1_234_567_890);
+        // 2^-10 s: 1.5 s are 1,536 units.
+        assert_eq!(ns(0x8a, 0, 1_536), 1_500_000_000);
+        assert_eq!(ns(6, 100, 1), 100_000_001_000);
+        assert_eq!(ns(6, -100, 200_000_000), 100_000_000_000);
+        assert_eq!(ns(6, -100, 1), 0);
+        for resolution in 0..=u8::MAX {
+            for offset in [i64::MIN, -1, 0, 1, i64::MAX] {
+                ns(resolution, offset, u64::MAX);
+            }
+        }
+    }
+}
