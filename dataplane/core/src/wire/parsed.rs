@@ -18,7 +18,7 @@ pub struct Parsed {
     /// Tunnel id (VNI, GRE key, TEID, ERSPAN session), 0 unless `tunnel` says there is one. In the outer view that of
     /// the outermost tunnel; in the inner view that of the tunnel that encloses these headers.
     pub tunnel_id: u32,
-    /// EtherType after all VLAN tags (0x8847 for MPLS); 0 for 802.3 length frames and when there is none.
+    /// EtherType after all VLAN tags (0x8847 for MPLS; in 802.3 length frames that of SNAP); 0 when there is none.
     pub ethertype: u16,
     /// TCI of the outermost VLAN tag; meaningful when `vlan_count` > 0.
     pub vlan_tci: u16,
@@ -28,17 +28,19 @@ pub struct Parsed {
     pub l2_offset: u16,
     /// Where the L3 header starts (IP, ARP); the end of the last L2 header when `l3` is [`L3::None`].
     pub l3_offset: u16,
-    /// Where the L4 header starts: after the IP header and its extension headers. 0 when there is none.
+    /// Where the L4 header starts (of whatever protocol): after the IP header and its extension headers. 0 when there is
+    /// none, for a later fragment, and for a TCP header cut before its flags.
     pub l4_offset: u16,
     /// Where the payload starts for truncation: the end of the last header that was understood, up to and including
     /// L4 (spec: TCP by its data offset, UDP 8, SCTP 12, ICMP 8, ARP 28, GRE with its options; other protocols and
     /// later fragments: after the IP header).
     pub header_end: u16,
-    /// Where the encapsulated packet of the tunnel starts; 0 when there is none.
+    /// Where the encapsulated packet of `tunnel` starts (in an inner view: these headers); 0 when there is none.
     pub inner_offset: u16,
     /// IP protocol, or the last next-header value of IPv6; meaningful when `l3` is IP.
     pub protocol: u8,
-    /// TCP flags (FIN 0x01 to CWR 0x80); meaningful when `protocol` is 6 and `l4_offset` > 0.
+    /// TCP flags (FIN 0x01 to CWR 0x80); meaningful when `protocol` is 6 and `l4_offset` > 0, which is so only when they
+    /// were captured.
     pub tcp_flags: u8,
     /// The number of VLAN tags.
     pub vlan_count: u8,
@@ -81,6 +83,43 @@ impl Parsed {
         stop: Stop::Complete,
         has_ports: false,
     };
+
+    /// Whether the promises of the fields hold for a frame of `cap_len` captured bytes; for tests.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn check(&self, cap_len: usize) -> Result<(), &'static str> {
+        let end = cap_len.min(usize::from(u16::MAX));
+        let is_ip = matches!(self.l3, L3::Ipv4 | L3::Ipv6);
+        let is_inner = self.l2_offset > 0;
+        let has_tunnel = self.tunnel != TunnelHeader::None;
+        let rules = [
+            (usize::from(self.header_end) <= end, "header_end <= captured length"),
+            (usize::from(self.inner_offset) <= end, "inner_offset <= captured length"),
+            (self.l2_offset <= self.l3_offset, "l2_offset <= l3_offset"),
+            (self.l3_offset <= self.header_end, "l3_offset <= header_end"),
+            (self.l4_offset == 0 || self.l3_offset < self.l4_offset, "l3_offset < l4_offset"),
+            (self.l4_offset <= self.header_end, "l4_offset <= header_end"),
+            (self.l4_offset == 0 || is_ip, "L4 only in IP"),
+            (has_tunnel == (self.inner_offset > 0), "inner_offset exactly with a tunnel"),
+            (
+                is_inner || !has_tunnel || self.inner_offset >= self.header_end,
+                "the tunnel's packet after the headers",
+            ),
+            (!is_inner || self.inner_offset == self.l2_offset, "an inner view starts at inner_offset"),
+            (has_tunnel || self.tunnel_id == 0, "a tunnel id only with a tunnel"),
+            (self.fragment != Fragment::Later || self.l4_offset == 0, "no L4 in later fragments"),
+            (is_ip || self.fragment == Fragment::Whole, "fragments only in IP"),
+            (is_ip || self.protocol == 0, "a protocol only in IP"),
+            (is_ip || (self.src_addr, self.dst_addr) == ([0; 16], [0; 16]), "addresses only in IP"),
+            (!self.has_ports || matches!(self.protocol, 6 | 17 | 132), "ports only in TCP, UDP, SCTP"),
+            (self.has_ports || (self.src_port, self.dst_port) == (0, 0), "no ports but those read"),
+            (self.tcp_flags == 0 || (self.protocol == 6 && self.l4_offset > 0), "flags only in TCP"),
+            (self.vlan_count > 0 || self.vlan_tci == 0, "a TCI only with a tag"),
+            (self.vlan_count > 1 || self.vlan_inner_tci == 0, "a second TCI only with a second tag"),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, promise)| Err(promise))
+    }
 }
 
 /// The network layer of a view.
