@@ -11,7 +11,7 @@ use sluice_core::wire::{self, L3, checksum};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const ALL: &[Target] = &[("segment", segment)];
+pub const ALL: &[Target] = &[("segment", segment), ("wire", wire)];
 
 /// Cuts a frame into TCP segments, and finishes a checksum at any place.
 ///
@@ -57,4 +57,20 @@ fn tcp_sum(segment: &[u8], parsed: &wire::Parsed) -> u16 {
     let tcp = &segment[usize::from(parsed.l4_offset)..];
     let addresses = if parsed.l3 == L3::Ipv6 { &ip[8..40] } else { &ip[12..20] };
     checksum::fold(checksum::sum(tcp, checksum::sum(addresses, 6 + tcp.len() as u64)))
+}
+
+/// Parses any bytes as a frame, whole and with the last byte cut off: both views keep the promises of their fields, at
+/// every depth.
+pub fn wire(data: &[u8]) {
+    let shorter = data.split_last().map_or(data, |(_, shorter)| shorter);
+    for frame in [data, shorter] {
+        let outer = wire::parse(frame);
+        assert_eq!(outer.check(frame.len()), Ok(()), "outer view {outer:?}");
+        assert_eq!(outer.l2_offset, 0, "the outer view starts with the frame");
+        for depth_limit in [0, 1, 2, 16, u8::MAX] {
+            let inner = wire::parse_innermost(frame, &outer, depth_limit);
+            assert_eq!(inner.check(frame.len()), Ok(()), "inner view {inner:?}");
+            assert!(depth_limit > 0 || inner == outer, "depth 0 is the outer view");
+        }
+    }
 }
