@@ -9,7 +9,7 @@ use crate::sys;
 /// State of the interface behind a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// Set up, with carrier.
+    /// Set up, with carrier, and ready to carry traffic (`IFF_RUNNING`).
     Up,
     /// Set up by the operator, but without carrier (cable out, other veth end down).
     NoCarrier,
@@ -38,6 +38,8 @@ pub(crate) struct LinkWatch {
     gone: bool,
     /// Index of an interface with our name, after ours is gone.
     successor: Option<i32>,
+    /// The socket's buffer overflowed since the state was last known.
+    lost_events: bool,
     seq: u32,
     buffer: Vec<u8>,
 }
@@ -54,6 +56,7 @@ impl LinkWatch {
             link: LinkInfo::default(),
             gone: false,
             successor: None,
+            lost_events: false,
             seq: 0,
             buffer: vec![0; BUFFER_BYTES],
         };
@@ -69,10 +72,16 @@ impl LinkWatch {
         for _ in 0..DATAGRAMS_PER_POLL {
             match self.receive(|_, _| {}) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.lost_events {
+                        self.resynchronise()?;
+                        self.lost_events = false;
+                    }
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Events were lost: ask for the state instead.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.resynchronise()?,
+                // Ask for the state instead, once the buffer has room for the answer.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.lost_events = true,
                 Err(error) => return Err(error),
             }
         }
@@ -90,7 +99,9 @@ impl LinkWatch {
             (true, Some(ifindex)) => LinkState::Returned { ifindex },
             (true, None) => LinkState::Gone,
             _ if !has(libc::IFF_UP) => LinkState::Down,
-            _ if !has(libc::IFF_LOWER_UP) => LinkState::NoCarrier,
+            // Not IFF_LOWER_UP: that comes before the transmit queue is attached, and what is sent in
+            // between vanishes.
+            _ if !has(libc::IFF_RUNNING) => LinkState::NoCarrier,
             _ => LinkState::Up,
         }
     }
