@@ -212,3 +212,85 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u16::from_ne_bytes(*b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OPTIONS: PrepareOptions = PrepareOptions { snaplen: usize::MAX, finish_checksums: true };
+
+    /// One slot as the kernel lays it out: header, address, virtio header, frame.
+    fn slot(status: u32, vnet: [u8; VNET_HEADER_LEN], frame: &[u8]) -> Vec<u8> {
+        let mac = 92usize;
+        let mut bytes = vec![0u8; mac];
+        let len = u32::try_from(frame.len()).unwrap();
+        let next = u32::try_from((mac + frame.len()).next_multiple_of(8)).unwrap();
+        for (at, value) in
+            [(0, next), (4, 1_700_000_000), (8, 999_999_999), (12, len), (16, len), (20, status)]
+        {
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes[24..26].copy_from_slice(&(mac as u16).to_ne_bytes());
+        bytes[32..36].copy_from_slice(&0x6007u32.to_ne_bytes());
+        bytes[36..38].copy_from_slice(&0x88a8u16.to_ne_bytes());
+        bytes[mac - VNET_HEADER_LEN..].copy_from_slice(&vnet);
+        bytes.extend_from_slice(frame);
+        bytes.resize(next as usize, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_slot_that_the_kernel_gave_up_shows_no_old_bytes() {
+        let mut bytes = slot(libc::TP_STATUS_VLAN_VALID, [0; 10], &[1; 60]);
+        let before = bytes.clone();
+        assert_eq!(prepare(&mut bytes, 0, OPTIONS), Slot::Refused { next: 152 });
+        assert_eq!(bytes, before);
+    }
+
+    #[test]
+    fn a_tag_without_tpid_is_8021q() {
+        let frame: Vec<u8> = (0..60).collect();
+        let both = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID;
+        for (flags, tpid) in [(both, [0x88, 0xa8]), (libc::TP_STATUS_VLAN_VALID, [0x81, 0x00])] {
+            let mut bytes = slot(libc::TP_STATUS_USER | flags, [0; 10], &frame);
+            let Slot::Frame { start, cap_len, meta, next } = prepare(&mut bytes, 0, OPTIONS) else {
+                panic!()
+            };
+            assert_eq!((start, cap_len, meta.wire_len, next), (88, 64, 64, 152));
+            let expected = [&frame[..12], &tpid, &[0x60, 0x07], &frame[12..]].concat();
+            assert_eq!(bytes[start..start + cap_len], expected);
+            assert_eq!(meta.timestamp_ns, 1_700_000_000_999_999_999);
+        }
+    }
+
+    #[test]
+    fn lengths_that_leave_the_block_are_refused() {
+        let good = slot(libc::TP_STATUS_USER, [0; 10], &[1; 60]);
+        for (at, value) in [(12, 61u32), (12, u32::MAX), (24, 93), (24, 0xffff), (24, 57), (24, 0)] {
+            let mut bytes = good[..152].to_vec();
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            assert_eq!(prepare(&mut bytes, 0, OPTIONS), Slot::Malformed, "{value} at {at}");
+        }
+        assert_eq!(prepare(&mut good.clone(), 153, OPTIONS), Slot::Malformed);
+        assert_eq!(prepare(&mut good.clone(), usize::MAX, OPTIONS), Slot::Malformed);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(status in any::<u32>(), vnet in any::<[u8; 10]>(),
+                          frame in prop::collection::vec(any::<u8>(), 0..200),
+                          changes in prop::collection::vec((0usize..64, any::<u8>()), 0..6),
+                          offset in 0usize..64, snaplen in 0usize..300, finish_checksums in any::<bool>()) {
+            let mut bytes = slot(status, vnet, &frame);
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            let len = bytes.len();
+            let slot = prepare(&mut bytes, offset, PrepareOptions { snaplen, finish_checksums });
+            if let Slot::Frame { start, cap_len, .. } = slot {
+                prop_assert!(start + cap_len <= len && cap_len <= snaplen);
+            }
+        }
+    }
+}

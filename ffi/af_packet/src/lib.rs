@@ -45,6 +45,31 @@ use netlink::LinkInfo;
 use port::{RxCounters, Shared, TxCounters};
 use ring::{MIN_BLOCKS, RingGeometry, RxRing};
 
+/// Entry points for fuzzing the two parsers of kernel data; not part of the driver's interface.
+#[doc(hidden)]
+pub mod fuzz {
+    /// Read the frames of a ring block (without its descriptor) one after another.
+    pub fn ring_block(frames: &mut [u8]) {
+        let options = super::PrepareOptions { snaplen: 256, finish_checksums: true };
+        let mut offset = 0;
+        for _ in 0..64 {
+            match super::frame::prepare(frames, offset, options) {
+                super::frame::Slot::Frame { start, cap_len, next, .. } => {
+                    assert!(frames.get(start..start + cap_len).is_some(), "a frame lies in its block");
+                    offset = next;
+                }
+                super::frame::Slot::Refused { next } => offset = next,
+                super::frame::Slot::Malformed => return,
+            }
+        }
+    }
+
+    /// Read a datagram from the routing netlink socket.
+    pub fn link_messages(datagram: &[u8]) {
+        super::netlink::for_each_message(datagram, |_, _| {});
+    }
+}
+
 /// The kernel's default limit of a super-frame (`GSO_LEGACY_MAX_SIZE`): assumed at least, since merging on
 /// receive may be switched on later.
 const SUPER_FRAME_BYTES: u32 = 65_536;

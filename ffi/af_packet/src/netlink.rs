@@ -133,3 +133,97 @@ fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn meanings(datagram: &[u8]) -> Vec<(u32, LinkMessage)> {
+        let mut all = vec![];
+        for_each_message(datagram, |seq, message| all.push((seq, message)));
+        all
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: u16, seq: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0, 0]);
+        bytes.extend(seq.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn link(family: u8, ifindex: i32, flags: u32, attributes: &[u8]) -> Vec<u8> {
+        let mut body = vec![family, 0];
+        body.extend(1u16.to_ne_bytes());
+        body.extend(ifindex.to_ne_bytes());
+        body.extend(flags.to_ne_bytes());
+        body.extend([0; 4]);
+        body.extend(attributes);
+        body
+    }
+
+    fn two_messages() -> Vec<u8> {
+        let attributes = [
+            attribute(IFLA_IFNAME, b"eth7\0"),
+            attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 7]),
+            attribute(IFLA_MTU, &9_000u32.to_ne_bytes()),
+            attribute(IFLA_GSO_MAX_SIZE, &65_536u32.to_ne_bytes()),
+            attribute(IFLA_GRO_MAX_SIZE, &185_000u32.to_ne_bytes()),
+        ]
+        .concat();
+        [
+            message(RTM_NEWLINK, 3, &link(0, 7, 0x1_0043, &attributes)),
+            message(RTM_DELLINK, 0, &link(0, 8, 0, &[])),
+            message(RTM_DELLINK, 0, &link(7, 7, 0, &[])),
+            message(NLMSG_ERROR, 4, &(-libc::ENODEV).to_ne_bytes()),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn links_deletions_and_errors_are_read() {
+        let eth7 = LinkInfo {
+            ifindex: 7,
+            arphrd: 1,
+            flags: 0x1_0043,
+            name: b"eth7".to_vec(),
+            mac: Some([2, 0, 0, 0, 0, 7]),
+            mtu: 9_000,
+            gso_max_bytes: 185_000,
+        };
+        assert_eq!(
+            meanings(&two_messages()),
+            [
+                (3, LinkMessage::New(eth7)),
+                (0, LinkMessage::Deleted(8)),
+                (0, LinkMessage::Other), // of the bridge family: the link itself stays
+                (4, LinkMessage::Error(libc::ENODEV)),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_or_loop(mut bytes in Just(two_messages()), cut in 0usize..300,
+                                  changes in prop::collection::vec((0usize..300, any::<u8>()), 0..8)) {
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            bytes.truncate(cut);
+            prop_assert!(meanings(&bytes).len() <= bytes.len() / NLMSG_HEADER_LEN);
+        }
+    }
+}

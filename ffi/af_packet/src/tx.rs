@@ -146,9 +146,8 @@ impl AfPacketTx {
         // SAFETY: the first `count` messages were all written above; each points to its own iovecs in the
         // same descriptors, which are valid and cover segments borrowed for 'a, longer than this call. The kernel
         // only reads from them.
-        let mut send = || unsafe {
-            sys::send_messages(self.shared.socket.as_raw_fd(), &mut messages[..count])
-        };
+        let mut send =
+            || unsafe { sys::send_messages(self.shared.socket.as_raw_fd(), &mut messages[..count]) };
         let result = match send() {
             // An interface that was down leaves one stale error on the socket for when it is up again.
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => send(),

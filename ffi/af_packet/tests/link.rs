@@ -1,5 +1,7 @@
 //! Does the port tell what happens to its interface, and refuse to open what it cannot serve?
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod support;
 
 use std::time::Duration;
@@ -99,10 +101,11 @@ fn a_flood_of_events_is_caught_up_with() {
     let (stays, _rx2) = open_rx("vd", small());
     // More events than the socket's buffer holds: the kernel drops the rest and says so once.
     let script = std::env::temp_dir().join(format!("sluice-flood-{}", std::process::id()));
-    let lines: String = (0..600).map(|i| format!("link set dev lo mtu {}\n", 60_000 + i)).collect();
+    let lines: Vec<_> = (0..600).map(|i| format!("link set dev lo mtu {}\n", 60_000 + i)).collect();
     std::fs::write(
         &script,
-        lines + "link set dev vd mtu 4321\nlink del dev va\nlink add name vb type veth peer name va\n",
+        lines.concat()
+            + "link set dev vd mtu 4321\nlink del dev va\nlink add name vb type veth peer name va\n",
     )
     .unwrap();
     run(&format!("ip -batch {}", script.display()));

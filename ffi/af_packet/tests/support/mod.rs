@@ -17,7 +17,7 @@ pub struct Netns {
     others: Vec<String>,
 }
 
-fn set_namespace(file: &File) {
+pub fn set_namespace(file: &File) {
     // SAFETY: setns takes no pointers; the descriptor is open.
     let rc = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
     assert_eq!(rc, 0, "setns: {}", std::io::Error::last_os_error());
