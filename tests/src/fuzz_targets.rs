@@ -11,7 +11,22 @@ use sluice_core::wire::{self, L3, checksum};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const ALL: &[Target] = &[("segment", segment), ("wire", wire)];
+pub const ALL: &[Target] = &[
+    ("af_packet_block", af_packet_block),
+    ("af_packet_link", af_packet_link),
+    ("segment", segment),
+    ("wire", wire),
+];
+
+/// A block of a kernel interface's receive ring, without its descriptor.
+pub fn af_packet_block(data: &[u8]) {
+    sluice_af_packet::fuzz::ring_block(&mut data.to_vec());
+}
+
+/// A datagram from the routing netlink socket.
+pub fn af_packet_link(data: &[u8]) {
+    sluice_af_packet::fuzz::link_messages(data);
+}
 
 /// Cuts a frame into TCP segments, and finishes a checksum at any place.
 ///

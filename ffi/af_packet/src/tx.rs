@@ -4,7 +4,8 @@
 //! (`PACKET_TX_RING`) is no good for a broker: the kernel attaches the ring's pages to the packet without
 //! copying and hands the slot back as soon as the packet leaves the socket (`skb_orphan`, first thing in veth
 //! and loopback), while the receiver may still be reading the bytes; and it refuses a frame with an error
-//! that does not say which.
+//! that does not say which. Nor is it faster: over a veth pair, both move 2.2 to 2.4 million frames a second, of 60
+//! and of 1,500 bytes.
 
 use std::os::fd::AsRawFd;
 use std::ptr;
