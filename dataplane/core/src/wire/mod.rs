@@ -34,6 +34,8 @@ pub mod ipv6;
 pub mod llc;
 pub mod mpls;
 mod parse;
+#[cfg(test)]
+mod parse_tests;
 mod parsed;
 pub mod sctp;
 pub mod tcp;
