@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 
 use sluice_capture::{CaptureReader, PcapWriter};
 use sluice_core::wire::{self, Fragment, L3, Parsed, Stop, TunnelHeader};
+use sluice_tests::captures;
 
 /// Enough of each capture to meet every kind of its frames, and few enough for seconds.
 const FRAMES_PER_CAPTURE: usize = 150;
@@ -111,29 +112,6 @@ struct Layer {
     tunnel: Option<(TunnelHeader, u32)>,
 }
 
-fn captures() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
-    let dir = std::env::var_os("SLUICE_CAPTURES").map_or(default, PathBuf::from);
-    if dir.join("INDEX.md").exists() {
-        return Some(dir);
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no captures in {}", dir.display());
-    eprintln!("SKIPPED: no captures in {} (set SLUICE_CAPTURES)", dir.display());
-    None
-}
-
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            files(&path, found);
-        } else {
-            found.push(path);
-        }
-    }
-}
-
 /// Whether the file is a capture of Ethernet frames: others get an Ethernet header from the reader, which is its
 /// matter. In pcapng the first interface decides.
 fn is_ethernet(path: &Path) -> bool {
@@ -160,12 +138,10 @@ struct Joined {
     files: Vec<PathBuf>,
 }
 
-fn join(dir: &Path, into: &Path) -> Joined {
-    let mut found = Vec::new();
-    files(dir, &mut found);
+fn join(folder: &Path, into: &Path) -> Joined {
     let mut joined = Joined { frames: Vec::new(), origin: Vec::new(), files: Vec::new() };
     let mut writer = PcapWriter::new(BufWriter::new(File::create(into).unwrap())).unwrap();
-    for path in found {
+    for path in captures::files(folder) {
         if !is_ethernet(&path) {
             continue;
         }
@@ -394,7 +370,7 @@ fn on_purpose(parsed: &Parsed, ours: &Layer, theirs: &Layer, protocols: &str) ->
 
 #[test]
 fn same_headers_as_tshark() {
-    let Some(dir) = captures() else { return };
+    let Some(dir) = captures::folder() else { return };
     let temp = tempfile::tempdir().unwrap();
     let pcap = temp.path().join("joined.pcap");
     disable_others(temp.path());
