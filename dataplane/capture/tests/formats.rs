@@ -353,18 +353,21 @@ impl Read for Trickle {
     }
 }
 
+/// A source that cannot be read.
+struct Fails;
+
+impl Read for Fails {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the disk is on fire"))
+    }
+}
+
 #[test]
 fn pipes_and_failing_disks() {
     let whole = sample(50);
     let expected = read(&whole).0;
     for file in [whole.clone(), gzip(&whole), zstd::encode_all(&whole[..], 1).unwrap()] {
         assert!(read_from(Box::new(Trickle(Cursor::new(file), 0))).0 == expected);
-    }
-    struct Fails;
-    impl Read for Fails {
-        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::other("the disk is on fire"))
-        }
     }
     let (frames, error) = read_from(Box::new(Cursor::new(whole.clone()).chain(Fails)));
     assert!(frames == expected);
@@ -428,8 +431,7 @@ proptest! {
         let whole = sample(40);
         let keep = 24 + keep.index(whole.len() - 23);
         let (mut at, mut packets) = (24, 0);
-        loop {
-            let Some(len) = whole.get(at + 8..at + 12) else { break };
+        while let Some(len) = whole.get(at + 8..at + 12) {
             at += 16 + u32::from_le_bytes(len.try_into().unwrap()) as usize;
             if at > keep {
                 break;
