@@ -4,6 +4,9 @@
 //! which `tests/tests/fuzz_corpus.rs` replays as an ordinary test.
 #![expect(clippy::missing_panics_doc, reason = "a target panics when a promise is broken")]
 
+use std::io::{self, Cursor, Read};
+
+use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::wire::{self, L3, checksum};
 
@@ -14,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("af_packet_block", af_packet_block),
     ("af_packet_link", af_packet_link),
+    ("capture", capture),
     ("segment", segment),
     ("wire", wire),
 ];
@@ -26,6 +30,62 @@ pub fn af_packet_block(data: &[u8]) {
 /// A datagram from the routing netlink socket.
 pub fn af_packet_link(data: &[u8]) {
     sluice_af_packet::fuzz::link_messages(data);
+}
+
+/// Reads any bytes as a capture file, whole and in small pieces: the same frames and the same end, all frames within
+/// their bounds, nothing after an error.
+pub fn capture(data: &[u8]) {
+    let (mut whole, mut pieces) = (Seen::default(), Seen::default());
+    whole.read(Box::new(Cursor::new(data.to_vec())));
+    pieces.read(Box::new(Pieces(Cursor::new(data.to_vec()))));
+    assert_eq!(whole, pieces, "how the bytes arrive makes no difference");
+}
+
+/// What came out of a capture file: a sum over all frames, and the error at the end.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    frames: u64,
+    sum: u64,
+    error: Option<String>,
+}
+
+impl Seen {
+    /// Reads to the end, at most 100,000 frames: a few bytes of zstd can unfold to many more.
+    fn read(&mut self, source: Box<dyn Read + Send>) {
+        let mut reader = match CaptureReader::from_reader("input", source) {
+            Ok(reader) => reader,
+            Err(error) => return self.error = Some(error.to_string()),
+        };
+        while self.frames < 100_000 {
+            match reader.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.data.len() <= MAX_FRAME_BYTES, "frames are bounded");
+                    assert!(frame.wire_len as usize >= frame.data.len(), "a capture never adds bytes");
+                    let fields = [frame.timestamp_ns, frame.wire_len.into(), frame.interface.into()];
+                    for value in fields.into_iter().chain(frame.data.iter().map(|byte| u64::from(*byte))) {
+                        self.sum = self.sum.wrapping_mul(31).wrapping_add(value);
+                    }
+                    self.frames += 1;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.error = Some(error.to_string());
+                    assert!(matches!(reader.next_frame(), Ok(None)), "nothing comes after an error");
+                }
+            }
+        }
+        assert_eq!(reader.packets(), self.frames, "frames are counted");
+    }
+}
+
+/// Hands out seven bytes at a time.
+struct Pieces(Cursor<Vec<u8>>);
+
+impl Read for Pieces {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = out.len().min(7);
+        self.0.read(&mut out[..len])
+    }
 }
 
 /// Cuts a frame into TCP segments, and finishes a checksum at any place.
