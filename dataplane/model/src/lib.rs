@@ -1,6 +1,6 @@
 //! Plain data of Sluice: policies, destinations, drop reasons, identifiers and units.
 //!
-//! Nothing here does I/O, knows DPDK or runs on a worker: these are the words the other crates share.
+//! Nothing here knows DPDK or runs on a worker: these are the words the other crates share. Only [`spec`] reads files.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -12,6 +12,7 @@ mod drop_reason;
 mod ids;
 mod policy;
 mod range_set;
+pub mod spec;
 
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};

@@ -1,0 +1,321 @@
+//! What does a `[[destination]]` say, and can it be built?
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::{Destination, DestinationKind, MacAddr, Marking, Oversize, Tag, Tunnel, TunnelKind, UdpChecksum};
+
+use super::addresses::unicast;
+use super::document::Fields;
+use super::source::{Report, quote};
+
+/// UDP port of VXLAN (RFC 7348).
+const VXLAN_PORT: u16 = 4789;
+/// The smallest MTU of a link that carries IPv4 (RFC 791).
+const MIN_MTU_IPV4: u64 = 68;
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).
+const MIN_MTU_IPV6: u64 = 1280;
+/// The smallest Ethernet frame without FCS: a tunnel that cannot carry even that one is of no use.
+const MIN_FRAME: u64 = 60;
+const VLAN_TAG: u64 = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Vxlan,
+    Erspan2,
+    Erspan3,
+    Port,
+    Pcap,
+}
+
+const TYPES: [(&str, Type); 5] = [
+    ("vxlan", Type::Vxlan),
+    ("erspan2", Type::Erspan2),
+    ("erspan3", Type::Erspan3),
+    ("port", Type::Port),
+    ("pcap", Type::Pcap),
+];
+
+/// The fields that only some types have.
+const FIELD_TYPES: [(&str, &[Type]); 10] = [
+    ("remote", TUNNELS),
+    ("local", TUNNELS),
+    ("mac", TUNNELS),
+    ("udp_port", &[Type::Vxlan]),
+    ("udp_checksum", &[Type::Vxlan]),
+    ("marking", TUNNELS),
+    ("mtu", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
+    ("oversize", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
+    ("port", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
+    ("file", &[Type::Pcap]),
+];
+const TUNNELS: &[Type] = &[Type::Vxlan, Type::Erspan2, Type::Erspan3];
+
+/// Reads everything but the name; `None` when it cannot be built, with the errors reported.
+pub(super) fn destination(
+    mut fields: Fields<'_>,
+    name: Option<&str>,
+    report: &Report<'_>,
+) -> Option<Destination> {
+    let errors = report.errors();
+    let kind = fields.choice("type", &TYPES);
+    if kind.is_none() && fields.place_of("type").is_none() {
+        fields.missing("type", "write type = \"vxlan\", \"erspan2\", \"erspan3\", \"port\" or \"pcap\"");
+    }
+    let read = Read::new(&mut fields, report);
+    let Some(kind) = kind else {
+        fields.finish();
+        return None;
+    };
+    for (key, types) in FIELD_TYPES {
+        if let Some(place) = fields.place_of(key).filter(|_| !types.contains(&kind.value)) {
+            let of =
+                TYPES.iter().filter(|(_, t)| types.contains(t)).map(|(name, _)| *name).collect::<Vec<_>>();
+            let reason = format!("a destination of this type has no {key}");
+            let suggestion = format!("remove it; {key} belongs to {}", of.join(", "));
+            report.error(&place, fields.field(key), reason, suggestion);
+        }
+    }
+    let kind = match kind.value {
+        Type::Vxlan | Type::Erspan2 | Type::Erspan3 => read.tunnel(kind.value, &fields, report),
+        Type::Port => read.port_kind(&fields, report),
+        Type::Pcap => read.pcap_kind(&fields),
+    };
+    fields.finish();
+    let (Some(kind), Some(name)) = (kind, name) else { return None };
+    let mtu = read.mtu.as_ref().and_then(|mtu| u16::try_from(mtu.value).ok());
+    let (inner_vlan, oversize) = (read.inner_vlan, read.oversize);
+    (report.errors() == errors).then(|| Destination {
+        name: name.to_owned(),
+        kind,
+        inner_vlan,
+        mtu,
+        oversize,
+    })
+}
+
+/// Whether copies with `tag` can be told by it at `destination`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum TagFit {
+    /// The tag is carried whole.
+    Whole,
+    /// Plain frames have no place for a tag: it keeps copies apart, and that is all.
+    Uncarried,
+    /// One field carries it whole, another (named) shows only its low bits.
+    PartlyCut(&'static str),
+    /// The widest field has only so many bits, so the receiver would read another tag.
+    Cut { bits: u32 },
+}
+
+pub(super) fn tag_fit(tag: Tag, destination: &Destination) -> TagFit {
+    let (field, bits, other) = match &destination.kind {
+        DestinationKind::Tunnel(tunnel) => match (tunnel.kind, tunnel.marking) {
+            (TunnelKind::Vxlan { .. }, _) => ("VNI", 24, None),
+            (TunnelKind::Erspan3, Marking::Reference) => ("GRE key", 32, Some(("ERSPAN session id", 10))),
+            (TunnelKind::Erspan2 | TunnelKind::Erspan3, _) => ("ERSPAN session id", 10, None),
+        },
+        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => ("", 0, None),
+    };
+    let vid = destination.inner_vlan.then_some(("inner VLAN id", 12));
+    let carriers = [(bits > 0).then_some((field, bits)), other, vid];
+    let carriers = carriers.iter().flatten();
+    let holds = |bits: u32| bits >= 32 || tag.get() >> bits == 0;
+    match carriers.clone().map(|&(_, bits)| bits).max() {
+        None if tag.get() == 0 => TagFit::Whole,
+        None => TagFit::Uncarried,
+        Some(widest) if !holds(widest) => TagFit::Cut { bits: widest },
+        Some(_) => match carriers.clone().find(|&&(_, bits)| !holds(bits)) {
+            Some(&(field, _)) => TagFit::PartlyCut(field),
+            None => TagFit::Whole,
+        },
+    }
+}
+
+/// The fields of a destination, each well formed by itself.
+struct Read {
+    remote: Option<IpAddr>,
+    local: Option<IpAddr>,
+    mac: Option<MacAddr>,
+    udp_port: u16,
+    udp_checksum: UdpChecksum,
+    marking: Marking,
+    mtu: Option<super::source::At<u64>>,
+    oversize: Oversize,
+    inner_vlan: bool,
+    port: Option<String>,
+    file: Option<PathBuf>,
+}
+
+impl Read {
+    fn new(fields: &mut Fields<'_>, report: &Report<'_>) -> Self {
+        let address = |fields: &mut Fields<'_>, key, example| {
+            let text = fields.string(key, example)?;
+            unicast(text.value, &text.span, &fields.field(key), report)
+        };
+        let remote = address(fields, "remote", "\"192.0.2.10\"");
+        let local = address(fields, "local", "\"192.0.2.1\"");
+        let mac = mac(fields, "mac", report);
+        let udp_port = fields.integer("udp_port", 1..=0xffff, "udp_port");
+        let udp_checksum = fields.choice(
+            "udp_checksum",
+            &[("auto", UdpChecksum::Auto), ("on", UdpChecksum::On), ("off", UdpChecksum::Off)],
+        );
+        let marking =
+            fields.choice("marking", &[("standard", Marking::Standard), ("reference", Marking::Reference)]);
+        let mtu = fields.integer("mtu", MIN_MTU_IPV4..=0xffff, "the MTU (bytes of an IP packet)");
+        let oversize = fields.choice(
+            "oversize",
+            &[
+                ("truncate", Oversize::Truncate),
+                ("fragment", Oversize::Fragment),
+                ("segment", Oversize::Segment),
+                ("drop", Oversize::Drop),
+            ],
+        );
+        let inner_vlan = fields.boolean("inner_vlan");
+        let port = non_empty(fields, "port", "the name of an output port", report);
+        let file = non_empty(fields, "file", "the path of a file", report);
+        Self {
+            remote,
+            local,
+            mac,
+            udp_port: udp_port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(VXLAN_PORT),
+            udp_checksum: udp_checksum.map_or(UdpChecksum::Auto, |at| at.value),
+            marking: marking.map_or(Marking::Standard, |at| at.value),
+            mtu,
+            oversize: oversize.map_or(Oversize::Truncate, |at| at.value),
+            inner_vlan: inner_vlan.is_some_and(|at| at.value),
+            port,
+            file: file.map(PathBuf::from),
+        }
+    }
+
+    fn tunnel(&self, kind: Type, fields: &Fields<'_>, report: &Report<'_>) -> Option<DestinationKind> {
+        let place = |key: &str| fields.place_of(key).unwrap_or(fields.span.clone());
+        if fields.place_of("remote").is_none() {
+            fields.missing("remote", "a tunnel needs the address of the tool: remote = \"192.0.2.10\"");
+        }
+        if kind == Type::Erspan2 && self.marking == Marking::Reference {
+            report.error(
+                &place("marking"),
+                fields.field("marking"),
+                "ERSPAN type II has no place for the reference marking",
+                "write type = \"erspan3\", or marking = \"standard\"".to_owned(),
+            );
+        }
+        let remote = self.remote?;
+        if let Some(local) = self.local {
+            if local.is_ipv4() != remote.is_ipv4() {
+                let reason = format!("{local} and the remote {remote} are of different families");
+                let suggestion = format!("give an IPv{} address", if remote.is_ipv4() { 4 } else { 6 });
+                report.error(&place("local"), fields.field("local"), reason, suggestion);
+            } else if local == remote {
+                let suggestion = "local is the address of Sluice's own end; it may be left out".to_owned();
+                report.error(
+                    &place("local"),
+                    fields.field("local"),
+                    "local and remote are the same",
+                    suggestion,
+                );
+            }
+        }
+        if let Some(mtu) = &self.mtu {
+            let overhead = self.overhead(kind, remote);
+            let vlan = if self.inner_vlan { VLAN_TAG } else { 0 };
+            let least = (overhead + MIN_FRAME + vlan).max(if remote.is_ipv6() { MIN_MTU_IPV6 } else { 0 });
+            if mtu.value < least {
+                let why = if least == MIN_MTU_IPV6 {
+                    "IPv6 needs links of 1280 bytes (RFC 8200)".to_owned()
+                } else {
+                    format!(
+                        "{overhead} bytes go to the outer headers, and the smallest frame has {}",
+                        MIN_FRAME + vlan
+                    )
+                };
+                let reason = format!("an MTU of {} is too small for the tunnel: {why}", mtu.value);
+                report.error(&mtu.span, fields.field("mtu"), reason, format!("write {least} or more"));
+            }
+        }
+        let tunnel_kind = match kind {
+            Type::Erspan2 => TunnelKind::Erspan2,
+            Type::Erspan3 => TunnelKind::Erspan3,
+            _ => TunnelKind::Vxlan { udp_port: self.udp_port, udp_checksum: self.udp_checksum },
+        };
+        Some(DestinationKind::Tunnel(Tunnel {
+            kind: tunnel_kind,
+            marking: self.marking,
+            remote,
+            local: self.local,
+            mac: self.mac,
+            port: self.port.clone(),
+        }))
+    }
+
+    /// The bytes of an outer IP packet that are not the copied frame.
+    fn overhead(&self, kind: Type, remote: IpAddr) -> u64 {
+        let ip = if remote.is_ipv4() { 20 } else { 40 };
+        ip + match (kind, self.marking) {
+            // GRE with sequence 8 + ERSPAN III 12; with key, 4 more.
+            (Type::Erspan3, Marking::Standard) => 20,
+            (Type::Erspan3, Marking::Reference) => 24,
+            // UDP 8 + VXLAN 8; GRE with sequence 8 + ERSPAN II 8.
+            _ => 16,
+        }
+    }
+
+    fn port_kind(&self, fields: &Fields<'_>, report: &Report<'_>) -> Option<DestinationKind> {
+        if fields.place_of("port").is_none() {
+            fields.missing("port", "name the output port: port = \"tool0\"");
+        }
+        if self.oversize == Oversize::Fragment {
+            let place = fields.place_of("oversize").unwrap_or(fields.span.clone());
+            report.error(
+                &place,
+                fields.field("oversize"),
+                "a plain frame has no outer IP packet to fragment",
+                "write \"truncate\", \"segment\" or \"drop\"".to_owned(),
+            );
+        }
+        Some(DestinationKind::Port { port: self.port.clone()? })
+    }
+
+    fn pcap_kind(&self, fields: &Fields<'_>) -> Option<DestinationKind> {
+        if fields.place_of("file").is_none() {
+            fields.missing("file", "name the file to write: file = \"copies.pcap\"");
+        }
+        Some(DestinationKind::Pcap { file: self.file.clone()? })
+    }
+}
+
+/// The Ethernet address of a machine.
+pub(super) fn mac(fields: &mut Fields<'_>, key: &'static str, report: &Report<'_>) -> Option<MacAddr> {
+    let text = fields.string(key, "\"02:00:00:00:00:01\"")?;
+    let Ok(mac) = text.value.trim().parse::<MacAddr>() else {
+        let reason = format!("{} is no MAC address", quote(text.value));
+        let suggestion = "write six pairs of hexadecimal digits, as in 02:00:00:00:00:01".to_owned();
+        report.error(&text.span, fields.field(key), reason, suggestion);
+        return None;
+    };
+    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
+        let what = if mac.0 == [0; 6] { "the zero address" } else { "a group address" };
+        let suggestion = "write the address of one machine".to_owned();
+        report.error(&text.span, fields.field(key), format!("{mac} is {what}"), suggestion);
+        return None;
+    }
+    Some(mac)
+}
+
+/// A string that must not be empty.
+pub(super) fn non_empty(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    what: &str,
+    report: &Report<'_>,
+) -> Option<String> {
+    let text = fields.string(key, "\"...\"")?;
+    if text.value.trim().is_empty() {
+        report.error(&text.span, fields.field(key), "empty", format!("write {what}"));
+        return None;
+    }
+    Some(text.value.to_owned())
+}

@@ -1,0 +1,20 @@
+//! What does a policy file or a boot config say, and is it right?
+//!
+//! Text goes in; either validated types come out, with warnings, or *all* errors, each with its place, field, reason
+//! and a suggestion. `docs/policy.md` describes the policy file. Nothing is guessed: a filter that cannot be
+//! understood is an error, never "everything".
+
+mod addresses;
+mod destinations;
+mod diagnostic;
+mod document;
+mod groups;
+mod names;
+mod policies;
+mod policy_file;
+mod ranges;
+mod source;
+mod suggest;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
+pub use policy_file::{MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, parse_policy};
