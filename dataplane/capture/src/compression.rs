@@ -13,6 +13,8 @@ use crate::error::Damage;
 
 /// Compressed bytes that are read at once.
 const INPUT_BYTES: usize = 128 * 1024;
+/// Length of the header of a zstd block (RFC 8878, section 3.1.1.2).
+const BLOCK_HEADER_BYTES: usize = 3;
 const GZIP: &str = "gzip";
 const ZSTD: &str = "zstd";
 
@@ -161,7 +163,8 @@ struct Zstd<R> {
     decoder: Decoder<'static>,
     /// Compressed bytes that the decoder wants next; 0 between frames.
     ///
-    /// It gets no more than that, so that a call never spans two blocks: a corrupt one takes nothing along.
+    /// It gets no more than that, and not the header of the next block that it counts in: no call spans two blocks,
+    /// and a corrupt one takes nothing along.
     wanted: usize,
 }
 
@@ -182,7 +185,11 @@ impl<R: BufRead> Read for Zstd<R> {
             if at_end && self.wanted == 0 {
                 return Ok(0);
             }
-            let len = input.len().min(self.wanted.max(1));
+            let step_bytes = match self.wanted {
+                0..=BLOCK_HEADER_BYTES => self.wanted.max(1),
+                wanted => wanted - BLOCK_HEADER_BYTES,
+            };
+            let len = input.len().min(step_bytes);
             let step = self
                 .decoder
                 .run_on_buffers(&input[..len], out)
