@@ -43,8 +43,7 @@ pub fn parse(frame: &[u8]) -> Parsed {
 /// As [`parse`], written where the result shall stay; all of what was there is replaced.
 #[inline]
 pub fn parse_into(frame: &[u8], parsed: &mut Parsed) {
-    let done = frame.first_chunk::<PLAIN_LEN>().is_some_and(|head| plain(head, frame.len(), parsed));
-    if !done {
+    if !plain(frame, 0, parsed) {
         parse_any(frame, parsed);
     }
 }
@@ -59,9 +58,11 @@ pub fn parse_innermost(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed 
     if outer.tunnel == TunnelHeader::None { *outer } else { follow(frame, outer, depth_limit) }
 }
 
-/// Untagged Ethernet, IPv4 without options and fragments, TCP or UDP without a tunnel: straight, false for all else.
+/// Untagged Ethernet, IPv4 without options and fragments, TCP or UDP: straight, false for all else. `data` starts at
+/// `at` in the frame.
 #[inline(always)]
-fn plain(head: &[u8; PLAIN_LEN], frame_len: usize, parsed: &mut Parsed) -> bool {
+fn plain(data: &[u8], at: usize, parsed: &mut Parsed) -> bool {
+    let Some(head) = data.first_chunk::<PLAIN_LEN>() else { return false };
     let protocol = byte::<23, _>(head);
     let is_tcp = protocol == protocol::TCP;
     let is_udp = protocol == protocol::UDP;
@@ -78,8 +79,7 @@ fn plain(head: &[u8; PLAIN_LEN], frame_len: usize, parsed: &mut Parsed) -> bool 
         || !(is_tcp || is_udp)
         || usize::from(be16::<16, _>(head)) < ipv4::HEADER_LEN + least
         || len < least
-        || PLAIN_L4 + len > frame_len
-        || tunnel::is_tunnel_port(tunnel_port)
+        || PLAIN_L4 + len > data.len()
     {
         return false;
     }
@@ -89,15 +89,21 @@ fn plain(head: &[u8; PLAIN_LEN], frame_len: usize, parsed: &mut Parsed) -> bool 
         src_port,
         dst_port,
         ethertype: ethertype::IPV4,
-        l3_offset: offset16(ethernet::HEADER_LEN),
-        l4_offset: offset16(PLAIN_L4),
-        header_end: offset16(PLAIN_L4 + len),
+        l2_offset: offset16(at),
+        l3_offset: offset16(at + ethernet::HEADER_LEN),
+        l4_offset: offset16(at + PLAIN_L4),
+        header_end: offset16(at + PLAIN_L4 + len),
         protocol,
         tcp_flags,
         l3: L3::Ipv4,
         has_ports: true,
         ..Parsed::EMPTY
     };
+    if tunnel::is_tunnel_port(tunnel_port)
+        && let Some(payload) = data.get(PLAIN_L4 + udp::HEADER_LEN..)
+    {
+        tunnel::over_udp(payload, at + PLAIN_L4 + udp::HEADER_LEN, parsed);
+    }
     true
 }
 
@@ -110,15 +116,17 @@ fn parse_any(frame: &[u8], parsed: &mut Parsed) {
 #[inline(never)]
 fn follow(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed {
     let frame = frame.get(..MAX_FRAME_LEN).unwrap_or(frame);
-    let mut innermost = *outer;
     let mut view = *outer;
+    let mut enclosing = None;
     for _ in 0..depth_limit {
         let at = usize::from(view.inner_offset);
         let Some(data) = frame.get(at..) else { break };
-        let mut next = Parsed { l2_offset: view.inner_offset, ..Parsed::EMPTY };
+        let mut next = Parsed::EMPTY;
         let understood = match tunnel::carried(frame, &view) {
             Inner::Ethernet => {
-                from_ethernet(data, at, &mut next);
+                if !plain(data, at, &mut next) {
+                    from_ethernet(data, at, &mut next);
+                }
                 data.len() >= ethernet::HEADER_LEN
             }
             Inner::Ip => {
@@ -134,12 +142,14 @@ fn follow(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed {
         if !understood {
             break;
         }
-        innermost = next;
-        (innermost.tunnel, innermost.tunnel_id) = (view.tunnel, view.tunnel_id);
-        innermost.inner_offset = view.inner_offset;
+        enclosing = Some((view.tunnel, view.tunnel_id, view.inner_offset));
         view = next;
+        view.l2_offset = offset16(at);
     }
-    innermost
+    if let Some((tunnel, id, at)) = enclosing {
+        (view.tunnel, view.tunnel_id, view.inner_offset) = (tunnel, id, at);
+    }
+    view
 }
 
 /// `data` starts with an Ethernet header, at `at` in the frame. So for the others below.
