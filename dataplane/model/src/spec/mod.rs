@@ -5,6 +5,7 @@
 //! understood is an error, never "everything".
 
 mod addresses;
+mod contradiction;
 mod destinations;
 mod diagnostic;
 mod document;
@@ -13,6 +14,7 @@ mod names;
 mod policies;
 mod policy_file;
 mod ranges;
+mod shadow;
 mod source;
 mod suggest;
 

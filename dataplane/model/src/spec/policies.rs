@@ -17,7 +17,6 @@ use super::source::{At, Report, Span, quote};
 
 /// A policy that was read, and its place.
 #[derive(Debug)]
-#[expect(dead_code, reason = "span and label are for warnings about policies as a whole")]
 pub(super) struct ReadPolicy {
     pub(super) policy: Policy,
     pub(super) enabled: bool,

@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::{Destination, DestinationKind, PolicySet};
+use crate::{Action, Destination, DestinationKind, Policy, PolicySet};
 
+use super::contradiction::contradiction;
 use super::destinations::destination;
 use super::diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 use super::document::{self, Fields};
 use super::groups::Groups;
 use super::names::Names;
-use super::policies::Context;
+use super::policies::{Context, ReadPolicy};
+use super::shadow::shadows;
 use super::source::{Report, Span};
 
 /// The most policies of a file, disabled ones counted.
@@ -104,9 +106,48 @@ fn policy_set<'d>(document: &'d toml::de::DeTable<'d>, report: &'d Report<'d>) -
     for ((span, label), _) in places.iter().zip(&used).filter(|(_, used)| !**used) {
         report.warning(span, label, "nothing is sent to this destination", None);
     }
+    report_idle(&read, report);
     let enabled = read.into_iter().filter(|p| p.enabled).map(|p| p.policy).collect();
     // Without errors every destination is there and every reference was resolved.
     PolicySet::new(enabled, destinations.into_iter().flatten().collect()).unwrap_or_default()
+}
+
+/// Warns about policies that never match, and about those that have no effect beside another.
+fn report_idle(read: &[ReadPolicy], report: &Report<'_>) {
+    let enabled: Vec<&ReadPolicy> = read.iter().filter(|p| p.enabled).collect();
+    let mut idle = vec![false; enabled.len()];
+    for (p, idle) in enabled.iter().zip(&mut idle) {
+        if let Some((reason, suggestion)) = contradiction(&p.policy) {
+            *idle = true;
+            report.warning(&p.span, &p.label, format!("never matches: {reason}"), suggestion);
+        }
+    }
+    let policies: Vec<&Policy> = enabled.iter().map(|p| &p.policy).collect();
+    let shadows = shadows(&policies, |i| idle.get(i).copied().unwrap_or(false));
+    for shadow in &shadows.found {
+        let (Some(covered), Some(by)) = (enabled.get(shadow.covered), enabled.get(shadow.by)) else {
+            continue;
+        };
+        let (place, name) = (report.line_of(by.span.start), &by.policy.name);
+        let reason = match by.policy.action {
+            Action::Drop => {
+                format!("has no effect: exclusion {name:?} (line {place}) takes out all that it matches")
+            }
+            Action::Copy => {
+                format!(
+                    "adds nothing: policy {name:?} (line {place}) sends the same copies of all that it matches"
+                )
+            }
+        };
+        report.warning(&covered.span, &covered.label, reason, format!("remove it, or narrow {name:?}"));
+    }
+    if shadows.ended_early {
+        let reason = format!(
+            "too many policies are alike: after {} comparisons, the search for idle ones ended",
+            shadows.pairs
+        );
+        report.warning(&(0..0), "policy", reason, None);
+    }
 }
 
 type Place = (Span, String);
