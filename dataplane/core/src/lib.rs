@@ -9,5 +9,6 @@
 
 pub mod classify;
 pub mod encap;
+pub mod neighbor;
 pub mod verdict;
 pub mod wire;
