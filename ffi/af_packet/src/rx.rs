@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use dpdk::{Mbuf, Mempool};
+
 use crate::frame::{self, GsoKind, PrepareOptions, RxChecksum, RxMeta, Slot};
 use crate::port::Shared;
 use crate::ring::RxRing;
@@ -53,11 +55,25 @@ impl AfPacketRx {
         Self { ring, cursor: None, options, shared }
     }
 
+    /// Copy up to `max` frames, oldest first, into mbufs of `pool` (as many segments as it takes) and hand
+    /// them to `deliver` with what the kernel knows of them. Returns how many.
+    ///
+    /// When no mbuf is free the frame stays in the ring for the next call: while the ring has room nothing is
+    /// lost, and after that the kernel counts it. An interface that is down or gone has no more frames.
+    #[inline]
+    pub fn rx_burst(&mut self, pool: &Mempool, max: usize, mut deliver: impl FnMut(Mbuf, RxMeta)) -> usize {
+        self.rx_frames(max, |bytes, meta| match pool.copy_from(bytes) {
+            Some(mbuf) => {
+                deliver(mbuf, *meta);
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Show up to `max` frames, oldest first, to `take`: the captured bytes (tag and checksum in place) and
     /// what the kernel knows of them. When `take` returns `false` the frame stays in the ring, is shown again
     /// by the next call, and this call ends. Returns how many frames were taken.
-    ///
-    /// An interface that is down or gone simply has no more frames.
     #[inline]
     pub fn rx_frames(&mut self, max: usize, mut take: impl FnMut(&[u8], &RxMeta) -> bool) -> usize {
         let mut tally = Tally::default();

@@ -11,12 +11,14 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
 
+use dpdk::{BURST_CAPACITY, Burst, Mbuf};
+
 use crate::frame::VNET_HEADER_LEN;
 use crate::port::Shared;
 use crate::sys;
 
 /// Frames per `sendmmsg`.
-pub(crate) const TX_BURST: usize = 64;
+const TX_BURST: usize = BURST_CAPACITY;
 /// Gather elements per `sendmmsg`: bursts of super-frames in 2 kB segments take several calls.
 const IOVECS: usize = 2048;
 /// The kernel's `UIO_MAXIOV`, per frame.
@@ -34,23 +36,15 @@ pub enum TxRefusal {
     Invalid,
 }
 
-/// Why a burst ended before its last frame; the rest stays with the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    Full,
-    Down,
-    Error,
-}
-
 /// What became of one call to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// The first `count` frames are on their way.
-    Taken { count: usize, bytes: u64 },
+enum Sent {
+    /// So many frames, from the first on, are on their way.
+    Taken(usize),
     /// The first frame was refused.
     Refused(TxRefusal),
-    /// No frame can be taken now.
-    Stopped(Stop),
+    /// No frame can be taken now; the reason is counted.
+    Stopped,
 }
 
 /// Transmit queue of a port: belongs to one worker.
@@ -59,7 +53,7 @@ pub struct AfPacketTx {
     descriptors: Box<Descriptors>,
     /// The socket wants a virtio header in front of each frame, as it gives one on receive.
     vnet_header: bool,
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 struct Descriptors {
@@ -95,19 +89,69 @@ impl AfPacketTx {
         Self { descriptors, vnet_header, shared }
     }
 
-    /// Send frames given as slices of segments. The accepted ones are counted off the front; `refused` hears
-    /// of each single frame (by index) that the kernel will not take, which also counts as done. Returns how
-    /// many frames are done; the rest was not sent and may be tried again. Never blocks.
-    pub fn tx_frames(&mut self, frames: &[&[&[u8]]], mut refused: impl FnMut(usize, TxRefusal)) -> usize {
+    /// Send a burst, each packet gathered from its segments. What the kernel took is freed, what it refuses for
+    /// a fault of the frame goes to `refused`, and the rest (socket full, interface down) stays in the burst,
+    /// in order, to be tried again or dropped by the caller. Returns how many packets were sent.
+    ///
+    /// Never blocks; one system call for a burst of up to 64 packets without super-frames and faults.
+    #[inline]
+    pub fn tx_burst(&mut self, burst: &mut Burst, mut refused: impl FnMut(Mbuf, TxRefusal)) -> usize {
+        let mut refusals = [None; BURST_CAPACITY];
+        let mut refused_count = 0;
+        let packets = burst.as_slice();
+        let done = self.send_all(
+            packets.len(),
+            |from| packets[from..].iter().map(Mbuf::segment_slices),
+            |at, why| {
+                refusals[at] = Some(why);
+                refused_count += 1;
+            },
+        );
+        if done == packets.len() && refused_count == 0 {
+            burst.free_all();
+        } else if done > 0 {
+            let mut rest = Burst::new();
+            for (at, packet) in burst.drain().enumerate() {
+                if at >= done {
+                    // A burst has room for what came out of a burst.
+                    drop(rest.push(packet));
+                } else if let Some(why) = refusals[at] {
+                    refused(packet, why);
+                }
+            }
+            *burst = rest;
+        }
+        done - refused_count
+    }
+
+    /// Send frames given as slices of segments. `refused` hears of each single frame (by index) that the
+    /// kernel will not take. Returns how many frames, from the first on, are sent or refused; the rest may be
+    /// tried again. Never blocks.
+    pub fn tx_frames(&mut self, frames: &[&[&[u8]]], refused: impl FnMut(usize, TxRefusal)) -> usize {
+        self.send_all(frames.len(), |from| frames[from..].iter().map(|frame| frame.iter().copied()), refused)
+    }
+
+    /// Send `total` frames; `frames_from(i)` gives those from the i-th on. Returns how many are done with.
+    #[inline]
+    fn send_all<'a, F, S>(
+        &mut self,
+        total: usize,
+        frames_from: impl Fn(usize) -> F,
+        mut refused: impl FnMut(usize, TxRefusal),
+    ) -> usize
+    where
+        F: Iterator<Item = S>,
+        S: Iterator<Item = &'a [u8]>,
+    {
         let mut done = 0;
-        while let Some(rest) = frames.get(done..).filter(|rest| !rest.is_empty()) {
-            match self.send(rest.iter().map(|frame| frame.iter().copied())) {
-                Sent::Taken { count, .. } => done += count,
+        while done < total {
+            match self.send(frames_from(done)) {
+                Sent::Taken(count) => done += count,
                 Sent::Refused(why) => {
                     refused(done, why);
                     done += 1;
                 }
-                Sent::Stopped(_) => break,
+                Sent::Stopped => break,
             }
         }
         done
@@ -115,7 +159,7 @@ impl AfPacketTx {
 
     /// One `sendmmsg` of as many frames as fit. `frames` must not be empty.
     #[inline]
-    pub(crate) fn send<'a, S>(&mut self, frames: impl Iterator<Item = S>) -> Sent
+    fn send<'a, S>(&mut self, frames: impl Iterator<Item = S>) -> Sent
     where
         S: Iterator<Item = &'a [u8]>,
     {
@@ -158,29 +202,29 @@ impl AfPacketTx {
         match result {
             Ok(0) => {
                 tx.errors.add(1);
-                Sent::Stopped(Stop::Error)
+                Sent::Stopped
             }
             Ok(sent) => {
                 let sent = sent.min(count);
                 let bytes = lengths[..sent].iter().map(|len| u64::from(*len)).sum();
                 tx.packets.add(sent as u64);
                 tx.bytes.add(bytes);
-                Sent::Taken { count: sent, bytes }
+                Sent::Taken(sent)
             }
             Err(error) => match error.raw_os_error().unwrap_or(0) {
                 libc::EMSGSIZE => self.refuse(TxRefusal::TooLong),
                 libc::EINVAL => self.refuse(TxRefusal::Invalid),
                 libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR => {
                     tx.full.add(1);
-                    Sent::Stopped(Stop::Full)
+                    Sent::Stopped
                 }
                 libc::ENETDOWN | libc::ENXIO | libc::ENODEV => {
                     tx.down.add(1);
-                    Sent::Stopped(Stop::Down)
+                    Sent::Stopped
                 }
                 _ => {
                     tx.errors.add(1);
-                    Sent::Stopped(Stop::Error)
+                    Sent::Stopped
                 }
             },
         }
