@@ -7,6 +7,7 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+mod boot;
 mod destination;
 mod drop_reason;
 mod ids;
@@ -14,6 +15,10 @@ mod policy;
 mod range_set;
 pub mod spec;
 
+pub use boot::{
+    BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
+    PortSpec, PortSpecError, WorkerSettings,
+};
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};

@@ -69,6 +69,16 @@ impl Problem {
     }
 }
 
+/// An address and its prefix length: `192.0.2.1/24`. Host bits may be set.
+pub(super) fn interface_address(text: &str) -> Result<(IpAddr, u8), Problem> {
+    let Some((address, prefix)) = text.split_once('/') else {
+        let suggestion = format!("write {text}/24, with the length of the network prefix");
+        return Err(Problem::new(format!("{} has no prefix length", quote(text)), suggestion));
+    };
+    let address: IpAddr = address.parse().map_err(|_| no_address(address))?;
+    Ok((address, prefix_len(prefix, bits(address), text)?))
+}
+
 fn element(text: &str) -> Result<Element<'_>, Problem> {
     if let Some(name) = text.strip_prefix('@') {
         return Ok(Element::Group(name));

@@ -131,6 +131,29 @@ pub(super) fn tag_fit(tag: Tag, destination: &Destination) -> TagFit {
     }
 }
 
+/// For an MTU that is too small for a tunnel: the least one, and why.
+pub(super) fn too_small(tunnel: &Tunnel, inner_vlan: bool, mtu: u64) -> Option<(u64, String)> {
+    let frame = MIN_FRAME + if inner_vlan { VLAN_TAG } else { 0 };
+    let (ip, link) = if tunnel.remote.is_ipv4() { (20, 0) } else { (40, MIN_MTU_IPV6) };
+    let overhead = ip
+        + match (tunnel.kind, tunnel.marking) {
+            // GRE with sequence 8 + ERSPAN III 12; with key, 4 more.
+            (TunnelKind::Erspan3, Marking::Standard) => 20,
+            (TunnelKind::Erspan3, Marking::Reference) => 24,
+            // UDP 8 + VXLAN 8; GRE with sequence 8 + ERSPAN II 8.
+            (TunnelKind::Vxlan { .. } | TunnelKind::Erspan2, _) => 16,
+        };
+    let least = link.max(overhead + frame);
+    (mtu < least).then(|| {
+        let why = if tunnel.remote.is_ipv6() {
+            format!("IPv6 needs links of {MIN_MTU_IPV6} bytes (RFC 8200)")
+        } else {
+            format!("the outer headers take {overhead} bytes and the smallest frame {frame}")
+        };
+        (least, why)
+    })
+}
+
 /// The fields of a destination, each well formed by itself.
 struct Read {
     remote: Option<IpAddr>,
@@ -219,48 +242,26 @@ impl Read {
                 );
             }
         }
-        if let Some(mtu) = &self.mtu {
-            let overhead = self.overhead(kind, remote);
-            let vlan = if self.inner_vlan { VLAN_TAG } else { 0 };
-            let least = (overhead + MIN_FRAME + vlan).max(if remote.is_ipv6() { MIN_MTU_IPV6 } else { 0 });
-            if mtu.value < least {
-                let why = if least == MIN_MTU_IPV6 {
-                    "IPv6 needs links of 1280 bytes (RFC 8200)".to_owned()
-                } else {
-                    format!(
-                        "{overhead} bytes go to the outer headers, and the smallest frame has {}",
-                        MIN_FRAME + vlan
-                    )
-                };
-                let reason = format!("an MTU of {} is too small for the tunnel: {why}", mtu.value);
-                report.error(&mtu.span, fields.field("mtu"), reason, format!("write {least} or more"));
-            }
-        }
         let tunnel_kind = match kind {
             Type::Erspan2 => TunnelKind::Erspan2,
             Type::Erspan3 => TunnelKind::Erspan3,
             _ => TunnelKind::Vxlan { udp_port: self.udp_port, udp_checksum: self.udp_checksum },
         };
-        Some(DestinationKind::Tunnel(Tunnel {
+        let tunnel = Tunnel {
             kind: tunnel_kind,
             marking: self.marking,
             remote,
             local: self.local,
             mac: self.mac,
             port: self.port.clone(),
-        }))
-    }
-
-    /// The bytes of an outer IP packet that are not the copied frame.
-    fn overhead(&self, kind: Type, remote: IpAddr) -> u64 {
-        let ip = if remote.is_ipv4() { 20 } else { 40 };
-        ip + match (kind, self.marking) {
-            // GRE with sequence 8 + ERSPAN III 12; with key, 4 more.
-            (Type::Erspan3, Marking::Standard) => 20,
-            (Type::Erspan3, Marking::Reference) => 24,
-            // UDP 8 + VXLAN 8; GRE with sequence 8 + ERSPAN II 8.
-            _ => 16,
+        };
+        if let Some(mtu) = &self.mtu
+            && let Some((least, why)) = too_small(&tunnel, self.inner_vlan, mtu.value)
+        {
+            let reason = format!("an MTU of {} is too small for the tunnel: {why}", mtu.value);
+            report.error(&mtu.span, fields.field("mtu"), reason, format!("write {least} or more"));
         }
+        Some(DestinationKind::Tunnel(tunnel))
     }
 
     fn port_kind(&self, fields: &Fields<'_>, report: &Report<'_>) -> Option<DestinationKind> {

@@ -5,6 +5,8 @@
 //! understood is an error, never "everything".
 
 mod addresses;
+mod boot_file;
+mod check;
 mod contradiction;
 mod destinations;
 mod diagnostic;
@@ -18,5 +20,7 @@ mod shadow;
 mod source;
 mod suggest;
 
+pub use boot_file::{MAX_PORTS, load_boot, parse_boot};
+pub use check::check_against;
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 pub use policy_file::{MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, parse_policy};

@@ -1,0 +1,296 @@
+//! The validated boot config: what `sluiced run` needs to know before the first packet.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::MacAddr;
+
+/// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The policy file; a relative path in the file was taken relative to the folder of the boot config.
+    pub policy: PathBuf,
+    /// How DPDK's environment is started.
+    pub eal: EalSettings,
+    /// The cores that move packets.
+    pub worker: WorkerSettings,
+    /// The packet buffers.
+    pub memory: MemorySettings,
+    /// The ports, in the order of the file; at least one captures.
+    pub ports: Vec<PortConfig>,
+    /// Whether Sluice ignores its own copies on capture ports.
+    pub loop_guard: bool,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// Seconds between two lines of statistics in the log; `None` = no such lines.
+    pub stats_interval_s: Option<u32>,
+}
+
+/// How DPDK's environment abstraction layer is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EalSettings {
+    /// Where packet memory comes from.
+    pub hugepages: Hugepages,
+    /// Memory for DPDK in MiB; `None` = as much as the memory plan asks for.
+    pub memory_mb: Option<u32>,
+    /// More arguments for EAL, as on the command line of any DPDK program.
+    pub args: Vec<String>,
+}
+
+/// Where packet memory comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hugepages {
+    /// Hugepages if there are any, else ordinary pages.
+    #[default]
+    Auto,
+    /// Ordinary pages.
+    Never,
+    /// Hugepages, or no start.
+    Require,
+}
+
+/// The cores that move packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerSettings {
+    /// The CPUs that workers are pinned to, ascending; empty = one is chosen.
+    pub lcores: Vec<u16>,
+    /// Packets taken from a queue at once; `None` = the engine's own number.
+    pub burst_pkts: Option<u16>,
+}
+
+/// The packet buffers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// The number of mbufs; `None` = computed from ports and queues.
+    pub mbufs: Option<u32>,
+    /// Bytes of packet data in one mbuf, headroom not counted; `None` = the engine's own number.
+    pub data_room_bytes: Option<u16>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the levels of every logger")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// One port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// The name that policies use: `[A-Za-z0-9_.-]{1,63}`.
+    pub name: String,
+    /// The device.
+    pub spec: PortSpec,
+    /// What it is for.
+    pub role: PortRole,
+    /// The MTU to set, in bytes; `None` = left as it is.
+    pub mtu: Option<u16>,
+    /// Own addresses: sources of tunnels, answered by ARP and ND.
+    pub addresses: Vec<InterfaceAddr>,
+    /// The IPv4 next hop for what is in none of the networks.
+    pub gateway: Option<Ipv4Addr>,
+    /// The IPv6 next hop for what is in none of the networks.
+    pub gateway6: Option<Ipv6Addr>,
+    /// The own source MAC address; `None` = the device's.
+    pub mac: Option<MacAddr>,
+    /// Whether frames to other machines are received.
+    pub promiscuous: bool,
+    /// Bytes kept of each frame at reception; `None` = all.
+    pub snaplen_bytes: Option<u32>,
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PortRole {
+    /// Packets come in and are matched.
+    Capture,
+    /// Copies go out; what comes in is only ARP, ND and the like.
+    Output,
+    /// Both of these.
+    Both,
+}
+
+impl PortRole {
+    /// Whether its packets are matched against policies.
+    #[must_use]
+    pub const fn captures(self) -> bool {
+        matches!(self, Self::Capture | Self::Both)
+    }
+
+    /// Whether copies may leave by it.
+    #[must_use]
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::Output | Self::Both)
+    }
+}
+
+/// An own address and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceAddr {
+    /// The address.
+    pub address: IpAddr,
+    /// The prefix length: at most 32 or 128.
+    pub prefix_len: u8,
+}
+
+impl InterfaceAddr {
+    /// Whether `other` is in the network of this address, so that it is reached without a gateway.
+    #[must_use]
+    pub fn on_link(&self, other: IpAddr) -> bool {
+        match (self.address, other) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+                (a.to_bits() ^ b.to_bits()) & !hosts == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let hosts = u128::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+                (a.to_bits() ^ b.to_bits()) & !hosts == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for InterfaceAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+/// The device of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PortSpec {
+    /// A NIC by its PCI address with the domain, and driver options after a comma: `0000:01:00.0`.
+    Pci(String),
+    /// Any other device that DPDK drives, in DPDK's words: `net_af_packet0,iface=eth0`.
+    Devargs(String),
+    /// A capture file that is read once: `pcap:FILE`.
+    Pcap(PathBuf),
+    /// A kernel interface by Sluice's own driver: `af_packet:IFACE`.
+    AfPacket(String),
+}
+
+/// Text that names no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortSpecError {
+    /// A short form without its argument.
+    #[error("{0}: needs {1} after the colon")]
+    Empty(&'static str, &'static str),
+    /// The name cannot be that of a kernel interface.
+    #[error("{0:?} is no name of a network interface (1 to 15 characters, no slash, no space)")]
+    Interface(String),
+    /// Nothing of all that.
+    #[error(
+        "{0:?} is no port: write a PCI address (0000:01:00.0), DPDK devargs (net_af_packet0,iface=eth0), \
+         pcap:FILE or af_packet:IFACE"
+    )]
+    Unknown(String),
+}
+
+impl FromStr for PortSpec {
+    type Err = PortSpecError;
+
+    fn from_str(text: &str) -> Result<Self, PortSpecError> {
+        if let Some(file) = text.strip_prefix("pcap:") {
+            let empty = PortSpecError::Empty("pcap", "a file");
+            return if file.is_empty() { Err(empty) } else { Ok(Self::Pcap(file.into())) };
+        }
+        if let Some(interface) = text.strip_prefix("af_packet:") {
+            return match interface {
+                "" => Err(PortSpecError::Empty("af_packet", "an interface")),
+                _ if is_interface(interface) => Ok(Self::AfPacket(interface.to_owned())),
+                _ => Err(PortSpecError::Interface(interface.to_owned())),
+            };
+        }
+        let device = text.split(',').next().unwrap_or("");
+        if let Some(address) = pci_address(device) {
+            let options = text.strip_prefix(device).unwrap_or("");
+            return Ok(Self::Pci(address + options));
+        }
+        let rest = device.strip_prefix("net_").unwrap_or("");
+        let is_driver = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if is_driver {
+            Ok(Self::Devargs(text.to_owned()))
+        } else {
+            Err(PortSpecError::Unknown(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci(devargs) | Self::Devargs(devargs) => f.write_str(devargs),
+            Self::Pcap(file) => write!(f, "pcap:{}", file.display()),
+            Self::AfPacket(interface) => write!(f, "af_packet:{interface}"),
+        }
+    }
+}
+
+/// `0000:01:00.0` or `01:00.0`, given back with the domain.
+fn pci_address(text: &str) -> Option<String> {
+    let hex = |part: &str, digits: usize| part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let (slot, function) = text.rsplit_once('.')?;
+    let parts: Vec<&str> = slot.split(':').collect();
+    let (domain, bus, device) = match *parts.as_slice() {
+        [domain, bus, device] if hex(domain, 4) || hex(domain, 8) => (domain, bus, device),
+        [bus, device] => ("0000", bus, device),
+        _ => return None,
+    };
+    let good = hex(bus, 2) && hex(device, 2) && matches!(function.as_bytes(), [b'0'..=b'7']);
+    good.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
+}
+
+/// Whether the kernel would take this as an interface's name (IFNAMSIZ; `dev_valid_name`).
+fn is_interface(name: &str) -> bool {
+    let bad = |c: char| c == '/' || c == ':' || c == ',' || c.is_whitespace() || c.is_control();
+    name.len() <= 15 && name != "." && name != ".." && !name.contains(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_specs_parse_and_print() {
+        for (text, spec, shown) in [
+            ("0000:01:00.0", PortSpec::Pci("0000:01:00.0".into()), "0000:01:00.0"),
+            ("AF:00.1,mprq_en=1", PortSpec::Pci("0000:af:00.1,mprq_en=1".into()), "0000:af:00.1,mprq_en=1"),
+            ("net_null0", PortSpec::Devargs("net_null0".into()), "net_null0"),
+            (
+                "net_pcap0,rx_pcap=/tmp/a.pcap",
+                PortSpec::Devargs("net_pcap0,rx_pcap=/tmp/a.pcap".into()),
+                "net_pcap0,rx_pcap=/tmp/a.pcap",
+            ),
+            ("pcap:a,b.pcap", PortSpec::Pcap("a,b.pcap".into()), "pcap:a,b.pcap"),
+            ("af_packet:eth0.5", PortSpec::AfPacket("eth0.5".into()), "af_packet:eth0.5"),
+        ] {
+            assert_eq!(text.parse::<PortSpec>().as_ref(), Ok(&spec), "{text}");
+            assert_eq!(spec.to_string(), shown);
+        }
+        for bad in
+            ["", "eth0", "net_", "pcap:", "af_packet:", "af_packet:a/b", "01:00.8", "1:00.0", "net-null0"]
+        {
+            assert!(bad.parse::<PortSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn on_link_compares_the_prefix() {
+        let own = |address: &str, prefix_len| InterfaceAddr { address: address.parse().unwrap(), prefix_len };
+        let on_link = |own: InterfaceAddr, other: &str| own.on_link(other.parse().unwrap());
+        assert!(on_link(own("192.0.2.1", 24), "192.0.2.254"));
+        assert!(!on_link(own("192.0.2.1", 24), "192.0.3.1"));
+        assert!(!on_link(own("192.0.2.1", 32), "192.0.2.2"));
+        assert!(on_link(own("192.0.2.1", 0), "8.8.8.8"));
+        assert!(on_link(own("2001:db8::1", 64), "2001:db8::ffff"));
+        assert!(!on_link(own("2001:db8::1", 64), "192.0.2.1"));
+    }
+}

@@ -1,0 +1,320 @@
+//! What does a boot config say?
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::{
+    BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
+    PortSpec, RangeSet, WorkerSettings,
+};
+
+use super::addresses::{interface_address, unicast, unicast_problem};
+use super::destinations::{mac, non_empty};
+use super::diagnostic::{Diagnostics, Loaded};
+use super::document::{self, Fields};
+use super::names::Names;
+use super::policy_file::read_text;
+use super::ranges::{self, Kind};
+use super::source::{At, Report, quote};
+
+/// The most ports.
+pub const MAX_PORTS: usize = 256;
+
+/// The largest burst: the capacity of a batch.
+const MAX_BURST: u64 = 64;
+
+/// CPU numbers.
+const LCORES: Kind = Kind { what: "CPUs", min: 0, max: 1023, names: &[] };
+
+/// Reads and validates a boot config.
+///
+/// # Errors
+///
+/// Every error in the file in the order of the text, with the warnings between; or why the file could not be read.
+pub fn load_boot(path: &Path) -> Result<Loaded<BootConfig>, Diagnostics> {
+    let name = path.display().to_string();
+    parse_boot(&name, &read_text(path, &name)?)
+}
+
+/// Validates the text of a boot config; `file_name` is what diagnostics call it, and relative paths in the text are
+/// relative to its folder.
+///
+/// ```
+/// use sluice_model::{PortSpec, spec::parse_boot};
+///
+/// let text = r#"
+///     policy = "policy.toml"
+///
+///     [[port]]
+///     name = "tap0"
+///     spec = "af_packet:eth0"
+///     role = "capture"
+/// "#;
+/// let boot = parse_boot("/etc/sluice/sluiced.toml", text).unwrap().value;
+/// assert_eq!(boot.policy.to_str(), Some("/etc/sluice/policy.toml"));
+/// assert_eq!(boot.ports[0].spec, PortSpec::AfPacket("eth0".into()));
+/// ```
+///
+/// # Errors
+///
+/// Every error in the text, in its order, with the warnings between.
+pub fn parse_boot(file_name: &str, text: &str) -> Result<Loaded<BootConfig>, Diagnostics> {
+    let report = Report::new(file_name, text);
+    let document = document::parse(&report);
+    let folder = Path::new(file_name).parent().unwrap_or(Path::new(""));
+    let config = boot_config(Fields::new(document.get_ref(), 0..0, String::new(), &report), folder, &report);
+    report.finish(config)
+}
+
+fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -> BootConfig {
+    let policy = non_empty(&mut top, "policy", "the path of the policy file", report);
+    if top.place_of("policy").is_none() {
+        top.missing("policy", "name the policy file: policy = \"policy.toml\"");
+    }
+    let eal = top.table("eal", "{ hugepages = \"auto\" }").map(eal_settings);
+    let worker = top.table("worker", "{ lcores = [1] }").map(|fields| worker_settings(fields, report));
+    let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
+    let ports = ports(&mut top, folder, report);
+    let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
+    let log_level = top.choice(
+        "log_level",
+        &[
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ],
+    );
+    let stats_interval = top.integer("stats_interval", 0..=86_400, "seconds between two reports (0 = none)");
+    top.finish();
+    BootConfig {
+        policy: folder.join(policy.unwrap_or_default()),
+        eal: eal.unwrap_or_default(),
+        worker: worker.unwrap_or_default(),
+        memory: memory.unwrap_or_default(),
+        ports,
+        loop_guard,
+        log_level: log_level.map_or(LogLevel::Info, |at| at.value),
+        stats_interval_s: narrow(stats_interval).filter(|&seconds| seconds > 0),
+    }
+}
+
+fn eal_settings(mut fields: Fields<'_>) -> EalSettings {
+    let hugepages = fields.choice(
+        "hugepages",
+        &[("auto", Hugepages::Auto), ("never", Hugepages::Never), ("require", Hugepages::Require)],
+    );
+    let memory_mb = fields.integer("memory_mb", 16..=1 << 20, "memory_mb (MiB)");
+    let args = fields.strings("args", "[\"--log-level=pmd:8\"]");
+    fields.finish();
+    EalSettings {
+        hugepages: hugepages.map_or(Hugepages::Auto, |at| at.value),
+        memory_mb: narrow(memory_mb),
+        args: args.map_or(Vec::new(), |at| at.value.iter().map(|arg| arg.value.to_owned()).collect()),
+    }
+}
+
+fn worker_settings(mut fields: Fields<'_>, report: &Report<'_>) -> WorkerSettings {
+    let lcores: Option<RangeSet<u16>> = fields
+        .words("lcores", "[1]")
+        .and_then(|words| ranges::range_set(&words.value, &LCORES, &fields.field("lcores"), report));
+    let burst = fields.integer("burst", 1..=MAX_BURST, "a burst (packets)");
+    fields.finish();
+    let lcores = lcores.iter().flat_map(RangeSet::iter).flatten().collect();
+    WorkerSettings { lcores, burst_pkts: narrow(burst) }
+}
+
+fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {
+    let mbufs = fields.integer("mbufs", 1_024..=16 << 20, "mbufs");
+    let data_room = fields.integer("data_room", 256..=0xf000, "data_room (bytes)");
+    fields.finish();
+    MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room) }
+}
+
+fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>) -> Vec<PortConfig> {
+    let mut tables = top.tables("port");
+    if let Some(first) = tables.get(MAX_PORTS) {
+        let reason = format!("{} ports are more than the {MAX_PORTS} that are possible", tables.len());
+        report.error(&first.span, "port", reason, None);
+        tables.truncate(MAX_PORTS);
+    }
+    let mut names = Names::new("port");
+    let mut devices = HashMap::new();
+    let mut ports = Vec::with_capacity(tables.len());
+    let given = tables.len();
+    for (index, mut fields) in tables.into_iter().enumerate() {
+        let name = names.enter(&mut fields, index, report);
+        let place = fields.place_of("spec").unwrap_or(fields.span.clone());
+        let (field, label) = (fields.field("spec"), fields.label.clone());
+        let Some(port) = port(fields, name, folder, report) else { continue };
+        if let Some(other) = devices.insert(device(&port.spec), label) {
+            report.error(
+                &place,
+                field,
+                format!("{other} has this device, too"),
+                "give each port its own".to_owned(),
+            );
+        }
+        ports.push(port);
+    }
+    let capturing = ports.iter().any(|port: &PortConfig| port.role.captures());
+    if !capturing && ports.len() == given && report.is_well_formed() {
+        let suggestion = "add a [[port]] with role = \"capture\"".to_owned();
+        report.error(&(0..0), "port", "no port captures: nothing would come in", suggestion);
+    }
+    ports
+}
+
+/// What two ports must not share: the device without its options.
+fn device(spec: &PortSpec) -> String {
+    match spec {
+        PortSpec::Pci(devargs) | PortSpec::Devargs(devargs) => {
+            devargs.split(',').next().unwrap_or("").to_owned()
+        }
+        PortSpec::Pcap(_) | PortSpec::AfPacket(_) => spec.to_string(),
+    }
+}
+
+fn port(
+    mut fields: Fields<'_>,
+    name: Option<At<&str>>,
+    folder: &Path,
+    report: &Report<'_>,
+) -> Option<PortConfig> {
+    let f = &mut fields;
+    let spec = port_spec(f, folder, report);
+    let role = f.choice(
+        "role",
+        &[("capture", PortRole::Capture), ("output", PortRole::Output), ("both", PortRole::Both)],
+    );
+    if f.place_of("role").is_none() {
+        f.missing("role", "write role = \"capture\", \"output\" or \"both\"");
+    }
+    let mtu = f.integer("mtu", 68..=0xffff, "an MTU (bytes)");
+    let addresses = own_addresses(f, report);
+    let gateway = gateway(f, "gateway", "\"192.0.2.254\"", true, &addresses, report);
+    let gateway6 = self::gateway(f, "gateway6", "\"2001:db8::fe\"", false, &addresses, report);
+    let mac = mac(f, "mac", report);
+    let promiscuous = f.boolean("promiscuous");
+    let snaplen = f.integer("snaplen", 64..=262_144, "a snaplen (bytes)");
+    let role_place = f.place_of("role");
+    let span = f.span.clone();
+    let role_field = f.field("role");
+    fields.finish();
+    let (name, spec, role) = (name?, spec?, role?.value);
+    if matches!(spec, PortSpec::Pcap(_)) && role != PortRole::Capture {
+        let suggestion = "write role = \"capture\"; to write a file, use a destination with type = \"pcap\"";
+        let place = role_place.unwrap_or(span);
+        report.error(
+            &place,
+            role_field,
+            "a pcap port is read, nothing can be sent there",
+            suggestion.to_owned(),
+        );
+    }
+    let ipv4 = |address| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
+    let ipv6 = |address| if let IpAddr::V6(v6) = address { Some(v6) } else { None };
+    Some(PortConfig {
+        name: name.value.to_owned(),
+        spec,
+        role,
+        mtu: narrow(mtu),
+        addresses,
+        gateway: gateway.and_then(ipv4),
+        gateway6: gateway6.and_then(ipv6),
+        mac,
+        promiscuous: promiscuous.map_or(role.captures(), |at| at.value),
+        snaplen_bytes: narrow(snaplen),
+    })
+}
+
+fn port_spec(fields: &mut Fields<'_>, folder: &Path, report: &Report<'_>) -> Option<PortSpec> {
+    let Some(text) = fields.string("spec", "\"af_packet:eth0\"") else {
+        if fields.place_of("spec").is_none() {
+            fields.missing(
+                "spec",
+                "name the device: spec = \"af_packet:eth0\", \"0000:01:00.0\" or \"pcap:FILE\"",
+            );
+        }
+        return None;
+    };
+    match text.value.trim().parse::<PortSpec>() {
+        Ok(PortSpec::Pcap(file)) => Some(PortSpec::Pcap(folder.join(file))),
+        Ok(spec) => Some(spec),
+        Err(error) => {
+            let bare = PortSpec::AfPacket(text.value.trim().to_owned()).to_string();
+            let interface =
+                bare.parse::<PortSpec>().is_ok().then(|| format!("write spec = {}", quote(&bare)));
+            report.error(&text.span, fields.field("spec"), error.to_string(), interface);
+            None
+        }
+    }
+}
+
+fn own_addresses(fields: &mut Fields<'_>, report: &Report<'_>) -> Vec<InterfaceAddr> {
+    let Some(items) = fields.strings("addresses", "[\"192.0.2.1/24\"]") else { return Vec::new() };
+    let field = fields.field("addresses");
+    let mut addresses: Vec<InterfaceAddr> = Vec::with_capacity(items.value.len());
+    for item in &items.value {
+        match interface_address(item.value.trim()) {
+            Err(problem) => report.error(&item.span, &field, problem.reason, problem.suggestion),
+            Ok((address, _)) if unicast_problem(address).is_some() => {
+                let suggestion = "write the address of this machine on that network".to_owned();
+                report.error(
+                    &item.span,
+                    &field,
+                    format!("{address} is no address of one machine"),
+                    suggestion,
+                );
+            }
+            Ok((address, prefix_len)) if addresses.iter().all(|known| known.address != address) => {
+                addresses.push(InterfaceAddr { address, prefix_len });
+            }
+            Ok((address, _)) => {
+                report.error(
+                    &item.span,
+                    &field,
+                    format!("{address} is given twice"),
+                    "remove one".to_owned(),
+                );
+            }
+        }
+    }
+    addresses
+}
+
+fn gateway(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    example: &str,
+    ipv4: bool,
+    addresses: &[InterfaceAddr],
+    report: &Report<'_>,
+) -> Option<IpAddr> {
+    let text = fields.string(key, example)?;
+    let field = fields.field(key);
+    let address = unicast(text.value, &text.span, &field, report)?;
+    if address.is_ipv4() != ipv4 {
+        let suggestion =
+            format!("write {} = {}", if ipv4 { "gateway6" } else { "gateway" }, quote(text.value));
+        report.error(&text.span, &field, format!("{address} is of the other family"), suggestion);
+        return None;
+    }
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if !link_local && !addresses.iter().any(|own| own.on_link(address)) {
+        let reason = format!("{address} is in no network of this port");
+        let prefix = if ipv4 { 24 } else { 64 };
+        let suggestion =
+            format!("give the port an address in the network of {address}/{prefix}, or the right gateway");
+        report.error(&text.span, &field, reason, suggestion);
+        return None;
+    }
+    Some(address)
+}
+
+/// A bounded integer in its own type.
+fn narrow<T: TryFrom<u64>>(value: Option<At<u64>>) -> Option<T> {
+    T::try_from(value?.value).ok()
+}
