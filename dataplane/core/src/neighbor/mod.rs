@@ -16,6 +16,8 @@ mod filter;
 mod limit;
 mod receive;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 

@@ -140,7 +140,7 @@ impl NeighborTable {
         self.entries.keys().map(|address| (*address, self.lookup(*address)))
     }
 
-    /// Takes a received frame, from its Ethernet header on. Frames to send are pushed to `out`: at most two.
+    /// Takes a received frame, from its Ethernet header on. Frames to send are pushed to `out`: at most one.
     pub fn input(&mut self, frame: &[u8], now_ns: u64, out: &mut Vec<Vec<u8>>) -> Input {
         if !self.filter.matches(frame) {
             return Input::NotOurs;
