@@ -270,10 +270,25 @@ impl Eal {
 
     /// Adds a device while running: devargs such as `net_tap0,iface=tap0` or a PCI address.
     pub fn attach(&self, devargs: &str) -> Result<(), EalError> {
-        let text = CString::new(devargs).map_err(|_| EalError::NulByte(devargs.to_owned()))?;
+        let nul = |_| EalError::NulByte(devargs.to_owned());
+        let text = CString::new(devargs).map_err(nul)?;
+        let name = CString::new(devargs.split(',').next().unwrap_or_default()).map_err(nul)?;
         let _state = self.state();
+        // DPDK does not tell a device that is there already from success.
+        if port_of(&name).is_some() {
+            return Err(EalError::DeviceExists(devargs.to_owned()));
+        }
         // SAFETY: EAL is up; the string is NUL-terminated; the lock keeps other control calls away.
-        let ret = unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
+        let probe = || unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
+        let mut ret = probe();
+        if ret == 0 && port_of(&name).is_none() {
+            // A virtual device whose port was closed is still on its bus: take it off, and once more. Devices
+            // whose ports have other names are no virtual ones, and not found here.
+            // SAFETY: as above; no port of the device exists.
+            if unsafe { dpdk_sys::sluice_dev_remove(name.as_ptr()) } == 0 {
+                ret = probe();
+            }
+        }
         match -ret {
             0 => Ok(()),
             libc::EEXIST => Err(EalError::DeviceExists(devargs.to_owned())),
@@ -286,11 +301,7 @@ impl Eal {
     pub fn detach(&self, name: &str) -> Result<(), EalError> {
         let text = CString::new(name).map_err(|_| EalError::NulByte(name.to_owned()))?;
         let state = self.state();
-        let mut port = 0;
-        // SAFETY: EAL is up; the string is NUL-terminated and the port number is written to a local.
-        let found = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(text.as_ptr(), &raw mut port) } == 0;
-        // A device can have several ports, which its driver closes together: be strict for PCI devices.
-        if found && state.ports.contains(&port) {
+        if port_of(&text).is_some_and(|port| state.ports.contains(&port)) {
             return Err(EalError::DeviceInUse(name.to_owned()));
         }
         // SAFETY: as above; no owner of the port exists, so no queue of it is polled.
@@ -391,6 +402,14 @@ impl Drop for EalInner {
             );
         }
     }
+}
+
+/// The port of this name; EAL is up, as the callers' handles prove.
+fn port_of(name: &CStr) -> Option<u16> {
+    let mut port = 0;
+    // SAFETY: EAL is up; the string is NUL-terminated and the port number is written to a local.
+    let ret = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut port) };
+    (ret == 0).then_some(port)
 }
 
 fn arguments(config: &EalConfig, main_cpu: u16) -> Vec<String> {

@@ -15,8 +15,9 @@ use crate::queue::{RxQueue, TxQueue};
 /// Ethernet header, CRC and two VLAN tags: what a frame has beyond the MTU.
 const FRAME_OVERHEAD: u32 = 14 + 4 + 8;
 
-/// Drivers that take packets of several segments and do not say so: `net_null` only frees them.
-const CHAINS_UNSAID: [&str; 1] = ["net_null"];
+/// Drivers that take packets of several segments and do not say so (22.11): `net_null` only frees them,
+/// `net_pcap` gathers them.
+const CHAINS_UNSAID: [&str; 2] = ["net_null", "net_pcap"];
 
 /// The key that gives both directions of a flow one hash: 0x6d5a repeated (Woo and Park, 2012).
 const SYMMETRIC_KEY: [u8; 64] = {
