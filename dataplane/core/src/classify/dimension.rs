@@ -7,7 +7,7 @@ use sluice_model::{FragmentMatch, Policy, PortId, RangeSet, RangeValue};
 use super::address::Boundaries;
 use super::rows::{Row, Rows};
 use super::sweep::{Classes, Interval, Users, sweep};
-use crate::wire::{Fragment, L3, Parsed};
+use crate::wire::{Fragment, L3, Parsed, TunnelHeader};
 
 const PROTOCOL_TCP: u8 = 6;
 /// The VLAN id within a TCI.
@@ -68,15 +68,25 @@ impl Scalar {
             Self::Ethertype => (parsed.ethertype != 0).then_some(parsed.ethertype.into()),
             Self::Vlan => (parsed.vlan_count > 0).then_some((parsed.vlan_tci & VID).into()),
             Self::VlanInner => (parsed.vlan_count > 1).then_some((parsed.vlan_inner_tci & VID).into()),
-            Self::TunnelId => (parsed.tunnel != crate::wire::TunnelHeader::None).then_some(parsed.tunnel_id),
+            // IP in IP and ERSPAN type I have no field for an id.
+            Self::TunnelId => {
+                let none = matches!(
+                    parsed.tunnel,
+                    TunnelHeader::None | TunnelHeader::IpInIp | TunnelHeader::Erspan1
+                );
+                (!none).then_some(parsed.tunnel_id)
+            }
             Self::Fragment => Some(match parsed.fragment {
                 Fragment::Whole => 0,
                 Fragment::First => 1,
                 Fragment::Later => 2,
             }),
             Self::Ingress => Some(ingress.0.into()),
-            Self::TcpFlags => (is_ip && parsed.protocol == PROTOCOL_TCP && parsed.has_ports)
-                .then_some(parsed.tcp_flags.into()),
+            // A TCP header may be cut between ports and flags; a later fragment has the flags with the ports.
+            Self::TcpFlags => {
+                let known = parsed.l4_offset > 0 || (parsed.fragment == Fragment::Later && parsed.has_ports);
+                (is_ip && parsed.protocol == PROTOCOL_TCP && known).then_some(parsed.tcp_flags.into())
+            }
             Self::Length => Some(wire_len.min(u16::MAX.into())),
         }
     }

@@ -28,7 +28,7 @@ pub enum FragmentOutcome {
     NotNeeded,
     /// A first fragment: its ports were noted.
     Noted,
-    /// A later fragment whose first one was seen: its ports and flags were filled in.
+    /// A later fragment whose first one was seen: its protocol, ports and flags were filled in.
     Resolved,
     /// A later fragment whose first one was not seen.
     Unknown,
@@ -51,6 +51,7 @@ struct Entry {
     seen_ns: u64,
     src_port: u16,
     dst_port: u16,
+    protocol: u8,
     tcp_flags: u8,
 }
 
@@ -95,6 +96,7 @@ impl FragmentTable {
                     seen_ns: now_ns.max(1),
                     src_port: parsed.src_port,
                     dst_port: parsed.dst_port,
+                    protocol: parsed.protocol,
                     tcp_flags: parsed.tcp_flags,
                 };
             }
@@ -104,6 +106,8 @@ impl FragmentTable {
             Some(entry) => {
                 parsed.src_port = entry.src_port;
                 parsed.dst_port = entry.dst_port;
+                // In IPv6 that of a later fragment may be an extension header of the first one.
+                parsed.protocol = entry.protocol;
                 parsed.tcp_flags = entry.tcp_flags;
                 parsed.has_ports = true;
                 FragmentOutcome::Resolved

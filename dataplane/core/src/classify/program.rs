@@ -113,12 +113,15 @@ impl Program {
             let Some(view) = view else { continue };
             report.bytes += view.bytes();
             for (dimension, classes) in view.dimensions() {
-                let bits = u32::BITS - (classes - 1).leading_zeros();
+                let bits = u32::BITS - classes.saturating_sub(1).leading_zeros();
                 if shift + bits > u64::BITS {
                     (word, shift) = (word + 1, 0);
                 }
-                layout.push(Slot { inner, dimension, word, shift });
-                shift += bits;
+                // With one class only there is nothing to look up.
+                if bits > 0 {
+                    layout.push(Slot { inner, dimension, word, shift });
+                    shift += bits;
+                }
                 let name = format!("{}{}", if inner { "inner." } else { "" }, view.dimension_name(dimension));
                 if view.varies_in_flow(dimension) {
                     report.varying_in_flow.push(name.clone());

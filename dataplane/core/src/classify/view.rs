@@ -309,9 +309,10 @@ impl View {
 
     #[inline]
     fn mac_class(&self, parsed: &Parsed, frame: &[u8], offset: u16) -> u32 {
-        // An inner packet without an Ethernet header has no room for one before its IP header.
-        let Some(room) = parsed.l3_offset.checked_sub(parsed.l2_offset) else { return 0 };
-        if room < ETHERNET_LEN {
+        // An inner packet without an Ethernet header has no room for one before its IP header, or only MPLS labels
+        // there, and no EtherType.
+        let bare = parsed.ethertype == 0 && matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
+        if bare || parsed.l3_offset < parsed.l2_offset.saturating_add(ETHERNET_LEN) {
             return 0;
         }
         let start = usize::from(parsed.l2_offset) + usize::from(offset);
