@@ -1,1 +1,21 @@
-//! Batches, stages, workers and port drivers.
+//! Batches, stages, workers, ports: how packets move.
+//!
+//! A [`Worker`] takes packets from its sources through the stages of [`stage`] to its exits. Around the workers stand
+//! a control thread (neighbours, links, clock) and a file writer; [`replay`] runs the same worker over capture files.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod clock;
+pub mod counters;
+pub mod files;
+pub mod ledger;
+pub mod output;
+pub mod port;
+pub mod replay;
+pub mod runtime;
+pub mod sequence;
+pub mod stage;
+pub mod stats;
+mod worker;
+
+pub use worker::{ControlFrame, ControlQueues, Replacement, Worker, WorkerParts};

@@ -1,0 +1,156 @@
+//! What time is it? The TSC, calibrated against CLOCK_REALTIME by the control thread.
+//!
+//! Workers read the clock once per burst. Within a worker it never runs backwards: a step of the system clock moves the
+//! rate, not the time, until both agree again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dpdk::Tsc;
+
+/// How far off the clock may be before it jumps forward instead of being slewed, nanoseconds.
+const STEP_NS: u64 = 1_000_000_000;
+/// The most that the rate is bent to follow the system clock: one part in 2^11, about 500 ppm, as adjtime does.
+const SLEW_SHIFT: u32 = 11;
+/// Fixed-point bits of the rate.
+const SHIFT: u32 = 32;
+
+/// A calibrated clock (control: w, workers: r). Readers take part in a sequence lock and never wait for long.
+#[derive(Debug)]
+pub struct Clock {
+    sequence: AtomicU64,
+    /// TSC at the last calibration.
+    base_tsc: AtomicU64,
+    /// Nanoseconds since the epoch at that TSC.
+    base_ns: AtomicU64,
+    /// Nanoseconds per cycle, times 2^32.
+    rate: AtomicU64,
+    /// The rate before any slewing.
+    nominal_rate: u64,
+    /// Calibrations in which the system clock had moved by more than a slew can follow at once.
+    steps: AtomicU64,
+    /// The last difference from the system clock, nanoseconds.
+    error_ns: AtomicU64,
+}
+
+fn realtime_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Clock {
+    /// A clock that is right now; `tsc_hz` is the rate of the TSC.
+    #[must_use]
+    pub fn new(tsc_hz: u64) -> Self {
+        let nominal_rate = (1_000_000_000_u64 << SHIFT) / tsc_hz.max(1_000_000);
+        Self {
+            sequence: AtomicU64::new(0),
+            base_tsc: AtomicU64::new(Tsc::now().0),
+            base_ns: AtomicU64::new(realtime_ns()),
+            rate: AtomicU64::new(nominal_rate),
+            nominal_rate,
+            steps: AtomicU64::new(0),
+            error_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Nanoseconds since the epoch at `tsc`.
+    #[inline]
+    #[must_use]
+    pub fn now_ns(&self, tsc: Tsc) -> u64 {
+        loop {
+            let before = self.sequence.load(Ordering::Acquire);
+            let base_tsc = self.base_tsc.load(Ordering::Relaxed);
+            let base_ns = self.base_ns.load(Ordering::Relaxed);
+            let rate = self.rate.load(Ordering::Relaxed);
+            std::sync::atomic::fence(Ordering::Acquire);
+            if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+                return base_ns + scale(tsc.0.saturating_sub(base_tsc), rate);
+            }
+        }
+    }
+
+    /// Compares with the system clock and bends the rate; called about once a second by the control thread.
+    pub fn calibrate(&self) {
+        let tsc = Tsc::now();
+        let system = realtime_ns();
+        self.calibrate_at(tsc, system);
+    }
+
+    fn calibrate_at(&self, tsc: Tsc, system_ns: u64) {
+        let own_ns = self.now_ns(tsc);
+        let error = own_ns.abs_diff(system_ns);
+        self.error_ns.store(error, Ordering::Relaxed);
+        let mut base_ns = own_ns;
+        let mut rate = self.nominal_rate;
+        if error > STEP_NS {
+            self.steps.fetch_add(1, Ordering::Relaxed);
+        }
+        // As much as would close the gap within a second, but no more than a slew may.
+        let wanted = u128::from(rate) * u128::from(error) / 1_000_000_000;
+        let bend = u64::try_from(wanted).unwrap_or(u64::MAX).min(rate >> SLEW_SHIFT);
+        if system_ns > own_ns {
+            if error > STEP_NS {
+                // Forward is safe: time does not run backwards by it.
+                base_ns = system_ns;
+            } else {
+                rate += bend;
+            }
+        } else {
+            rate -= bend;
+        }
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence + 1, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::Release);
+        self.base_tsc.store(tsc.0, Ordering::Relaxed);
+        self.base_ns.store(base_ns, Ordering::Relaxed);
+        self.rate.store(rate, Ordering::Relaxed);
+        self.sequence.store(sequence + 2, Ordering::Release);
+    }
+
+    /// How often the system clock was found more than a second away, and the last difference in nanoseconds.
+    #[must_use]
+    pub fn quality(&self) -> (u64, u64) {
+        (self.steps.load(Ordering::Relaxed), self.error_ns.load(Ordering::Relaxed))
+    }
+}
+
+fn scale(cycles: u64, rate: u64) -> u64 {
+    let product = (u128::from(cycles) * u128::from(rate)) >> SHIFT;
+    u64::try_from(product).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_runs_backwards_and_follows_a_step() {
+        let hz = 1_000_000_000;
+        let clock = Clock::new(hz);
+        let start_tsc = clock.base_tsc.load(Ordering::Relaxed);
+        let start_ns = clock.base_ns.load(Ordering::Relaxed);
+        let mut last = start_ns;
+        // The system clock is set back by 200 ms after five seconds, and forward by ten seconds after 30.
+        let mut offset: i64 = 0;
+        for second in 1..=1000_u64 {
+            if second == 5 {
+                offset = -200_000_000;
+            }
+            if second == 900 {
+                offset += 10_000_000_000;
+            }
+            let tsc = Tsc(start_tsc + second * hz);
+            let now = clock.now_ns(tsc);
+            assert!(now >= last, "second {second}: {now} < {last}");
+            last = now;
+            let system = start_ns + second * 1_000_000_000;
+            clock.calibrate_at(tsc, system.checked_add_signed(offset).unwrap());
+            if second == 899 || second == 1000 {
+                let error = clock.quality().1;
+                assert!(error < 1_000, "second {second}: still {error} ns off");
+            }
+        }
+        assert_eq!(clock.quality().0, 1);
+    }
+}

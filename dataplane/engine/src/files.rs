@@ -1,0 +1,322 @@
+//! How do copies get into capture files? Workers hand frames over by a bounded queue; another thread writes them.
+//!
+//! A frame counts as sent when its bytes were accepted by the file system, not before; what a failed write loses is
+//! counted as dropped, and the file is cut back to its last whole record.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam_queue::ArrayQueue;
+use dpdk::Mbuf;
+use sluice_capture::PcapWriter;
+use sluice_model::{DestinationId, DropReason, PolicyId};
+
+use crate::counters::Tables;
+use crate::ledger::{Ledger, LedgerCell};
+
+/// Policies named in one queue entry.
+const SHARERS: usize = 6;
+/// Bytes gathered before they go to the file.
+const BUFFER: usize = 256 * 1024;
+
+#[derive(Debug)]
+enum Record {
+    /// More policies that share the frame that follows.
+    Sharers(ArrayVec<PolicyId, SHARERS>),
+    /// A frame for a file.
+    Frame(FrameRecord),
+}
+
+#[derive(Debug)]
+struct FrameRecord {
+    mbuf: Mbuf,
+    timestamp_ns: u64,
+    wire_len: u32,
+    destination: DestinationId,
+    sharers: ArrayVec<PolicyId, SHARERS>,
+}
+
+/// What the writer needs to know of a frame besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct FileFrame<'a> {
+    /// Capture time, nanoseconds since the epoch.
+    pub timestamp_ns: u64,
+    /// Original length in bytes.
+    pub wire_len: u32,
+    /// Where it goes.
+    pub destination: DestinationId,
+    /// The policies that share the copy.
+    pub sharers: &'a [PolicyId],
+}
+
+/// The worker's end of the queue to the file writer. One worker, one queue.
+#[derive(Debug)]
+pub struct FileProducer(Arc<ArrayQueue<Record>>);
+
+impl FileProducer {
+    /// Hands a frame over; gives it back when the queue is full. Never blocks, never allocates.
+    ///
+    /// # Errors
+    /// The frame itself.
+    pub fn push(&self, mbuf: Mbuf, frame: &FileFrame<'_>) -> Result<(), Mbuf> {
+        let (more, own) = frame.sharers.split_at(frame.sharers.len().saturating_sub(SHARERS));
+        // Only this worker pushes, so the room seen here can only grow.
+        if self.0.capacity() - self.0.len() < more.len().div_ceil(SHARERS) + 1 {
+            return Err(mbuf);
+        }
+        for chunk in more.chunks(SHARERS) {
+            if self.0.push(Record::Sharers(chunk.iter().copied().collect())).is_err() {
+                return Err(mbuf);
+            }
+        }
+        let record = FrameRecord {
+            mbuf,
+            timestamp_ns: frame.timestamp_ns,
+            wire_len: frame.wire_len,
+            destination: frame.destination,
+            sharers: own.iter().copied().collect(),
+        };
+        self.0.push(Record::Frame(record)).map_err(|record| match record {
+            Record::Frame(frame) => frame.mbuf,
+            Record::Sharers(_) => unreachable!("the queue gives back what was pushed"),
+        })
+    }
+}
+
+/// A frame whose bytes are gathered but not yet accepted by the file system.
+#[derive(Debug)]
+struct Pending {
+    /// Length of the frame.
+    frame_bytes: u64,
+    /// Where its record ends in the buffer.
+    record_end: usize,
+    /// Where its policies end in the list of all pending ones.
+    sharers_end: usize,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    file: File,
+    writer: PcapWriter<Vec<u8>>,
+    pending: Vec<Pending>,
+    sharers: Vec<PolicyId>,
+    /// Length of the file, all whole records.
+    good_bytes: u64,
+    failed: Option<io::Error>,
+}
+
+/// A capture file could not be made or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: cannot write the capture file: {source}; copies to it are dropped as file_write", path = path.display())]
+pub struct FileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the operating system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl OpenFile {
+    fn create(path: &Path) -> Result<Self, FileError> {
+        let error = |source| FileError { path: path.to_owned(), source };
+        let file = File::create(path).map_err(error)?;
+        let mut open = Self {
+            path: path.to_owned(),
+            file,
+            writer: PcapWriter::new(Vec::with_capacity(2 * BUFFER)).map_err(error)?,
+            pending: Vec::new(),
+            sharers: Vec::new(),
+            good_bytes: 0,
+            failed: None,
+        };
+        let buffer = open.writer.get_mut();
+        open.file.write_all(buffer).map_err(error)?;
+        open.good_bytes = buffer.len() as u64;
+        buffer.clear();
+        Ok(open)
+    }
+
+    /// Writes what is gathered; returns how many of its bytes the file system took.
+    fn write_out(&mut self) -> usize {
+        let buffer = self.writer.get_mut();
+        let mut written = 0;
+        while written < buffer.len() && self.failed.is_none() {
+            match self.file.write(&buffer[written..]) {
+                Ok(0) => self.failed = Some(io::ErrorKind::WriteZero.into()),
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        buffer.clear();
+        written
+    }
+}
+
+/// The other end: owns the files and writes what arrives.
+#[derive(Debug)]
+pub struct FileSink {
+    queues: Vec<Arc<ArrayQueue<Record>>>,
+    /// Sharers of the next frame, by queue.
+    prefixes: Vec<Vec<PolicyId>>,
+    /// By destination number; `None` for destinations that are no file.
+    files: Vec<Option<OpenFile>>,
+    ledger: Ledger,
+    cell: Arc<LedgerCell>,
+    tables: Arc<Tables>,
+    reported: usize,
+}
+
+impl FileSink {
+    /// Creates the files (`paths` by destination number) and no queue yet.
+    ///
+    /// # Errors
+    /// The first file that cannot be made.
+    pub fn create(paths: &[Option<PathBuf>], policies: usize) -> Result<Self, FileError> {
+        let files = paths
+            .iter()
+            .map(|path| path.as_deref().map(OpenFile::create).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            queues: Vec::new(),
+            prefixes: Vec::new(),
+            tables: Arc::new(Tables::new(policies, files.len())),
+            files,
+            ledger: Ledger::default(),
+            cell: Arc::default(),
+            reported: 0,
+        })
+    }
+
+    /// A queue for one more worker, `frames` long.
+    pub fn producer(&mut self, frames: usize) -> FileProducer {
+        let queue = Arc::new(ArrayQueue::new(frames.max(1)));
+        self.queues.push(Arc::clone(&queue));
+        self.prefixes.push(Vec::new());
+        FileProducer(queue)
+    }
+
+    /// The account of what was written: `tx` and `drops`.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<LedgerCell> {
+        Arc::clone(&self.cell)
+    }
+
+    /// The writer's counters by policy and destination.
+    #[must_use]
+    pub fn tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables)
+    }
+
+    /// Takes everything that waits in the queues; returns how many frames.
+    pub fn drain(&mut self) -> usize {
+        let mut frames = 0;
+        for index in 0..self.queues.len() {
+            while let Some(record) = self.queues[index].pop() {
+                match record {
+                    Record::Sharers(more) => self.prefixes[index].extend(more),
+                    Record::Frame(frame) => {
+                        frames += 1;
+                        let prefix = std::mem::take(&mut self.prefixes[index]);
+                        self.gather(&frame, &prefix);
+                        self.prefixes[index] = prefix;
+                        self.prefixes[index].clear();
+                    }
+                }
+            }
+        }
+        frames
+    }
+
+    /// Hands everything gathered to the file system.
+    pub fn flush(&mut self) {
+        for index in 0..self.files.len() {
+            self.flush_file(index);
+        }
+    }
+
+    /// The files that failed since the last call.
+    pub fn take_errors(&mut self) -> Vec<FileError> {
+        let failed = self.files.iter().flatten().filter(|f| f.failed.is_some()).count();
+        if failed == self.reported {
+            return Vec::new();
+        }
+        self.reported = failed;
+        let failed =
+            self.files.iter().flatten().filter_map(|f| f.failed.as_ref().map(|e| (f.path.clone(), e)));
+        failed.map(|(path, e)| FileError { path, source: io::Error::new(e.kind(), e.to_string()) }).collect()
+    }
+
+    fn gather(&mut self, frame: &FrameRecord, prefix: &[PolicyId]) {
+        let sharers = prefix.iter().chain(&frame.sharers).copied();
+        let index = frame.destination.index();
+        let Some(file) = self.files.get_mut(index).and_then(Option::as_mut).filter(|f| f.failed.is_none())
+        else {
+            let sharers: Vec<_> = sharers.collect();
+            self.account(index, &sharers, None);
+            self.cell.publish(&self.ledger);
+            return;
+        };
+        file.sharers.extend(sharers);
+        if let Err(error) = file.writer.write(frame.timestamp_ns, frame.wire_len, frame.mbuf.segment_slices())
+        {
+            // Only a frame that the format cannot hold gets here: the buffer itself never refuses.
+            file.failed = Some(error);
+        }
+        file.pending.push(Pending {
+            frame_bytes: u64::from(frame.mbuf.pkt_len()),
+            record_end: file.writer.get_mut().len(),
+            sharers_end: file.sharers.len(),
+        });
+        if file.writer.get_mut().len() >= BUFFER || file.failed.is_some() {
+            self.flush_file(index);
+        }
+    }
+
+    fn flush_file(&mut self, index: usize) {
+        let Some(file) = self.files[index].as_mut().filter(|f| !f.pending.is_empty()) else { return };
+        let written = file.write_out();
+        let pending = std::mem::take(&mut file.pending);
+        let sharers = std::mem::take(&mut file.sharers);
+        let whole = pending.iter().take_while(|p| p.record_end <= written).last().map_or(0, |p| p.record_end);
+        file.good_bytes += whole as u64;
+        if file.failed.is_some() {
+            // The tail of a record would make the file unreadable from there on; nothing more can be done if this fails.
+            drop(file.file.set_len(file.good_bytes));
+        }
+        let mut first = 0;
+        for record in &pending {
+            let bytes = (record.record_end <= whole).then_some(record.frame_bytes);
+            self.account(index, &sharers[first..record.sharers_end], bytes);
+            first = record.sharers_end;
+        }
+        self.cell.publish(&self.ledger);
+        if let Some(file) = self.files[index].as_mut() {
+            (file.pending, file.sharers) = (pending, sharers);
+            file.pending.clear();
+            file.sharers.clear();
+        }
+    }
+
+    /// Counts one frame as written (with its length) or dropped.
+    fn account(&mut self, destination: usize, sharers: &[PolicyId], written_bytes: Option<u64>) {
+        let reason = DropReason::FileWrite;
+        let row = &self.tables.destinations[destination];
+        let policies = sharers.iter().map(|policy| &self.tables.policies[policy.index()]);
+        if let Some(bytes) = written_bytes {
+            self.ledger.tx_packets += 1;
+            self.ledger.tx_bytes += bytes;
+            row.packets.add(1);
+            row.bytes.add(bytes);
+            policies.for_each(|policy| policy.sent_packets.add(1));
+        } else {
+            self.ledger.drops.add(reason, 1);
+            row.drops[reason as usize].add(1);
+            policies.for_each(|policy| policy.drops[reason as usize].add(1));
+        }
+    }
+}

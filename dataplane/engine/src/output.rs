@@ -1,0 +1,210 @@
+//! Where does a copy leave, and what must be put before it? One row per destination, owned by a worker.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sluice_core::encap::{Encap, EncapError, Endpoints};
+use sluice_model::{Destination, DropReason, MacAddr, Oversize, Tunnel};
+
+/// The resolved next hop of a destination, published by the control thread (control: w, workers: r).
+#[derive(Debug, Default)]
+pub struct NextHopCell(AtomicU64);
+
+const RESOLVED: u64 = 1 << 63;
+
+impl NextHopCell {
+    /// A cell that holds `mac` from the start.
+    #[must_use]
+    pub fn resolved(mac: MacAddr) -> Self {
+        let cell = Self::default();
+        cell.set(Some(mac));
+        cell
+    }
+
+    /// Publishes the address, or that there is none.
+    pub fn set(&self, mac: Option<MacAddr>) {
+        let word = mac
+            .map_or(0, |MacAddr([a, b, c, d, e, f])| u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | RESOLVED);
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    /// The address, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<MacAddr> {
+        let word = self.0.load(Ordering::Relaxed);
+        let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
+        (word & RESOLVED != 0).then_some(MacAddr([a, b, c, d, e, f]))
+    }
+}
+
+/// The way a copy leaves the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// An output port of the worker, by its place in the worker's list.
+    Port(usize),
+    /// The thread that writes capture files.
+    File,
+    /// Nowhere: no output port leads there.
+    None,
+}
+
+/// How the outer UDP checksum comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OuterChecksum {
+    /// There is none (not UDP, or zero by choice).
+    None,
+    /// Summed here.
+    Software,
+    /// The NIC fills it in.
+    Offload,
+}
+
+/// One destination as a worker sees it.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The tunnel header; `None` = the frame as it was.
+    pub encap: Option<Encap>,
+    /// The next hop of a tunnel; `None` = there is nothing to resolve.
+    pub next_hop: Option<Arc<NextHopCell>>,
+    /// Bytes before the copied frame; 0 without a tunnel.
+    pub header_len: u16,
+    /// Length of the outer Ethernet header.
+    pub l2_len: u16,
+    /// Length of the outer IP header.
+    pub l3_len: u16,
+    /// Insert an 802.1Q tag after the addresses.
+    pub inner_vlan: bool,
+    /// The largest outer IP packet, or frame without its Ethernet header, in bytes.
+    pub mtu: u32,
+    /// What happens to a copy over the MTU.
+    pub oversize: Oversize,
+    /// The way out.
+    pub egress: Egress,
+    /// The outer UDP checksum.
+    pub checksum: OuterChecksum,
+    /// Why copies are dropped at the moment; `None` = the destination is ready.
+    pub unready: Option<DropReason>,
+}
+
+impl Output {
+    /// A destination without a tunnel.
+    #[must_use]
+    pub fn plain(destination: &Destination, mtu: u16, egress: Egress) -> Self {
+        Self {
+            encap: None,
+            next_hop: None,
+            header_len: 0,
+            l2_len: 0,
+            l3_len: 0,
+            inner_vlan: destination.inner_vlan,
+            mtu: mtu.into(),
+            oversize: destination.oversize,
+            egress,
+            checksum: OuterChecksum::None,
+            unready: None,
+        }
+    }
+
+    /// A tunnel between `ends`.
+    ///
+    /// # Errors
+    /// When the ends do not fit each other.
+    pub fn tunnel(
+        destination: &Destination,
+        tunnel: &Tunnel,
+        ends: TunnelEnds,
+        mtu: u16,
+        egress: Egress,
+    ) -> Result<Self, EncapError> {
+        let endpoints = Endpoints {
+            src_mac: ends.local_mac,
+            dst_mac: ends.next_hop_mac,
+            local: ends.local,
+            remote: tunnel.remote,
+        };
+        let encap = Encap::new(tunnel, endpoints, destination.oversize != Oversize::Fragment)?;
+        let len16 = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        Ok(Self {
+            header_len: len16(encap.header_len()),
+            l2_len: len16(encap.l2_len()),
+            l3_len: len16(encap.l3_len()),
+            checksum: if encap.needs_udp_checksum() { OuterChecksum::Software } else { OuterChecksum::None },
+            encap: Some(encap),
+            ..Self::plain(destination, mtu, egress)
+        })
+    }
+
+    /// Bytes of the outer IP packet before the copied frame.
+    #[inline]
+    #[must_use]
+    pub fn overhead(&self) -> u32 {
+        u32::from(self.header_len - self.l2_len)
+    }
+
+    /// The longest frame, with its tag, that fits the MTU in one piece.
+    #[inline]
+    #[must_use]
+    pub fn frame_room(&self) -> u32 {
+        if self.encap.is_some() { self.mtu.saturating_sub(self.overhead()) } else { self.mtu + ETHERNET_LEN }
+    }
+
+    /// Whether copies take a sequence number.
+    #[inline]
+    #[must_use]
+    pub fn uses_sequence(&self) -> bool {
+        self.encap.as_ref().is_some_and(Encap::uses_sequence)
+    }
+
+    /// Takes in what the control thread published since.
+    pub fn refresh(&mut self, port_up: bool) {
+        if let (Some(cell), Some(encap)) = (&self.next_hop, &mut self.encap) {
+            match cell.get() {
+                Some(mac) => {
+                    encap.set_next_hop(mac);
+                    self.unready = None;
+                }
+                None => self.unready = Some(DropReason::NextHopUnresolved),
+            }
+        } else {
+            self.unready = None;
+        }
+        match self.egress {
+            Egress::None => self.unready = Some(DropReason::NextHopUnresolved),
+            Egress::Port(_) if !port_up => self.unready = Some(DropReason::PortDown),
+            Egress::Port(_) | Egress::File => {}
+        }
+    }
+}
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_LEN: u32 = 14;
+
+/// Our end of a tunnel, and its first hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelEnds {
+    /// Outer source address.
+    pub local: IpAddr,
+    /// Outer source MAC address.
+    pub local_mac: MacAddr,
+    /// Outer destination MAC address, until the next hop is resolved.
+    pub next_hop_mac: MacAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_hops_come_and_go() {
+        let cell = NextHopCell::default();
+        assert_eq!(cell.get(), None);
+        let mac = MacAddr([0, 0, 0x5e, 0, 0x53, 0xff]);
+        cell.set(Some(mac));
+        assert_eq!(cell.get(), Some(mac));
+        cell.set(Some(MacAddr([0; 6])));
+        assert_eq!(cell.get(), Some(MacAddr([0; 6])));
+        cell.set(None);
+        assert_eq!(cell.get(), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! How do packets come in from a port?
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use dpdk::{Burst, Mbuf, Mempool, RxQueue};
+use sluice_af_packet::AfPacketRx;
+use sluice_core::neighbor::OwnFilter;
+use sluice_model::PortId;
+
+use crate::batch::{BATCH, Batch, RxInfo};
+
+/// Frames on their way from the reader of a capture file to its worker.
+pub type Feed = ArrayQueue<(Mbuf, RxInfo)>;
+
+/// The receive side of a driver.
+#[derive(Debug)]
+pub enum SourceKind {
+    /// A queue of a DPDK port.
+    Dpdk(RxQueue),
+    /// A kernel interface, and the pool its frames are copied into.
+    AfPacket(Box<AfPacketRx>, Mempool),
+    /// Frames that another thread reads from a capture file.
+    Queue(Arc<Feed>),
+    /// Frames made from templates in memory, for measuring.
+    Template(TemplateSource),
+}
+
+/// One receive queue of a worker, and what the worker needs to know of its port.
+#[derive(Debug)]
+pub struct Source {
+    /// The port.
+    pub port: PortId,
+    /// Whether its packets go through the policies; otherwise only what is for ourselves is taken.
+    pub capture: bool,
+    /// Recognises frames for the port's own addresses; `None` = it has none.
+    pub own_filter: Option<OwnFilter>,
+    kind: SourceKind,
+    burst: Burst,
+}
+
+impl Source {
+    /// A source over a driver.
+    #[must_use]
+    pub fn new(port: PortId, capture: bool, own_filter: Option<OwnFilter>, kind: SourceKind) -> Self {
+        Self { port, capture, own_filter, kind, burst: Burst::new() }
+    }
+
+    /// Replaces the ring of a kernel interface that went away and has come back.
+    pub fn replace_interface(&mut self, ring: Box<AfPacketRx>) {
+        if let SourceKind::AfPacket(current, _) = &mut self.kind {
+            *current = ring;
+        }
+    }
+
+    /// Receives up to a batch; returns how many packets came.
+    #[inline]
+    pub fn receive(&mut self, batch: &mut Batch, now_ns: u64) -> usize {
+        let port = self.port;
+        match &mut self.kind {
+            SourceKind::Dpdk(queue) => {
+                queue.rx_burst(&mut self.burst);
+            }
+            SourceKind::Template(source) => source.rx_burst(&mut self.burst),
+            SourceKind::AfPacket(rx, pool) => {
+                rx.rx_frames(BATCH - batch.len, |bytes, meta| {
+                    // Without an mbuf the frame waits in the ring; the kernel counts what it then has to drop.
+                    let Some(mbuf) = pool.copy_from(bytes) else { return false };
+                    let info = RxInfo {
+                        wire_len: meta.wire_len,
+                        timestamp_ns: meta.timestamp_ns,
+                        gso_size: meta.gso_size,
+                    };
+                    batch.push(mbuf, info, port).is_ok()
+                });
+                return batch.len;
+            }
+            SourceKind::Queue(queue) => {
+                while !batch.is_full() {
+                    let Some((mbuf, info)) = queue.pop() else { break };
+                    drop(batch.push(mbuf, info, port));
+                }
+                return batch.len;
+            }
+        }
+        for mbuf in self.burst.drain() {
+            let info = RxInfo { wire_len: mbuf.pkt_len(), timestamp_ns: now_ns, gso_size: 0 };
+            drop(batch.push(mbuf, info, port));
+        }
+        batch.len
+    }
+}
+
+/// A source for benchmarks: takes fresh mbufs from the pool and copies each packet's bytes from a template.
+#[derive(Debug)]
+pub struct TemplateSource {
+    pool: Mempool,
+    frames: Vec<Box<[u8]>>,
+    next: usize,
+    burst: usize,
+}
+
+impl TemplateSource {
+    /// Cycles over `frames`, `burst` (at most 64) at a time. Each must fit one mbuf of `pool`.
+    #[must_use]
+    pub fn new(pool: Mempool, frames: Vec<Box<[u8]>>, burst: usize) -> Self {
+        Self { pool, frames, next: 0, burst: burst.clamp(1, BATCH) }
+    }
+
+    /// Fills `out`; nothing when the pool is empty.
+    #[inline]
+    pub fn rx_burst(&mut self, out: &mut Burst) {
+        if self.frames.is_empty() || !self.pool.alloc_burst(self.burst, out) {
+            return;
+        }
+        for mbuf in out.iter_mut() {
+            let frame = &self.frames[self.next];
+            self.next += 1;
+            if self.next == self.frames.len() {
+                self.next = 0;
+            }
+            let len = u16::try_from(frame.len()).unwrap_or(0);
+            if let Some(bytes) = mbuf.append(len) {
+                bytes.copy_from_slice(frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The whole pipeline over capture files: no hugepages, no rights, no network.
+//!
+//! The reader, the worker and the file writer take turns on one thread, batch by batch, so that nothing is ever lost
+//! for lack of room.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolError, SocketId, Tsc};
+use sluice_capture::{CaptureError, CaptureReader, Progress};
+use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::encap::EncapError;
+use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+
+use crate::batch::{BATCH, RxInfo};
+use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
+use crate::files::{FileError, FileSink};
+use crate::ledger::Account;
+use crate::output::{Egress, Output, TunnelEnds};
+use crate::sequence::Sequences;
+use crate::stage::guard::LoopGuard;
+use crate::worker::{ControlQueues, Worker, WorkerParts};
+
+/// Documentation addresses (RFC 5737, RFC 3849, RFC 9542) for destinations that name none.
+const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const LOCAL_MAC: MacAddr = MacAddr([0, 0, 0x5e, 0, 0x53, 1]);
+const NEXT_HOP_MAC: MacAddr = MacAddr([0, 0, 0x5e, 0, 0x53, 2]);
+/// MTU of destinations that name none: the largest IP packet.
+const DEFAULT_MTU: u16 = u16::MAX;
+
+/// Frames up to this length go into small mbufs, longer ones into large ones.
+const SMALL_ROOM: u16 = 2048;
+const SMALL_MBUFS: u32 = 1023;
+/// The most that a data room can be: 65,535 bytes with the headroom.
+const LARGE_ROOM: u16 = u16::MAX - 128;
+/// A batch of frames over the large room takes two each.
+const LARGE_MBUFS: u32 = 191;
+/// Room for the largest tunnel header and a tag.
+const HEADER_ROOM: u16 = 256;
+/// Header mbufs: at least, and at most.
+const HEADER_MBUFS: (usize, usize) = (16_383, 262_143);
+/// Bytes of an mbuf besides its data room: structure, headroom, mempool header.
+const MBUF_OVERHEAD: u64 = 384;
+
+/// What to replay.
+#[derive(Clone, Debug)]
+pub struct ReplayConfig {
+    /// The policies.
+    pub policies: PolicySet,
+    /// Capture files, one after the other; each is an ingress port named by its file name without extensions.
+    pub inputs: Vec<PathBuf>,
+    /// The folder of the output files; made if missing.
+    pub out_dir: PathBuf,
+    /// Drop copies of our own that are found in the captures.
+    pub loop_guard: bool,
+}
+
+/// Why a replay could not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A capture cannot be opened, or is damaged.
+    #[error("{path}: {source}", path = .path.display())]
+    Capture {
+        /// The capture.
+        path: PathBuf,
+        /// What is wrong, and where.
+        #[source]
+        source: CaptureError,
+    },
+    /// The output folder cannot be made.
+    #[error("{path}: cannot make the output folder: {source}", path = .path.display())]
+    OutDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An output file cannot be made or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// An output file would overwrite an input.
+    #[error("{path}: the output would overwrite an input; choose another --out", path = .path.display())]
+    Overwrite {
+        /// The file.
+        path: PathBuf,
+    },
+    /// DPDK does not start.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// No memory for packets.
+    #[error(transparent)]
+    Mempool(#[from] MempoolError),
+    /// A destination's tunnel cannot be built.
+    #[error("destination \"{name}\": {source}")]
+    Encap {
+        /// The destination.
+        name: String,
+        /// Why.
+        #[source]
+        source: EncapError,
+    },
+}
+
+/// What a replay did.
+#[derive(Debug)]
+pub struct ReplayReport {
+    /// The whole account.
+    pub account: Account,
+    /// By policy number.
+    pub policies: Vec<PolicyTotals>,
+    /// By destination number.
+    pub destinations: Vec<DestinationTotals>,
+    /// The output files, by destination number.
+    pub files: Vec<PathBuf>,
+    /// Mbufs not given back at the end: always 0.
+    pub mbufs_in_use: u32,
+    /// Captures that were damaged and files that failed; what was whole before was processed.
+    pub errors: Vec<ReplayError>,
+}
+
+/// Replays `config`; `progress` is called now and then with the input's number and how far it is.
+///
+/// # Errors
+/// What kept the replay from starting. What went wrong on the way is in the report.
+pub fn replay(
+    config: &ReplayConfig,
+    mut progress: impl FnMut(usize, Progress),
+) -> Result<ReplayReport, ReplayError> {
+    let mut readers = Vec::with_capacity(config.inputs.len());
+    for path in &config.inputs {
+        let error = |source| ReplayError::Capture { path: path.clone(), source };
+        readers.push((path, CaptureReader::open(path).map_err(error)?));
+    }
+    let files = output_files(config)?;
+    let mut session = Session::new(config, &files)?;
+    let mut errors = Vec::new();
+    for (index, (path, mut reader)) in readers.into_iter().enumerate() {
+        let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
+        let result = session.run(&mut reader, port, |at| progress(index, at));
+        if let Err(source) = result {
+            errors.push(ReplayError::Capture { path: path.clone(), source });
+        }
+    }
+    session.sink.flush();
+    errors.extend(session.sink.take_errors().into_iter().map(ReplayError::File));
+    Ok(session.report(files, errors))
+}
+
+/// One file per destination; none may be one of the inputs.
+fn output_files(config: &ReplayConfig) -> Result<Vec<PathBuf>, ReplayError> {
+    let dir = &config.out_dir;
+    std::fs::create_dir_all(dir).map_err(|source| ReplayError::OutDir { path: dir.clone(), source })?;
+    let inputs: Vec<_> = config.inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let name = |destination: &Destination| dir.join(format!("{}.pcap", destination.name));
+    let files: Vec<_> = config.policies.destinations().iter().map(name).collect();
+    match files.iter().find(|file| file.canonicalize().is_ok_and(|file| inputs.contains(&file))) {
+        Some(file) => Err(ReplayError::Overwrite { path: file.clone() }),
+        None => Ok(files),
+    }
+}
+
+/// The name of an input as an ingress port.
+fn port_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+struct Session {
+    worker: Worker,
+    sink: FileSink,
+    tables: Arc<crate::counters::Tables>,
+    small: Mempool,
+    large: Mempool,
+    headers: Mempool,
+    batch: usize,
+}
+
+impl Session {
+    fn new(config: &ReplayConfig, files: &[PathBuf]) -> Result<Self, ReplayError> {
+        let policies = &config.policies;
+        let ports: Vec<_> = config.inputs.iter().map(|path| port_name(path)).collect();
+        let (program, _report) = Program::compile(policies, &ports, Generation(1));
+        let program = Arc::new(program);
+        let outputs = policies.destinations().iter().map(replay_output).collect::<Result<Vec<_>, _>>()?;
+
+        // Every packet may give rise to one copy per stream, each in so many pieces of at most three mbufs.
+        let pieces = outputs.iter().map(most_pieces).max().unwrap_or(1);
+        let per_packet = 3 * pieces * program.streams().len().max(1);
+        let header_mbufs = (per_packet * BATCH).clamp(HEADER_MBUFS.0, HEADER_MBUFS.1);
+        let batch = (header_mbufs / per_packet).clamp(1, BATCH);
+
+        let header_mbufs = u32::try_from(header_mbufs).unwrap_or(u32::MAX);
+        let pools = [(SMALL_MBUFS, SMALL_ROOM), (LARGE_MBUFS, LARGE_ROOM), (header_mbufs, HEADER_ROOM)];
+        let bytes: u64 =
+            pools.iter().map(|&(n, room)| u64::from(n) * (u64::from(room) + MBUF_OVERHEAD)).sum();
+        let eal = Eal::init(&EalConfig {
+            hugepages: Hugepages::Never,
+            memory_mb: u32::try_from(bytes * 5 / 4 / 1_000_000 + 32).unwrap_or(u32::MAX),
+            ..EalConfig::default()
+        })?;
+        let pool = |name: &str, mbufs, data_room| {
+            let config =
+                MempoolConfig { name: name.to_owned(), mbufs, cache: 0, data_room, socket: SocketId::ANY };
+            Mempool::new(&eal, &config)
+        };
+        let small = pool("small", pools[0].0, pools[0].1)?;
+        let large = pool("large", pools[1].0, pools[1].1)?;
+        let headers = pool("headers", pools[2].0, pools[2].1)?;
+
+        let paths: Vec<_> = files.iter().cloned().map(Some).collect();
+        let mut sink = FileSink::create(&paths, policies.policies().len())?;
+        let sharers = policies.policies().len();
+        let producer = sink.producer(headers.capacity() as usize + sharers * batch);
+        let tables = Arc::new(crate::counters::Tables::new(policies.policies().len(), outputs.len()));
+        let worker = Worker::new(WorkerParts {
+            sources: Vec::new(),
+            ports: Vec::new(),
+            outputs,
+            classifier: Classifier::new(&program, ClassifierConfig::default()),
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            sequences: Sequences::new(Sequences::streams(program.streams().len())),
+            program,
+            headers: headers.clone(),
+            files: Some(producer),
+            guard: if config.loop_guard { LoopGuard::new(policies, &[]) } else { LoopGuard::disabled() },
+            control: ControlQueues::new(1),
+            tables: Arc::clone(&tables),
+        });
+        Ok(Self { worker, sink, tables, small, large, headers, batch })
+    }
+
+    /// Takes one capture through the pipeline, up to its end or its first damage.
+    fn run(
+        &mut self,
+        reader: &mut CaptureReader,
+        port: PortId,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), CaptureError> {
+        let mut result = Ok(());
+        let mut more = true;
+        while more {
+            let start = Tsc::now();
+            while self.worker.batch_mut().len < self.batch {
+                match reader.next_frame() {
+                    Ok(Some(frame)) => {
+                        let pool =
+                            if frame.data.len() <= SMALL_ROOM.into() { &self.small } else { &self.large };
+                        let info = RxInfo {
+                            wire_len: frame.wire_len,
+                            timestamp_ns: frame.timestamp_ns,
+                            gso_size: 0,
+                        };
+                        let mbuf = pool.copy_from(frame.data);
+                        debug_assert!(mbuf.is_some(), "the pools hold a whole batch");
+                        if let Some(mbuf) = mbuf {
+                            drop(self.worker.batch_mut().push(mbuf, info, port));
+                        }
+                    }
+                    Ok(None) => more = false,
+                    Err(error) => {
+                        result = Err(error);
+                        more = false;
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
+            self.worker.process(start);
+            self.sink.drain();
+            progress(reader.progress());
+        }
+        result
+    }
+
+    fn report(self, files: Vec<PathBuf>, errors: Vec<ReplayError>) -> ReplayReport {
+        let written = self.sink.ledger().snapshot();
+        let account = Account::new(&written, [self.worker.ledger().snapshot()], 0);
+        let sink_tables = self.sink.tables();
+        let tables = [&*self.tables, &*sink_tables];
+        ReplayReport {
+            account,
+            policies: policy_totals(&tables),
+            destinations: destination_totals(&tables),
+            files,
+            mbufs_in_use: self.small.in_use() + self.large.in_use() + self.headers.in_use(),
+            errors,
+        }
+    }
+}
+
+/// A destination that ends in a file, with documentation addresses where it names none.
+fn replay_output(destination: &Destination) -> Result<Output, ReplayError> {
+    let mtu = destination.mtu.unwrap_or(DEFAULT_MTU);
+    let DestinationKind::Tunnel(tunnel) = &destination.kind else {
+        return Ok(Output::plain(destination, mtu, Egress::File));
+    };
+    let local = tunnel.local.unwrap_or(match tunnel.remote {
+        IpAddr::V4(_) => LOCAL_V4.into(),
+        IpAddr::V6(_) => LOCAL_V6.into(),
+    });
+    let ends = TunnelEnds { local, local_mac: LOCAL_MAC, next_hop_mac: tunnel.mac.unwrap_or(NEXT_HOP_MAC) };
+    Output::tunnel(destination, tunnel, ends, mtu, Egress::File)
+        .map_err(|source| ReplayError::Encap { name: destination.name.clone(), source })
+}
+
+/// The most pieces that one copy to `output` can be cut into.
+fn most_pieces(output: &Output) -> usize {
+    match output.oversize {
+        sluice_model::Oversize::Fragment | sluice_model::Oversize::Segment => {
+            65_535 / (output.frame_room().saturating_sub(128).max(64) as usize) + 2
+        }
+        sluice_model::Oversize::Truncate | sluice_model::Oversize::Drop => 1,
+    }
+}

@@ -1,0 +1,223 @@
+//! The thread beside the workers: neighbours, links, clock. It may block and allocate; workers never wait for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dpdk::{Mempool, Tsc};
+use sluice_af_packet::LinkState;
+use sluice_core::neighbor::{Input, NeighborConfig, NeighborTable};
+use sluice_model::PortId;
+
+use super::ports::{self, Device, OpenPort, PortState};
+use super::routes::{self, Route};
+use super::{PortDriver, PortSetup, Shared};
+use crate::port::TxDriver;
+use crate::worker::{ControlFrame, ControlQueues, Replacement};
+
+/// Time between two rounds: the longest that a reply to ARP or ND waits.
+const ROUND: Duration = Duration::from_millis(2);
+/// Rounds between two looks at the links.
+const LINK_ROUNDS: u32 = 25;
+/// Rounds between two comparisons of the clock.
+const CLOCK_ROUNDS: u32 = 500;
+
+/// One port on the control side.
+#[derive(Debug)]
+struct ControlPort {
+    id: PortId,
+    setup: PortSetup,
+    state: Arc<PortState>,
+    neighbors: Option<NeighborTable>,
+}
+
+/// The state of the control thread.
+#[derive(Debug)]
+pub(super) struct Control {
+    ports: Vec<ControlPort>,
+    routes: Vec<Route>,
+    queues: Vec<ControlQueues>,
+    pool: Mempool,
+    shared: Arc<Shared>,
+    /// Frames to send, gathered during a round.
+    out: Vec<Vec<u8>>,
+}
+
+impl Control {
+    pub(super) fn new(
+        open: Vec<OpenPort>,
+        routes: Vec<Route>,
+        queues: Vec<ControlQueues>,
+        pool: Mempool,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let port = |port: OpenPort| ControlPort {
+            neighbors: (!port.setup.addresses.is_empty()).then(|| {
+                NeighborTable::new(routes::port_addresses(&port.setup, port.mac()), NeighborConfig::default())
+            }),
+            id: port.id(),
+            state: port.state(),
+            setup: port.setup,
+        };
+        Self { ports: open.into_iter().map(port).collect(), routes, queues, pool, shared, out: Vec::new() }
+    }
+
+    /// Runs until `stop` is set.
+    pub(super) fn run(mut self, stop: &AtomicBool) {
+        self.check_links();
+        let mut round = 0_u32;
+        while !stop.load(Ordering::Relaxed) {
+            round = round.wrapping_add(1);
+            if round.is_multiple_of(CLOCK_ROUNDS) {
+                self.shared.clock.calibrate();
+            }
+            if round.is_multiple_of(LINK_ROUNDS) {
+                self.check_links();
+            }
+            self.receive();
+            self.resolve();
+            std::thread::sleep(ROUND);
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.shared.clock.now_ns(Tsc::now())
+    }
+
+    /// Takes what the workers received for us.
+    fn receive(&mut self) {
+        let now_ns = self.now_ns();
+        let mut bytes = Vec::new();
+        for queue in 0..self.queues.len() {
+            while let Some(ControlFrame { port, mbuf }) = self.queues[queue].received.pop() {
+                bytes.clear();
+                mbuf.segment_slices().for_each(|part| bytes.extend_from_slice(part));
+                let Some(table) = self.ports.get_mut(port.index()).and_then(|p| p.neighbors.as_mut()) else {
+                    continue;
+                };
+                if table.input(&bytes, now_ns, &mut self.out) == Input::NotOurs {
+                    tracing::trace!(port = port.0, "a frame for our address that needs no answer");
+                }
+                self.send(port);
+            }
+        }
+    }
+
+    /// Keeps the next hops resolved and publishes what changed.
+    fn resolve(&mut self) {
+        let now_ns = self.now_ns();
+        for index in 0..self.ports.len() {
+            let ControlPort { id: port, state, neighbors: Some(table), .. } = &mut self.ports[index] else {
+                continue;
+            };
+            let port = *port;
+            for route in self.routes.iter().filter(|route| route.port == Some(index)) {
+                if let Some(next_hop) = route.next_hop {
+                    table.want(next_hop, now_ns);
+                }
+            }
+            table.poll(now_ns, &mut self.out);
+            for (next_hop, mac) in table.changes() {
+                let name = state.name();
+                match mac {
+                    Some(mac) => {
+                        tracing::info!(port = name, %next_hop, %mac, "next hop resolved");
+                    }
+                    None => {
+                        tracing::warn!(port = name, %next_hop, "next hop lost: copies through it are dropped");
+                    }
+                }
+                for route in &self.routes {
+                    if let Some(cell) = route
+                        .cell
+                        .as_ref()
+                        .filter(|_| route.port == Some(index) && route.next_hop == Some(next_hop))
+                    {
+                        cell.set(mac);
+                    }
+                }
+            }
+            self.send(port);
+        }
+    }
+
+    /// Hands the gathered frames to a worker, which owns the transmit queues.
+    fn send(&mut self, port: PortId) {
+        for frame in self.out.drain(..) {
+            let sent = self
+                .queues
+                .first()
+                .zip(self.pool.copy_from(&frame))
+                .map(|(queue, mbuf)| queue.to_send.push(ControlFrame { port, mbuf }).is_ok());
+            if sent != Some(true) {
+                // Resolution repeats itself; a lost frame costs a second.
+                tracing::debug!(port = port.0, "no room for a control frame");
+            }
+        }
+    }
+
+    /// Looks at every link, tells the workers, and takes back interfaces that returned.
+    fn check_links(&mut self) {
+        for port in &self.ports {
+            let up = match port.state.device() {
+                Device::Dpdk(device) => !device.is_removed() && device.link().is_ok_and(|link| link.up),
+                Device::AfPacket(device) => {
+                    let link = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).link();
+                    match link {
+                        Ok(LinkState::Returned { .. }) => reopen(port, &self.queues),
+                        Ok(state) => ports::is_up(state),
+                        Err(error) => {
+                            tracing::warn!(port = port.state.name(), %error, "the link cannot be watched");
+                            continue;
+                        }
+                    }
+                }
+                // The feeder says when the file has ended.
+                Device::File => continue,
+            };
+            if port.state.set_up(up) {
+                let name = port.state.name();
+                if up {
+                    tracing::info!(port = name, "link up");
+                } else {
+                    tracing::warn!(
+                        port = name,
+                        "link down: its packets are missed, copies to it are dropped as port_down"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Opens an interface that came back and hands its queues to the workers; says whether it works.
+fn reopen(port: &ControlPort, queues: &[ControlQueues]) -> bool {
+    let PortDriver::AfPacket(interface) = &port.setup.driver else { return false };
+    match ports::open_interface(&port.setup, interface, queues.len()) {
+        Ok((device, mut rx, tx)) => {
+            let receiver = port.id.index() % queues.len().max(1);
+            let mut tx = tx.into_iter();
+            for (index, queue) in queues.iter().enumerate() {
+                let source = if index == receiver { rx.take() } else { None };
+                let replacement = Replacement {
+                    port: port.id,
+                    source: source.map(Box::new),
+                    exit: tx.next().map(TxDriver::AfPacket),
+                };
+                if queue.replace.push(replacement).is_err() {
+                    tracing::error!(
+                        port = port.state.name(),
+                        "a worker does not take the returned interface"
+                    );
+                }
+            }
+            port.state.replace(device);
+            tracing::info!(port = port.state.name(), "the interface is back");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(port = port.state.name(), %error, "the interface is back but cannot be opened");
+            false
+        }
+    }
+}

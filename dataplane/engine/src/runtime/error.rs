@@ -1,0 +1,107 @@
+//! Why the engine does not start.
+
+use std::io;
+
+use dpdk::{EalError, MempoolError, PortError};
+use sluice_af_packet::AfPacketError;
+use sluice_capture::CaptureError;
+use sluice_core::encap::EncapError;
+
+use crate::files::FileError;
+
+/// What kept the engine from starting, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// DPDK does not start.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// No memory for packets.
+    #[error(transparent)]
+    Mempool(#[from] MempoolError),
+    /// A DPDK port cannot be used.
+    #[error("port \"{name}\": {source}")]
+    Port {
+        /// The port.
+        name: String,
+        /// Why.
+        #[source]
+        source: PortError,
+    },
+    /// A kernel interface cannot be used.
+    #[error("port \"{name}\": {source}")]
+    AfPacket {
+        /// The port.
+        name: String,
+        /// Why.
+        #[source]
+        source: AfPacketError,
+    },
+    /// A capture file cannot be read.
+    #[error("port \"{name}\": {source}")]
+    Capture {
+        /// The port.
+        name: String,
+        /// Why.
+        #[source]
+        source: CaptureError,
+    },
+    /// A capture file was given as a way out.
+    #[error("port \"{name}\": a capture file only receives; write files with a destination of type \"pcap\"")]
+    FileOutput {
+        /// The port.
+        name: String,
+    },
+    /// An output file cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A destination names a port that is not there, or does not send.
+    #[error("destination \"{destination}\": port \"{port}\" is not an output port of the boot config")]
+    NoSuchPort {
+        /// The destination.
+        destination: String,
+        /// What it names.
+        port: String,
+    },
+    /// A tunnel has no source address.
+    #[error(
+        "destination \"{destination}\": no source address: give the output port an address of the same family as \
+         {remote}, or set `local` and `mac`"
+    )]
+    NoLocalAddress {
+        /// The destination.
+        destination: String,
+        /// Its remote address.
+        remote: std::net::IpAddr,
+    },
+    /// A tunnel cannot be built.
+    #[error("destination \"{destination}\": {source}")]
+    Encap {
+        /// The destination.
+        destination: String,
+        /// Why.
+        #[source]
+        source: EncapError,
+    },
+    /// Too few hugepages.
+    #[error(
+        "hugepages are required, but only {free_mb} MB of the {wanted_mb} MB needed are free; reserve them with \
+         `sysctl vm.nr_hugepages={pages}`, or set hugepages = \"auto\""
+    )]
+    Hugepages {
+        /// Free memory in hugepages.
+        free_mb: u64,
+        /// What the pools need.
+        wanted_mb: u64,
+        /// Pages of 2 MB that would do.
+        pages: u64,
+    },
+    /// A thread cannot be made.
+    #[error("cannot start the thread {name}: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+}

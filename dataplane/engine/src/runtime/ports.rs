@@ -1,0 +1,341 @@
+//! Opening ports, and what is known of them from outside the workers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue};
+use sluice_af_packet::{AfPacketConfig, AfPacketPort, AfPacketRx, AfPacketTx, LinkState, RxConfig, TxConfig};
+use sluice_capture::CaptureReader;
+use sluice_core::neighbor::OwnFilter;
+use sluice_model::{MacAddr, PortId};
+
+use super::{PortDriver, PortSetup, StartError, routes};
+use crate::counters::Counter;
+use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
+
+/// Descriptors of a receive and of a transmit queue.
+const DESCRIPTORS: u16 = 1024;
+/// Frames that wait between the reader of a capture file and its worker.
+const FEED_QUEUE: usize = 1024;
+/// MTU assumed where a device does not tell.
+const DEFAULT_MTU: u16 = 1500;
+
+/// A port as seen from outside the workers.
+#[derive(Debug)]
+pub struct PortState {
+    name: String,
+    device: Device,
+    /// Whether the link is up (control: w, workers and others: r).
+    up: Arc<AtomicBool>,
+    /// What earlier incarnations of the interface lost (control: w, others: r).
+    lost_before: Counter,
+}
+
+/// The control side of a driver.
+#[derive(Debug)]
+pub(super) enum Device {
+    Dpdk(Port),
+    /// Replaced when the interface goes and comes back.
+    AfPacket(Box<std::sync::Mutex<AfPacketPort>>),
+    /// A capture file has no state of its own.
+    File,
+}
+
+/// One port at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortReport {
+    /// The name in the boot config.
+    pub name: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Packets that the device received, as far as it tells.
+    pub rx_packets: u64,
+    /// Packets that the device sent.
+    pub tx_packets: u64,
+    /// Packets lost before they reached a worker.
+    pub lost_before_rx: u64,
+}
+
+impl PortState {
+    /// The name in the boot config.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Notes the link state; says whether it changed.
+    pub(super) fn set_up(&self, up: bool) -> bool {
+        self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Replaces the handle of a kernel interface that came back; what the old one lost stays counted.
+    pub(super) fn replace(&self, port: AfPacketPort) {
+        if let Device::AfPacket(current) = &self.device {
+            let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.lost_before.add(af_packet_lost(&current));
+            *current = port;
+        }
+    }
+
+    /// Packets lost before they reached a worker: the device's and the kernel's drops.
+    #[must_use]
+    pub fn lost_before_rx(&self) -> u64 {
+        self.report().lost_before_rx
+    }
+
+    /// The port at this moment.
+    #[must_use]
+    pub fn report(&self) -> PortReport {
+        let (rx_packets, tx_packets, lost) = match &self.device {
+            Device::Dpdk(port) => {
+                // A port that is gone has no more counts to give.
+                let stats = port.stats().unwrap_or_default();
+                (stats.ipackets, stats.opackets, stats.imissed + stats.ierrors + stats.rx_nombuf)
+            }
+            Device::AfPacket(port) => {
+                let port = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let stats = port.stats();
+                (stats.rx_packets, stats.tx_packets, af_packet_lost(&port))
+            }
+            Device::File => (0, 0, 0),
+        };
+        PortReport {
+            name: self.name.clone(),
+            up: self.up.load(Ordering::Relaxed),
+            rx_packets,
+            tx_packets,
+            lost_before_rx: lost + self.lost_before.get(),
+        }
+    }
+}
+
+/// What the kernel and the driver lost. A frame that waits for an mbuf is not lost: it stays in the ring.
+fn af_packet_lost(port: &AfPacketPort) -> u64 {
+    let stats = port.stats();
+    stats.kernel_drops + stats.rx_kernel_refused
+}
+
+/// A port that is open but not yet shared out to workers.
+#[derive(Debug)]
+pub(super) struct OpenPort {
+    pub(super) setup: PortSetup,
+    id: PortId,
+    state: Arc<PortState>,
+    mac: MacAddr,
+    mtu: u16,
+    multi_segment: bool,
+    udp_checksum_offload: bool,
+    rx: Option<Rx>,
+    /// One per worker.
+    tx: Vec<TxDriver>,
+}
+
+#[derive(Debug)]
+enum Rx {
+    Dpdk(RxQueue),
+    AfPacket(Box<AfPacketRx>),
+    Feed(Arc<Feed>, Option<CaptureReader>),
+}
+
+impl OpenPort {
+    pub(super) fn open(
+        eal: &Eal,
+        index: usize,
+        setup: &PortSetup,
+        pool: &Mempool,
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        let id = PortId(u16::try_from(index).unwrap_or(u16::MAX));
+        let mut port = match &setup.driver {
+            PortDriver::Pci(name) => Self::open_dpdk(eal, id, setup, name, pool, workers)?,
+            PortDriver::Devargs(args) => {
+                let name = args.split(',').next().unwrap_or(args);
+                Self::open_dpdk(eal, id, setup, name, pool, workers)?
+            }
+            PortDriver::AfPacket(interface) => Self::open_af_packet(id, setup, interface, workers)?,
+            PortDriver::PcapFile(path) => Self::open_file(id, setup, path)?,
+        };
+        port.mac = setup.mac.unwrap_or(port.mac);
+        port.mtu = setup.mtu.unwrap_or(port.mtu);
+        Ok(port)
+    }
+
+    fn new(id: PortId, setup: &PortSetup, device: Device) -> Self {
+        let state = PortState {
+            name: setup.name.clone(),
+            device,
+            up: Arc::new(AtomicBool::new(true)),
+            lost_before: Counter::default(),
+        };
+        Self {
+            setup: setup.clone(),
+            id,
+            state: Arc::new(state),
+            mac: MacAddr::default(),
+            mtu: DEFAULT_MTU,
+            multi_segment: true,
+            udp_checksum_offload: false,
+            rx: None,
+            tx: Vec::new(),
+        }
+    }
+
+    fn open_dpdk(
+        eal: &Eal,
+        id: PortId,
+        setup: &PortSetup,
+        name: &str,
+        pool: &Mempool,
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        let error = |source| StartError::Port { name: setup.name.clone(), source };
+        let config = PortConfig {
+            rx_queues: 1,
+            tx_queues: if setup.output { u16::try_from(workers).unwrap_or(u16::MAX) } else { 0 },
+            rx_desc: DESCRIPTORS,
+            tx_desc: DESCRIPTORS,
+            mtu: setup.mtu,
+            promiscuous: setup.promiscuous,
+            ..PortConfig::new(pool.clone())
+        };
+        let (port, rx, tx) =
+            Port::by_name(eal, name).and_then(|port| port.configure(&config)).map_err(error)?;
+        let mut open = Self {
+            mac: MacAddr(port.mac().0),
+            mtu: port.mtu().unwrap_or(DEFAULT_MTU),
+            multi_segment: port.info().tx_multi_segs,
+            udp_checksum_offload: port.info().tx_udp_checksum,
+            ..Self::new(id, setup, Device::Dpdk(port))
+        };
+        open.rx = rx.into_iter().next().map(Rx::Dpdk);
+        open.tx = tx.into_iter().map(TxDriver::Dpdk).collect();
+        Ok(open)
+    }
+
+    fn open_af_packet(
+        id: PortId,
+        setup: &PortSetup,
+        interface: &str,
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        let (port, rx, tx) = open_interface(setup, interface, workers)
+            .map_err(|source| StartError::AfPacket { name: setup.name.clone(), source })?;
+        let mtu = u16::try_from(port.mtu()).unwrap_or(u16::MAX);
+        let mac = MacAddr(port.mac());
+        let mut open = Self { mac, mtu, ..Self::new(id, setup, Device::AfPacket(Box::new(port.into()))) };
+        open.rx = rx.map(|rx| Rx::AfPacket(Box::new(rx)));
+        open.tx = tx.into_iter().map(TxDriver::AfPacket).collect();
+        Ok(open)
+    }
+
+    fn open_file(id: PortId, setup: &PortSetup, path: &Path) -> Result<Self, StartError> {
+        if setup.output {
+            return Err(StartError::FileOutput { name: setup.name.clone() });
+        }
+        let error = |source| StartError::Capture { name: setup.name.clone(), source };
+        let reader = CaptureReader::open(path).map_err(error)?;
+        let mut open = Self::new(id, setup, Device::File);
+        open.rx = Some(Rx::Feed(Arc::new(ArrayQueue::new(FEED_QUEUE)), Some(reader)));
+        Ok(open)
+    }
+
+    pub(super) fn id(&self) -> PortId {
+        self.id
+    }
+
+    pub(super) fn state(&self) -> Arc<PortState> {
+        Arc::clone(&self.state)
+    }
+
+    pub(super) fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    pub(super) fn udp_checksum_offload(&self) -> bool {
+        self.udp_checksum_offload
+    }
+
+    /// The reader of a capture file and the queue it fills, once.
+    pub(super) fn take_feed(&mut self) -> Option<(CaptureReader, Arc<Feed>)> {
+        match &mut self.rx {
+            Some(Rx::Feed(queue, reader)) => Some((reader.take()?, Arc::clone(queue))),
+            _ => None,
+        }
+    }
+
+    /// Recognises frames for the port's own addresses.
+    fn own_filter(&self) -> Option<OwnFilter> {
+        let addresses = routes::port_addresses(&self.setup, self.mac);
+        (!self.setup.addresses.is_empty()).then(|| OwnFilter::new(&addresses))
+    }
+}
+
+/// Opens a kernel interface: one receive ring, and one transmit socket per worker.
+pub(super) fn open_interface(
+    setup: &PortSetup,
+    interface: &str,
+    workers: usize,
+) -> Result<(AfPacketPort, Option<AfPacketRx>, Vec<AfPacketTx>), sluice_af_packet::AfPacketError> {
+    let mut config = AfPacketConfig {
+        interface: interface.to_owned(),
+        rx: Some(RxConfig {
+            snaplen: setup.snaplen,
+            promiscuous: setup.promiscuous,
+            // A port that only sends sees its own copies otherwise.
+            ignore_outgoing: !setup.capture,
+            ..RxConfig::default()
+        }),
+        tx: setup.output.then(TxConfig::default),
+    };
+    let (port, rx, first) = sluice_af_packet::open(&config)?;
+    let mut tx: Vec<_> = first.into_iter().collect();
+    config.rx = None;
+    while setup.output && tx.len() < workers {
+        tx.extend(sluice_af_packet::open(&config)?.2);
+    }
+    Ok((port, rx, tx))
+}
+
+/// The sources and exits of worker `index` of `workers`: each port is received by one worker, and sent on by all.
+pub(super) fn share(
+    open: &mut [OpenPort],
+    index: usize,
+    workers: usize,
+    pool: &Mempool,
+) -> (Vec<Source>, Vec<TxPort>) {
+    let mut sources = Vec::new();
+    let mut exits = Vec::new();
+    for (number, port) in open.iter_mut().enumerate() {
+        if number % workers == index {
+            let filter = port.own_filter();
+            let kind = match port.rx.take() {
+                Some(Rx::Dpdk(queue)) => Some(SourceKind::Dpdk(queue)),
+                Some(Rx::AfPacket(rx)) => Some(SourceKind::AfPacket(rx, pool.clone())),
+                Some(Rx::Feed(queue, reader)) => {
+                    port.rx = Some(Rx::Feed(Arc::clone(&queue), reader));
+                    Some(SourceKind::Queue(queue))
+                }
+                None => None,
+            };
+            sources.extend(kind.map(|kind| Source::new(port.id, port.setup.capture, filter, kind)));
+        }
+        if let Some(driver) = port.tx.pop() {
+            exits.push(TxPort::new(port.id, driver, port.multi_segment, Arc::clone(&port.state.up)));
+        }
+    }
+    (sources, exits)
+}
+
+/// Whether traffic can flow.
+pub(super) fn is_up(state: LinkState) -> bool {
+    state == LinkState::Up
+}

@@ -1,0 +1,156 @@
+//! By which port, from which address and through which next hop does each destination leave?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_core::neighbor::PortAddresses;
+use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, Tunnel};
+
+use super::ports::OpenPort;
+use super::{PortSetup, StartError};
+use crate::output::{Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
+use crate::port::TxPort;
+
+/// MTU of a destination without one of its own and without a port: Ethernet's.
+const ETHERNET_MTU: u16 = 1500;
+
+/// How one destination is reached.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The output port, by its number; `None` for files and where no port leads.
+    pub port: Option<usize>,
+    /// The address that ARP or ND has to resolve; `None` = nothing to resolve.
+    pub next_hop: Option<IpAddr>,
+    /// The outer source address of a tunnel.
+    pub local: Option<IpAddr>,
+    /// Where the control thread publishes the next hop's MAC address.
+    pub(super) cell: Option<Arc<NextHopCell>>,
+    output: Output,
+    offload: bool,
+}
+
+impl Route {
+    /// The row for a worker whose output ports are `exits`.
+    pub(super) fn output(&self, exits: &[TxPort]) -> Output {
+        let mut output = self.output.clone();
+        if let Some(port) = self.port {
+            output.egress =
+                exits.iter().position(|exit| exit.id.index() == port).map_or(Egress::None, Egress::Port);
+        }
+        if self.offload && output.checksum == OuterChecksum::Software {
+            output.checksum = OuterChecksum::Offload;
+        }
+        output
+    }
+}
+
+/// The own addresses that tunnels use as their source.
+pub(super) fn locals(routes: &[Route]) -> impl Iterator<Item = IpAddr> {
+    routes.iter().filter_map(|route| route.local)
+}
+
+/// The addresses of a port, for neighbour resolution.
+pub(super) fn port_addresses(setup: &PortSetup, mac: MacAddr) -> PortAddresses {
+    let mut addresses =
+        PortAddresses { mac, ipv4: Vec::new(), ipv6: Vec::new(), gateway4: None, gateway6: None };
+    for &(address, prefix) in &setup.addresses {
+        match address {
+            IpAddr::V4(v4) => addresses.ipv4.push((v4, prefix)),
+            IpAddr::V6(v6) => addresses.ipv6.push((v6, prefix)),
+        }
+    }
+    for &gateway in &setup.gateways {
+        match gateway {
+            IpAddr::V4(v4) => addresses.gateway4 = Some(v4),
+            IpAddr::V6(v6) => addresses.gateway6 = Some(v6),
+        }
+    }
+    addresses
+}
+
+/// A route for every destination.
+pub(super) fn all(
+    policies: &PolicySet,
+    setups: &[PortSetup],
+    open: &[OpenPort],
+) -> Result<Vec<Route>, StartError> {
+    policies.destinations().iter().map(|destination| route(destination, setups, open)).collect()
+}
+
+fn route(destination: &Destination, setups: &[PortSetup], open: &[OpenPort]) -> Result<Route, StartError> {
+    let named = |port: &str| {
+        let place = setups.iter().position(|setup| setup.name == port && setup.output);
+        place.ok_or_else(|| StartError::NoSuchPort {
+            destination: destination.name.clone(),
+            port: port.to_owned(),
+        })
+    };
+    match &destination.kind {
+        DestinationKind::Pcap { .. } => Ok(plain(destination, None, u16::MAX, Egress::File)),
+        DestinationKind::Port { port } => {
+            let port = named(port)?;
+            let mtu = open.get(port).map_or(ETHERNET_MTU, OpenPort::mtu);
+            Ok(plain(destination, Some(port), mtu, Egress::None))
+        }
+        DestinationKind::Tunnel(tunnel) => {
+            let port = match &tunnel.port {
+                Some(name) => Some(named(name)?),
+                None => best_port(tunnel, setups, open),
+            };
+            tunnel_route(destination, tunnel, port, setups, open)
+        }
+    }
+}
+
+fn plain(destination: &Destination, port: Option<usize>, mtu: u16, egress: Egress) -> Route {
+    let output = Output::plain(destination, destination.mtu.unwrap_or(mtu), egress);
+    Route { port, next_hop: None, local: None, cell: None, output, offload: false }
+}
+
+/// The output port whose network holds the remote address, else one with a gateway of its family, else the only one.
+fn best_port(tunnel: &Tunnel, setups: &[PortSetup], open: &[OpenPort]) -> Option<usize> {
+    let outputs = || setups.iter().zip(open).enumerate().filter(|(_, (setup, _))| setup.output);
+    let hop = |setup, port: &OpenPort| port_addresses(setup, port.mac()).check_next_hop(tunnel.remote).ok();
+    let direct = outputs().find(|&(_, (setup, port))| hop(setup, port) == Some(tunnel.remote));
+    let routed = || outputs().find(|&(_, (setup, port))| hop(setup, port).is_some());
+    let only = || {
+        let mut all = outputs();
+        let first = all.next();
+        if tunnel.mac.is_some() && all.next().is_none() { first } else { None }
+    };
+    direct.or_else(routed).or_else(only).map(|(index, _)| index)
+}
+
+fn tunnel_route(
+    destination: &Destination,
+    tunnel: &Tunnel,
+    port: Option<usize>,
+    setups: &[PortSetup],
+    open: &[OpenPort],
+) -> Result<Route, StartError> {
+    let there = port.and_then(|port| setups.get(port).zip(open.get(port)));
+    let addresses = there.map(|(setup, port)| port_addresses(setup, port.mac()));
+    let local = tunnel.local.or_else(|| addresses.as_ref()?.source_for(tunnel.remote));
+    let local = local.ok_or_else(|| StartError::NoLocalAddress {
+        destination: destination.name.clone(),
+        remote: tunnel.remote,
+    })?;
+    let (next_hop, cell) = match tunnel.mac {
+        Some(_) => (None, None),
+        None => (
+            addresses.and_then(|own| own.check_next_hop(tunnel.remote).ok()),
+            Some(Arc::<NextHopCell>::default()),
+        ),
+    };
+    let mtu = destination.mtu.unwrap_or_else(|| there.map_or(ETHERNET_MTU, |(_, port)| port.mtu()));
+    let ends = TunnelEnds {
+        local,
+        local_mac: there.map_or(MacAddr::default(), |(_, port)| port.mac()),
+        next_hop_mac: tunnel.mac.unwrap_or_default(),
+    };
+    let mut output = Output::tunnel(destination, tunnel, ends, mtu, Egress::None)
+        .map_err(|source| StartError::Encap { destination: destination.name.clone(), source })?;
+    output.next_hop.clone_from(&cell);
+    let offload = there.is_some_and(|(_, port)| port.udp_checksum_offload());
+    Ok(Route { port, next_hop, local: Some(local), cell, output, offload })
+}

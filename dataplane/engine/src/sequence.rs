@@ -1,0 +1,86 @@
+//! Which sequence number does a copy carry? Numbers count per (endpoint, tag) over all workers, taken in blocks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use sluice_core::classify::Classifier;
+use sluice_model::StreamId;
+
+use crate::batch::Batch;
+use crate::output::Output;
+
+/// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2).
+pub type Streams = Arc<[CachePadded<AtomicU64>]>;
+
+/// One worker's view of the streams. A receiver may see numbers of different workers interleaved, never one twice.
+#[derive(Debug)]
+pub struct Sequences {
+    streams: Streams,
+    wanted: Box<[u32]>,
+    next: Box<[u32]>,
+    /// Streams with `wanted` above zero; room for all of them, so that it never grows.
+    touched: Vec<StreamId>,
+}
+
+impl Sequences {
+    /// A view of `streams`.
+    #[must_use]
+    pub fn new(streams: Streams) -> Self {
+        let count = streams.len();
+        Self {
+            streams,
+            wanted: vec![0; count].into(),
+            next: vec![0; count].into(),
+            touched: Vec::with_capacity(count),
+        }
+    }
+
+    /// Zeroed counters for `count` streams.
+    #[must_use]
+    pub fn streams(count: usize) -> Streams {
+        std::iter::repeat_with(CachePadded::default).take(count).collect()
+    }
+
+    /// Takes one block per stream that the batch needs numbers of.
+    #[inline]
+    pub fn reserve(&mut self, batch: &Batch, classifier: &Classifier, outputs: &[Output]) {
+        for place in batch.live_places() {
+            for copy in classifier.action_set(batch.verdicts[place]).copies {
+                if outputs[copy.destination.index()].uses_sequence() {
+                    let wanted = &mut self.wanted[copy.stream.index()];
+                    if *wanted == 0 {
+                        self.touched.push(copy.stream);
+                    }
+                    *wanted += 1;
+                }
+            }
+        }
+        for stream in self.touched.drain(..) {
+            let wanted = std::mem::take(&mut self.wanted[stream.index()]);
+            self.next[stream.index()] = take(&self.streams[stream.index()], wanted);
+        }
+    }
+
+    /// The next number of the block that [`Sequences::reserve`] took.
+    #[inline]
+    pub fn next(&mut self, stream: StreamId) -> u32 {
+        let next = &mut self.next[stream.index()];
+        let number = *next;
+        *next = number.wrapping_add(1);
+        number
+    }
+
+    /// A number outside the block, for the pieces of a copy beyond its first.
+    #[inline]
+    pub fn extra(&mut self, stream: StreamId) -> u32 {
+        take(&self.streams[stream.index()], 1)
+    }
+}
+
+/// The first of `count` numbers; the counter is wider than the field on the wire, which wraps.
+fn take(counter: &AtomicU64, count: u32) -> u32 {
+    let first = counter.fetch_add(u64::from(count), Ordering::Relaxed);
+    let [.., a, b, c, d] = first.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}

@@ -1,0 +1,289 @@
+//! What becomes of each packet: counted for its policies, then each copy cut, marked, encapsulated and queued.
+
+use dpdk::{Burst, Mbuf, Mempool};
+use sluice_core::classify::{Classifier, VerdictId};
+use sluice_core::encap::{self, CopyFields};
+use sluice_core::verdict::CopyAction;
+use sluice_core::wire::Parsed;
+use sluice_model::{DropReason, Oversize, PolicyId};
+
+use super::compose::{ADDRESSES, Body, Composer, TAG};
+use crate::batch::{Batch, RxInfo};
+use crate::counters::Tables;
+use crate::files::{FileFrame, FileProducer};
+use crate::ledger::Ledger;
+use crate::output::{Egress, Output};
+use crate::port::{Origin, TxPort, drop_copy};
+use crate::sequence::Sequences;
+
+/// No outer IP packet is longer.
+const MAX_IP_PACKET: u32 = 65_535;
+
+/// What the stage works with: the verdicts, the destinations, the ways out, the counts.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Where the verdicts of the batch are kept.
+    pub classifier: &'a Classifier,
+    /// The destinations, by number.
+    pub outputs: &'a [Output],
+    /// Sequence numbers.
+    pub sequences: &'a mut Sequences,
+    /// Output ports.
+    pub ports: &'a mut [TxPort],
+    /// The queue to the file writer.
+    pub files: Option<&'a FileProducer>,
+    /// Counters by policy and destination.
+    pub tables: &'a Tables,
+    /// The worker's ledger.
+    pub ledger: &'a mut Ledger,
+}
+
+impl Context<'_> {
+    /// Counts a copy that is cut to the MTU.
+    pub(super) fn count_truncated(&mut self, origin: &Origin) {
+        self.ledger.truncated += 1;
+        self.tables.destinations[origin.destination.index()].truncated.add(1);
+    }
+
+    pub(super) fn drop_copy(&mut self, reason: DropReason, origin: &Origin) {
+        drop_copy(reason, origin, self.classifier, self.tables, self.ledger);
+    }
+}
+
+/// One packet while its copies are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packet<'a> {
+    pub(super) outer: &'a Parsed,
+    inner_header_end: u16,
+    pub(super) info: RxInfo,
+    pub(super) cap_len: u32,
+    entropy: u32,
+    verdict: VerdictId,
+}
+
+/// One copy while it is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) action: &'a CopyAction,
+    pub(super) output: &'a Output,
+    /// Frame bytes that are kept.
+    pub(super) keep: u32,
+    /// The tag to insert, if any.
+    pub(super) tag: Option<[u8; TAG as usize]>,
+    /// What the tunnel header says.
+    pub(super) fields: CopyFields,
+    pub(super) origin: Origin,
+    pub(super) sharers: &'a [PolicyId],
+}
+
+impl Draft<'_> {
+    /// Bytes that the inserted tag takes.
+    pub(super) fn tag_len(&self) -> u32 {
+        if self.tag.is_some() { u32::from(TAG) } else { 0 }
+    }
+}
+
+/// How a copy that exceeds the MTU leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pieces {
+    One,
+    Fragments,
+    Segments,
+}
+
+/// The state of the stage.
+#[derive(Debug)]
+pub struct Act {
+    pub(super) composer: Composer,
+    /// Packets that ended, freed together.
+    ended: Burst,
+    /// Identification of the last copy that was fragmented.
+    fragment_id: u32,
+}
+
+impl Act {
+    /// The stage, taking small mbufs for headers and shares from `headers`.
+    #[must_use]
+    pub fn new(headers: Mempool) -> Self {
+        Self { composer: Composer::new(headers), ended: Burst::new(), fragment_id: 0 }
+    }
+
+    /// Decides every live packet of the batch. `with_inner`: the inner headers were parsed.
+    #[inline]
+    pub fn run(&mut self, batch: &mut Batch, with_inner: bool, ctx: &mut Context<'_>) {
+        let classifier = ctx.classifier;
+        ctx.sequences.reserve(batch, classifier, ctx.outputs);
+        for place in batch.live_places() {
+            let Some(mut mbuf) = batch.take(place) else { continue };
+            let set = classifier.action_set(batch.verdicts[place]);
+            let info = batch.info[place];
+            for policy in set.matched {
+                let row = &ctx.tables.policies[policy.index()];
+                row.matched_packets.add(1);
+                row.matched_bytes.add(u64::from(info.wire_len));
+            }
+            let Some((last, others)) = set.copies.split_last() else {
+                let reason = if set.excluded { DropReason::Excluded } else { DropReason::NoPolicy };
+                ctx.ledger.drops.add(reason, 1);
+                self.end(mbuf);
+                continue;
+            };
+            let outer = &batch.outer[place];
+            let packet = Packet {
+                outer,
+                inner_header_end: if with_inner { batch.inner[place].header_end } else { outer.header_end },
+                info,
+                cap_len: mbuf.pkt_len(),
+                entropy: encap::entropy(outer),
+                verdict: batch.verdicts[place],
+            };
+            ctx.ledger.replicas += others.len() as u64;
+            let mut index = 0;
+            for action in others {
+                self.copy(Body::Share(&mut mbuf), &packet, action, index, set.sharers_of(action), ctx);
+                index += 1;
+            }
+            self.copy(Body::Own(mbuf), &packet, last, index, set.sharers_of(last), ctx);
+        }
+        self.ended.free_all();
+    }
+
+    /// Frees a packet together with the others of its batch that ended.
+    #[inline]
+    pub fn end(&mut self, mbuf: Mbuf) {
+        if let Err(mbuf) = self.ended.push(mbuf) {
+            self.ended.free_all();
+            drop(mbuf);
+        }
+    }
+
+    pub(super) fn discard(&mut self, body: Body<'_>) {
+        if let Body::Own(mbuf) = body {
+            self.end(mbuf);
+        }
+    }
+
+    /// Makes one copy and queues it, in one piece if the MTU allows.
+    #[inline]
+    fn copy(
+        &mut self,
+        body: Body<'_>,
+        packet: &Packet<'_>,
+        action: &CopyAction,
+        index: u32,
+        sharers: &[PolicyId],
+        ctx: &mut Context<'_>,
+    ) {
+        let output = &ctx.outputs[action.destination.index()];
+        let origin =
+            Origin { verdict: packet.verdict, copy: index, destination: action.destination, bytes: 0 };
+        // A number is used up even if the copy is dropped below: the receiver then sees the loss.
+        let sequence = if output.uses_sequence() { ctx.sequences.next(action.stream) } else { 0 };
+        if let Some(reason) = output.unready {
+            ctx.drop_copy(reason, &origin);
+            self.discard(body);
+            return;
+        }
+        let mut keep =
+            action.keep.frame_bytes(packet.outer.header_end, packet.inner_header_end, packet.cap_len);
+        // Frames too short to hold their addresses have no place for a tag.
+        let tag = (output.inner_vlan && keep >= u32::from(ADDRESSES))
+            .then(|| encap::inner_vlan_tag(action.tag, action.egress));
+        let tag_len = if tag.is_some() { u32::from(TAG) } else { 0 };
+        let mut room = output.frame_room().saturating_sub(tag_len);
+        let mut pieces = Pieces::One;
+        if keep > room {
+            pieces = match output.oversize {
+                Oversize::Drop => {
+                    ctx.drop_copy(DropReason::Oversize, &origin);
+                    self.discard(body);
+                    return;
+                }
+                Oversize::Fragment if output.encap.is_some() => Pieces::Fragments,
+                Oversize::Segment => Pieces::Segments,
+                Oversize::Truncate | Oversize::Fragment => Pieces::One,
+            };
+            if pieces == Pieces::Fragments {
+                room = MAX_IP_PACKET.saturating_sub(output.overhead() + tag_len);
+            }
+            if pieces != Pieces::Segments && keep > room {
+                keep = room;
+                ctx.count_truncated(&origin);
+            }
+        }
+        let fields = CopyFields {
+            inner_len: keep + tag_len,
+            tag: action.tag,
+            egress: action.egress,
+            sequence,
+            entropy: packet.entropy,
+            timestamp_ns: packet.info.timestamp_ns,
+            truncated: keep < packet.info.wire_len,
+            vlan_tci: (packet.outer.vlan_count > 0).then_some(packet.outer.vlan_tci),
+            ip_id: 0,
+        };
+        let draft = Draft { action, output, keep, tag, fields, origin, sharers };
+        match pieces {
+            Pieces::One => self.one(body, draft, packet, ctx),
+            Pieces::Fragments => self.fragments(body, draft, packet, ctx),
+            Pieces::Segments => self.segments(body, draft, room, packet, ctx),
+        }
+    }
+
+    /// Sends a copy in one piece.
+    #[inline]
+    pub(super) fn one(
+        &mut self,
+        body: Body<'_>,
+        draft: Draft<'_>,
+        packet: &Packet<'_>,
+        ctx: &mut Context<'_>,
+    ) {
+        match self.composer.whole(body, &draft) {
+            Some(frame) => emit(frame, &draft, packet, ctx),
+            None => ctx.drop_copy(DropReason::MbufAlloc, &draft.origin),
+        }
+    }
+
+    /// An identification that no other fragmented copy of this worker has for a long time.
+    pub(super) fn next_fragment_id(&mut self) -> u32 {
+        self.fragment_id = self.fragment_id.wrapping_add(1);
+        self.fragment_id
+    }
+}
+
+/// Queues a finished frame at the exit of its destination.
+#[inline]
+pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Context<'_>) {
+    let mut origin = draft.origin;
+    origin.bytes = frame.pkt_len();
+    match draft.output.egress {
+        Egress::Port(port) => {
+            let port = &mut ctx.ports[port];
+            if frame.segments() > 1 && !port.multi_segment && !frame.linearize() {
+                ctx.drop_copy(DropReason::TxMultiSegment, &origin);
+                return;
+            }
+            port.push(frame, origin, ctx.classifier, ctx.tables, ctx.ledger);
+        }
+        Egress::File => {
+            // A tunnel's outer packet is as long as it is; a plain copy keeps the original length beside its own.
+            let wire_len = match draft.output.encap {
+                Some(_) => origin.bytes,
+                None => packet.info.wire_len + draft.tag_len(),
+            };
+            let sharers = if origin.copy == Origin::FOLLOWER { &[][..] } else { draft.sharers };
+            let record = FileFrame {
+                timestamp_ns: packet.info.timestamp_ns,
+                wire_len,
+                destination: origin.destination,
+                sharers,
+            };
+            match ctx.files.map(|files| files.push(frame, &record)) {
+                Some(Ok(())) => ctx.ledger.to_files += 1,
+                Some(Err(_)) | None => ctx.drop_copy(DropReason::FileQueueFull, &origin),
+            }
+        }
+        Egress::None => ctx.drop_copy(DropReason::NextHopUnresolved, &origin),
+    }
+}

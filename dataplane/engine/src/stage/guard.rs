@@ -1,0 +1,96 @@
+//! Is this one of our own copies, or a packet for ourselves? Such packets do not go through the policies.
+
+use std::net::IpAddr;
+
+use sluice_core::wire::{Fragment, L3, Parsed, TunnelHeader};
+use sluice_model::{DestinationKind, PolicySet, Tunnel, TunnelKind};
+
+/// Protocol numbers of the tunnels' outer headers.
+const UDP: u8 = 17;
+const GRE: u8 = 47;
+
+/// An address as [`Parsed`] holds it.
+type WireAddr = (L3, [u8; 16]);
+
+fn wire_addr(address: IpAddr) -> WireAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            (L3::Ipv4, bytes)
+        }
+        IpAddr::V6(v6) => (L3::Ipv6, v6.octets()),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OwnTunnel {
+    remote: WireAddr,
+    /// `Some(port)` for VXLAN, `None` for ERSPAN.
+    udp_port: Option<u16>,
+}
+
+/// Recognises our own copies on capture ports, so that a loop does not multiply them.
+#[derive(Clone, Debug, Default)]
+pub struct LoopGuard {
+    tunnels: Vec<OwnTunnel>,
+    own_addresses: Vec<WireAddr>,
+    enabled: bool,
+}
+
+impl LoopGuard {
+    /// A guard against copies to the tunnels of `policies`; packets to `own_addresses` pass.
+    #[must_use]
+    pub fn new(policies: &PolicySet, own_addresses: &[IpAddr]) -> Self {
+        let tunnel = |tunnel: &Tunnel| OwnTunnel {
+            remote: wire_addr(tunnel.remote),
+            udp_port: match tunnel.kind {
+                TunnelKind::Vxlan { udp_port, .. } => Some(udp_port),
+                TunnelKind::Erspan2 | TunnelKind::Erspan3 => None,
+            },
+        };
+        let tunnels = policies.destinations().iter().filter_map(|d| match &d.kind {
+            DestinationKind::Tunnel(t) => Some(tunnel(t)),
+            DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => None,
+        });
+        Self {
+            tunnels: tunnels.collect(),
+            own_addresses: own_addresses.iter().copied().map(wire_addr).collect(),
+            enabled: true,
+        }
+    }
+
+    /// A guard that lets everything pass.
+    #[must_use]
+    pub fn disabled() -> Self {
+        Self::default()
+    }
+
+    /// Whether `frame` is one of our copies.
+    #[inline]
+    #[must_use]
+    pub fn is_own_copy(&self, frame: &[u8], outer: &Parsed) -> bool {
+        let maybe = matches!(outer.protocol, UDP | GRE) && matches!(outer.l3, L3::Ipv4 | L3::Ipv6);
+        self.enabled && maybe && self.is_own_tunnel(frame, outer)
+    }
+
+    fn is_own_tunnel(&self, frame: &[u8], outer: &Parsed) -> bool {
+        let destination = (outer.l3, outer.dst_addr);
+        if self.own_addresses.contains(&destination) {
+            return false;
+        }
+        // The marking of the reference system: no other VXLAN sets all flags.
+        if outer.tunnel == TunnelHeader::Vxlan && frame.get(usize::from(outer.l4_offset) + 8) == Some(&0xff) {
+            return true;
+        }
+        let later = outer.fragment == Fragment::Later;
+        let from_us = || self.own_addresses.contains(&(outer.l3, outer.src_addr));
+        self.tunnels.iter().filter(|own| own.remote == destination).any(|own| match own.udp_port {
+            Some(port) => outer.protocol == UDP && if later { from_us() } else { outer.dst_port == port },
+            None if later => outer.protocol == GRE && from_us(),
+            None => {
+                matches!(outer.tunnel, TunnelHeader::Erspan1 | TunnelHeader::Erspan2 | TunnelHeader::Erspan3)
+            }
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! The packet's way, one file per stage: rx, parse, guard, (classify: in core), act, tx.
+//!
+//! A stage takes the whole batch. At the end of each stage a packet is still live, or has exactly one end.
+
+pub mod act;
+mod compose;
+pub mod guard;
+pub mod parse;
+mod pieces;
+pub mod rx;

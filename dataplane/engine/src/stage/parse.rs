@@ -1,0 +1,42 @@
+//! What are the headers, and which datagram does a fragment belong to?
+
+use sluice_core::classify::{FragmentOutcome, FragmentTable};
+use sluice_core::wire::{self, Fragment};
+
+use crate::batch::Batch;
+
+/// Tunnels that are followed inwards, at most.
+const DEPTH_LIMIT: u8 = 8;
+/// Packets whose first line is fetched ahead.
+const PREFETCH_AHEAD: usize = 6;
+
+/// Parses every live packet; `with_inner` also its innermost headers. Returns how many later fragments came without
+/// their first one.
+#[inline]
+pub fn run(batch: &mut Batch, fragments: &mut FragmentTable, with_inner: bool) -> u64 {
+    let mut unmatched = 0;
+    for place in 0..batch.len {
+        if let Some(Some(ahead)) = batch.mbufs.get(place + PREFETCH_AHEAD) {
+            ahead.prefetch_data();
+        }
+        let Some(mbuf) = &batch.mbufs[place] else { continue };
+        let frame = mbuf.data();
+        let outer = &mut batch.outer[place];
+        *outer = wire::parse(frame);
+        let now_ns = batch.info[place].timestamp_ns;
+        if outer.fragment != Fragment::Whole
+            && fragments.resolve(outer, frame, now_ns) == FragmentOutcome::Unknown
+        {
+            unmatched += 1;
+        }
+        if with_inner {
+            let outer = &batch.outer[place];
+            let inner = &mut batch.inner[place];
+            *inner = wire::parse_innermost(frame, outer, DEPTH_LIMIT);
+            if inner.fragment != Fragment::Whole && outer.inner_offset != 0 {
+                let _outcome = fragments.resolve(inner, frame, now_ns);
+            }
+        }
+    }
+    unmatched
+}

@@ -1,0 +1,329 @@
+//! The poll-mode worker: receives, decides and sends, and does nothing else.
+//!
+//! A worker owns its queues, tables and counters. Nothing in [`Worker::poll`] allocates, locks, logs or calls the
+//! system (kernel interfaces need one call per transmitted burst, in their driver).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use dpdk::{Burst, Mbuf, Mempool, Tsc};
+use sluice_af_packet::AfPacketRx;
+use sluice_core::classify::{Classifier, FragmentTable, Input, Program};
+use sluice_model::{DropReason, PortId};
+
+use crate::batch::{BATCH, Batch};
+use crate::clock::Clock;
+use crate::counters::Tables;
+use crate::files::FileProducer;
+use crate::ledger::{Ledger, LedgerCell};
+use crate::output::{Egress, Output};
+use crate::port::{Source, TxDriver, TxPort};
+use crate::sequence::Sequences;
+use crate::stage::act::{Act, Context};
+use crate::stage::guard::LoopGuard;
+use crate::stage::{parse, rx};
+use crate::stats::{Stage, WorkerStats};
+
+/// Polls between two looks at what the control thread wants.
+const HOUSEKEEPING_POLLS: u32 = 64;
+
+/// A frame for the control thread: ARP, ND or echo for one of our own addresses.
+#[derive(Debug)]
+pub struct ControlFrame {
+    /// The port it came in by, or leaves by.
+    pub port: PortId,
+    /// The frame.
+    pub mbuf: Mbuf,
+}
+
+/// New queues of a kernel interface that went away and came back.
+#[derive(Debug)]
+pub struct Replacement {
+    /// Which port.
+    pub port: PortId,
+    /// The receive side, if this worker has it.
+    pub source: Option<Box<AfPacketRx>>,
+    /// The transmit side.
+    pub exit: Option<TxDriver>,
+}
+
+/// The queues between a worker and the control thread.
+#[derive(Clone, Debug)]
+pub struct ControlQueues {
+    /// Worker to control.
+    pub received: Arc<ArrayQueue<ControlFrame>>,
+    /// Control to worker: frames to send.
+    pub to_send: Arc<ArrayQueue<ControlFrame>>,
+    /// Control to worker: interfaces that came back.
+    pub replace: Arc<ArrayQueue<Replacement>>,
+}
+
+impl ControlQueues {
+    /// Queues of `frames` entries each.
+    #[must_use]
+    pub fn new(frames: usize) -> Self {
+        Self {
+            received: Arc::new(ArrayQueue::new(frames)),
+            to_send: Arc::new(ArrayQueue::new(frames)),
+            replace: Arc::new(ArrayQueue::new(16)),
+        }
+    }
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct WorkerParts {
+    /// Receive queues, polled in turn.
+    pub sources: Vec<Source>,
+    /// Output ports.
+    pub ports: Vec<TxPort>,
+    /// Destinations by number.
+    pub outputs: Vec<Output>,
+    /// The compiled policies.
+    pub program: Arc<Program>,
+    /// The worker's verdict tables for that program.
+    pub classifier: Classifier,
+    /// Datagrams of which fragments were seen.
+    pub fragments: FragmentTable,
+    /// Sequence numbers.
+    pub sequences: Sequences,
+    /// Small mbufs for headers and shares.
+    pub headers: Mempool,
+    /// The queue to the file writer.
+    pub files: Option<FileProducer>,
+    /// Recognises our own copies.
+    pub guard: LoopGuard,
+    /// The queues to and from the control thread.
+    pub control: ControlQueues,
+    /// Counters by policy and destination.
+    pub tables: Arc<Tables>,
+}
+
+/// A worker: one lcore's share of the dataplane.
+#[derive(Debug)]
+pub struct Worker {
+    parts: WorkerParts,
+    batch: Box<Batch>,
+    act: Act,
+    ledger: Ledger,
+    cell: Arc<LedgerCell>,
+    stats: Arc<WorkerStats>,
+    control_burst: Burst,
+    polls: u32,
+}
+
+impl Worker {
+    /// A worker of these parts. All memory it will ever use is allocated here.
+    #[must_use]
+    pub fn new(parts: WorkerParts) -> Self {
+        let mut worker = Self {
+            act: Act::new(parts.headers.clone()),
+            parts,
+            batch: Box::default(),
+            ledger: Ledger::default(),
+            cell: Arc::default(),
+            stats: Arc::default(),
+            control_burst: Burst::new(),
+            polls: 0,
+        };
+        worker.housekeeping();
+        worker
+    }
+
+    /// The published ledger.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<LedgerCell> {
+        Arc::clone(&self.cell)
+    }
+
+    /// The queues to and from the control thread.
+    #[must_use]
+    pub fn control(&self) -> ControlQueues {
+        self.parts.control.clone()
+    }
+
+    /// The published stage statistics.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Polls until `stop` is set, then sends what is queued and returns.
+    pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
+        while !stop.load(Ordering::Relaxed) {
+            self.poll(clock);
+        }
+        self.housekeeping();
+    }
+
+    /// Receives one burst from each source and takes it all the way; returns how many packets came.
+    #[inline]
+    pub fn poll(&mut self, clock: &Clock) -> usize {
+        self.polls += 1;
+        if self.polls >= HOUSEKEEPING_POLLS {
+            self.polls = 0;
+            self.housekeeping();
+        }
+        let mut packets = 0;
+        for index in 0..self.parts.sources.len() {
+            let start = Tsc::now();
+            let source = &mut self.parts.sources[index];
+            let received = source.receive(&mut self.batch, clock.now_ns(start));
+            self.stats.poll(received);
+            if received > 0 {
+                packets += received;
+                let (capture, filter) = (source.capture, source.own_filter);
+                if let Some(filter) = filter {
+                    self.take_own(|frame| filter.matches(frame));
+                }
+                if !capture {
+                    self.drop_all(DropReason::NotCapturePort);
+                }
+                self.process(start);
+            }
+        }
+        packets
+    }
+
+    /// The batch, to be filled by a caller that is its own source; [`Worker::process`] then decides it.
+    #[must_use]
+    pub fn batch_mut(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
+    /// Takes the packets of the batch through all stages; none is left in it.
+    #[inline]
+    pub fn process(&mut self, start: Tsc) {
+        let batch = &mut *self.batch;
+        let packets = batch.len;
+        self.ledger.rx_packets += u64::from(batch.live.count_ones());
+        rx::run(batch);
+        let received = self.stats.stage(Stage::Rx, start, packets);
+
+        let with_inner = self.parts.program.needs_inner();
+        self.ledger.fragments_unmatched += parse::run(batch, &mut self.parts.fragments, with_inner);
+        for place in batch.live_places() {
+            self.ledger.rx_bytes += u64::from(batch.info[place].wire_len);
+        }
+        self.drop_own_copies();
+        let parsed = self.stats.stage(Stage::Parse, received, packets);
+
+        self.classify(with_inner);
+        let classified = self.stats.stage(Stage::Classify, parsed, packets);
+
+        let parts = &mut self.parts;
+        let mut ctx = Context {
+            classifier: &parts.classifier,
+            outputs: &parts.outputs,
+            sequences: &mut parts.sequences,
+            ports: &mut parts.ports,
+            files: parts.files.as_ref(),
+            tables: &parts.tables,
+            ledger: &mut self.ledger,
+        };
+        self.act.run(&mut self.batch, with_inner, &mut ctx);
+        self.batch.clear();
+        let acted = self.stats.stage(Stage::Act, classified, packets);
+
+        for port in &mut parts.ports {
+            port.flush(&parts.classifier, &parts.tables, &mut self.ledger);
+        }
+        self.cell.publish(&self.ledger);
+        self.stats.stage(Stage::Tx, acted, packets);
+    }
+
+    /// Looks up the verdict of every packet that is still live.
+    #[inline]
+    fn classify(&mut self, with_inner: bool) {
+        let batch = &mut *self.batch;
+        let len = batch.len;
+        let mut frames: [&[u8]; BATCH] = [&[]; BATCH];
+        for (frame, mbuf) in frames.iter_mut().zip(&batch.mbufs[..len]) {
+            *frame = mbuf.as_ref().map_or(&[], Mbuf::data);
+        }
+        let mut wire_len = [0; BATCH];
+        for (length, info) in wire_len.iter_mut().zip(&batch.info[..len]) {
+            *length = info.wire_len;
+        }
+        let input = Input {
+            frames: &frames[..len],
+            outer: &batch.outer[..len],
+            inner: if with_inner { &batch.inner[..len] } else { &[] },
+            wire_len: &wire_len[..len],
+            ingress: &batch.ingress[..len],
+        };
+        self.parts.classifier.classify(&self.parts.program, &input, &mut batch.verdicts[..len]);
+    }
+
+    /// Ends the packets that are our own copies come back.
+    #[inline]
+    fn drop_own_copies(&mut self) {
+        for place in self.batch.live_places() {
+            let Some(mbuf) = &self.batch.mbufs[place] else { continue };
+            if self.parts.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
+                self.drop_packet(place, DropReason::LoopGuard);
+            }
+        }
+    }
+
+    /// Hands frames for our own addresses to the control thread; they are neither received nor dropped packets.
+    fn take_own(&mut self, is_own: impl Fn(&[u8]) -> bool) {
+        for place in self.batch.live_places() {
+            if !self.batch.mbufs[place].as_ref().is_some_and(|mbuf| is_own(mbuf.data())) {
+                continue;
+            }
+            let port = self.batch.ingress[place];
+            if let Some(mbuf) = self.batch.take(place) {
+                self.ledger.ctrl_rx += 1;
+                if self.parts.control.received.push(ControlFrame { port, mbuf }).is_err() {
+                    self.ledger.ctrl_lost += 1;
+                }
+            }
+        }
+    }
+
+    /// Counts every live packet as received and ends it.
+    fn drop_all(&mut self, reason: DropReason) {
+        for place in self.batch.live_places() {
+            self.ledger.rx_packets += 1;
+            self.ledger.rx_bytes += u64::from(self.batch.info[place].wire_len);
+            self.drop_packet(place, reason);
+        }
+    }
+
+    fn drop_packet(&mut self, place: usize, reason: DropReason) {
+        if let Some(mbuf) = self.batch.take(place) {
+            self.ledger.drops.add(reason, 1);
+            self.act.end(mbuf);
+        }
+    }
+
+    /// Takes in what the control thread published, and sends what it has to send.
+    #[cold]
+    fn housekeeping(&mut self) {
+        let parts = &mut self.parts;
+        for output in &mut parts.outputs {
+            let up = match output.egress {
+                Egress::Port(port) => parts.ports.get(port).is_some_and(TxPort::is_up),
+                Egress::File | Egress::None => true,
+            };
+            output.refresh(up);
+        }
+        while let Some(Replacement { port, source, exit }) = parts.control.replace.pop() {
+            if let (Some(rx), Some(own)) = (source, parts.sources.iter_mut().find(|own| own.port == port)) {
+                own.replace_interface(rx);
+            }
+            if let (Some(driver), Some(own)) = (exit, parts.ports.iter_mut().find(|own| own.id == port)) {
+                own.replace_driver(driver);
+            }
+        }
+        while let Some(ControlFrame { port, mbuf }) = parts.control.to_send.pop() {
+            let Some(exit) = parts.ports.iter_mut().find(|exit| exit.id == port) else { continue };
+            if self.control_burst.push(mbuf).is_ok() {
+                self.ledger.ctrl_tx += exit.send_control(&mut self.control_burst) as u64;
+            }
+        }
+        self.cell.publish(&self.ledger);
+    }
+}
