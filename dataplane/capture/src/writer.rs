@@ -1,6 +1,6 @@
 //! How does a replay leave its copies behind? As a nanosecond pcap file.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 /// The snap length that the file header states, and the most bytes of one packet that may be written.
 pub const SNAPLEN: u32 = 262_144;
@@ -9,9 +9,8 @@ pub const SNAPLEN: u32 = 262_144;
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
 const LINKTYPE_ETHERNET: u32 = 1;
 const NANOSECONDS: u64 = 1_000_000_000;
-const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Writes Ethernet frames to a little-endian nanosecond pcap file; buffers by itself.
+/// Writes Ethernet frames to a little-endian nanosecond pcap file, in small writes: give it something that buffers.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -24,12 +23,12 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct PcapWriter<W: Write> {
-    out: BufWriter<W>,
+    out: W,
 }
 
 impl<W: Write> PcapWriter<W> {
-    /// Starts a file on `out`: buffers the 24 bytes of the file header.
-    pub fn new(out: W) -> io::Result<Self> {
+    /// Starts a file on `out`: writes the 24 bytes of the file header.
+    pub fn new(mut out: W) -> io::Result<Self> {
         let mut header = [0; 24];
         header[0..4].copy_from_slice(&MAGIC_NANOSECONDS.to_le_bytes());
         header[4..6].copy_from_slice(&2u16.to_le_bytes());
@@ -37,7 +36,6 @@ impl<W: Write> PcapWriter<W> {
         // Bytes 8 to 16: zone and accuracy, zero in every file.
         header[16..20].copy_from_slice(&SNAPLEN.to_le_bytes());
         header[20..24].copy_from_slice(&LINKTYPE_ETHERNET.to_le_bytes());
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
         out.write_all(&header)?;
         Ok(Self { out })
     }
@@ -74,15 +72,19 @@ impl<W: Write> PcapWriter<W> {
         Ok(())
     }
 
-    /// Hands everything that is buffered to the output and flushes that.
+    /// The output, to look at or to empty a buffer. What is written to it directly becomes part of the file.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Flushes the output.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 
-    /// Flushes and gives the output back. Without this, an error of the last writes goes unseen.
-    pub fn finish(self) -> io::Result<W> {
-        let mut out = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        out.flush()?;
-        Ok(out)
+    /// Flushes the output and gives it back.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.out.flush()?;
+        Ok(self.out)
     }
 }

@@ -90,12 +90,12 @@ impl AfPacketTx {
     }
 
     /// Send a burst, each packet gathered from its segments. What the kernel took is freed, what it refuses for
-    /// a fault of the frame goes to `refused`, and the rest (socket full, interface down) stays in the burst,
+    /// a fault of the frame goes to `refused` with its place in the burst, and the rest (socket full, interface down) stays in the burst,
     /// in order, to be tried again or dropped by the caller. Returns how many packets were sent.
     ///
     /// Never blocks; one system call for a burst of up to 64 packets without super-frames and faults.
     #[inline]
-    pub fn tx_burst(&mut self, burst: &mut Burst, mut refused: impl FnMut(Mbuf, TxRefusal)) -> usize {
+    pub fn tx_burst(&mut self, burst: &mut Burst, mut refused: impl FnMut(usize, Mbuf, TxRefusal)) -> usize {
         let mut refusals = [None; BURST_CAPACITY];
         let mut refused_count = 0;
         let packets = burst.as_slice();
@@ -116,7 +116,7 @@ impl AfPacketTx {
                     // A burst has room for what came out of a burst.
                     drop(rest.push(packet));
                 } else if let Some(why) = refusals[at] {
-                    refused(packet, why);
+                    refused(at, packet, why);
                 }
             }
             *burst = rest;

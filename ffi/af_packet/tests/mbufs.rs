@@ -54,7 +54,7 @@ fn frames_pass_through_mbufs_and_none_leaks() {
     for frame in &sent {
         burst.push(pool.copy_from(frame).unwrap()).unwrap();
     }
-    assert_eq!(tx.tx_burst(&mut burst, |_, why| panic!("{why:?}")), sent.len());
+    assert_eq!(tx.tx_burst(&mut burst, |_, _, why| panic!("{why:?}")), sent.len());
     assert!(burst.is_empty());
     assert_eq!(pool.in_use(), 0);
     let received = receive(&mut rx, &pool, sent.len());
@@ -72,7 +72,7 @@ fn frames_pass_through_mbufs_and_none_leaks() {
         burst.push(pool.copy_from(&frame(len, &[0x88, 0xb5], 4)).unwrap()).unwrap();
     }
     let mut refused = vec![];
-    assert_eq!(tx.tx_burst(&mut burst, |mbuf, why| refused.push((mbuf, why))), 2);
+    assert_eq!(tx.tx_burst(&mut burst, |_, mbuf, why| refused.push((mbuf, why))), 2);
     assert!(burst.is_empty());
     assert_eq!((refused[0].0.pkt_len(), refused[0].1, refused.len()), (1_600, TxRefusal::TooLong, 1));
     assert_eq!(pool.in_use(), 1);
@@ -86,7 +86,7 @@ fn frames_pass_through_mbufs_and_none_leaks() {
         (0..40).map(|i| frame(if i % 8 == 7 { 9_000 } else { 200 + i }, &TAG, i as u8)).collect();
     let slices: Vec<[&[u8]; 1]> = sent.iter().map(|frame| [&frame[..]]).collect();
     let slices: Vec<&[&[u8]]> = slices.iter().map(|frame| &frame[..]).collect();
-    assert_eq!(tx.tx_frames(&slices, |_, why| panic!("{why:?}")), sent.len());
+    assert_eq!(tx.tx_frames(&slices, |_, _, why| panic!("{why:?}")), sent.len());
     let mut got: Vec<Vec<u8>> = vec![];
     let first = receive(&mut rx, &pool, 8);
     assert_eq!(first.len(), 7, "seven small ones; the jumbo needs five mbufs of the three that are left");
@@ -104,7 +104,7 @@ fn frames_pass_through_mbufs_and_none_leaks() {
     for (command, times) in [("ip link set dev va down", 1), ("ip link del dev va", 2)] {
         run(command);
         burst.push(pool.copy_from(&sent[0]).unwrap()).unwrap();
-        assert_eq!(tx.tx_burst(&mut burst, |_, why| panic!("{why:?}")), 0);
+        assert_eq!(tx.tx_burst(&mut burst, |_, _, why| panic!("{why:?}")), 0);
         assert_eq!((burst.len(), port_a.stats().tx_down), (times, times as u64));
     }
     assert_eq!(rx.rx_burst(&pool, 64, |_, _| panic!("nothing comes from nowhere")), 0);

@@ -15,6 +15,7 @@ use crate::segment::Seg;
 pub struct ChainError(pub Mbuf);
 
 /// Iterator over the bytes of each segment, from [`Mbuf::segment_slices`].
+#[derive(Clone)]
 pub struct SegmentSlices<'a> {
     next: Option<Seg>,
     packet: PhantomData<&'a Mbuf>,
