@@ -1,5 +1,13 @@
 //! End-to-end tests and golden captures of Sluice.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "support of tests: a broken promise should stop the test"
+)]
 
 pub mod captures;
 pub mod fuzz_targets;
+pub mod traffic;

@@ -1,0 +1,89 @@
+//! `sluiced replay`: runs captures through the pipeline and prints what became of every packet.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use sluice_capture::Progress;
+use sluice_engine::replay::{ReplayConfig, replay as run_replay};
+
+use crate::ReplayArgs;
+use crate::report::{self, Summary};
+
+pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
+    let Some(policies) = report::load(&sluice_model::spec::load_policy(&args.policy)) else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let config = ReplayConfig {
+        policies,
+        inputs: args.inputs.clone(),
+        out_dir: args.out.clone(),
+        loop_guard: args.loop_guard,
+    };
+    let started = Instant::now();
+    let mut bar = Bar::new(&args.inputs);
+    let outcome = run_replay(&config, |input, at| bar.update(input, at))?;
+    bar.finish();
+    let summary = Summary {
+        policies: &config.policies,
+        account: &outcome.account,
+        policy_totals: &outcome.policies,
+        destination_totals: &outcome.destinations,
+    };
+    if args.json {
+        println!("{}", summary.json());
+    } else {
+        println!("{}", summary.table());
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{} packets in {seconds:.2} s; output in {}",
+            outcome.account.ledger.rx_packets,
+            args.out.display()
+        );
+    }
+    for error in &outcome.errors {
+        eprintln!("sluiced: error: {error}");
+    }
+    let whole = outcome.errors.is_empty() && outcome.account.balances();
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A progress bar on a terminal; nothing elsewhere.
+struct Bar {
+    shown: Option<ProgressBar>,
+    names: Vec<String>,
+    updated: Instant,
+}
+
+impl Bar {
+    fn new(inputs: &[PathBuf]) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(0).with_style(style)
+        });
+        let names = inputs.iter().map(|path| path.display().to_string()).collect();
+        Self { shown: bar, names, updated: Instant::now() }
+    }
+
+    fn update(&mut self, input: usize, at: Progress) {
+        let Some(bar) = &self.shown else { return };
+        if self.updated.elapsed() < Duration::from_millis(100) {
+            return;
+        }
+        self.updated = Instant::now();
+        bar.set_length(at.bytes_total.unwrap_or(at.bytes_read));
+        bar.set_position(at.bytes_read);
+        bar.set_message(self.names.get(input).cloned().unwrap_or_default());
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}

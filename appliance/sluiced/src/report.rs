@@ -1,0 +1,142 @@
+//! What a run did, as a table for people and as JSON for scripts.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+use sluice_engine::counters::{DestinationTotals, PolicyTotals};
+use sluice_engine::ledger::Account;
+use sluice_model::spec::{Diagnostics, Loaded};
+use sluice_model::{DropCounts, PolicySet};
+
+/// Prints the diagnostics of a file to stderr; gives its value if it has no errors.
+pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<T> {
+    match result {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("{warning}");
+            }
+            Some(loaded.value.clone())
+        }
+        Err(diagnostics) => {
+            eprintln!("{diagnostics}");
+            None
+        }
+    }
+}
+
+/// What is reported at the end of a run.
+pub(crate) struct Summary<'a> {
+    pub(crate) policies: &'a PolicySet,
+    pub(crate) account: &'a Account,
+    pub(crate) policy_totals: &'a [PolicyTotals],
+    pub(crate) destination_totals: &'a [DestinationTotals],
+}
+
+impl Summary<'_> {
+    /// One object; the names are fixed, scripts read them.
+    pub(crate) fn json(&self) -> Value {
+        let ledger = &self.account.ledger;
+        let policies = self.policies.policies().iter().zip(self.policy_totals).map(|(policy, totals)| {
+            json!({
+                "name": policy.name,
+                "matched_packets": totals.matched_packets,
+                "matched_bytes": totals.matched_bytes,
+                "sent_packets": totals.sent_packets,
+                "drops": drops_json(&totals.drops),
+            })
+        });
+        let destinations = self.policies.destinations().iter().zip(self.destination_totals);
+        let destinations = destinations.map(|(destination, totals)| {
+            json!({
+                "name": destination.name,
+                "packets": totals.packets,
+                "bytes": totals.bytes,
+                "truncated": totals.truncated,
+                "drops": drops_json(&totals.drops),
+            })
+        });
+        json!({
+            "rx_packets": ledger.rx_packets,
+            "rx_bytes": ledger.rx_bytes,
+            "tx_packets": ledger.tx_packets,
+            "tx_bytes": ledger.tx_bytes,
+            "replicas": ledger.replicas,
+            "held": self.account.held,
+            "drops": drops_json(&ledger.drops),
+            "lost_before_rx": self.account.lost_before_rx,
+            "truncated": ledger.truncated,
+            "fragments_unmatched": ledger.fragments_unmatched,
+            "ctrl_rx": ledger.ctrl_rx,
+            "ctrl_tx": ledger.ctrl_tx,
+            "policies": policies.collect::<Vec<_>>(),
+            "destinations": destinations.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Tables for a terminal.
+    pub(crate) fn table(&self) -> String {
+        let ledger = &self.account.ledger;
+        let mut totals = table(&["", "packets", "bytes"]);
+        totals.add_row(row("received", &[ledger.rx_packets, ledger.rx_bytes]));
+        totals.add_row(row("sent", &[ledger.tx_packets, ledger.tx_bytes]));
+        for (name, packets) in [
+            ("replicas", ledger.replicas),
+            ("held", self.account.held),
+            ("lost before rx", self.account.lost_before_rx),
+            ("cut to the MTU", ledger.truncated),
+        ] {
+            totals.add_row(row(name, &[packets]));
+        }
+        let mut drops = table(&["dropped because of", "packets"]);
+        for (reason, packets) in ledger.drops.iter().filter(|&(_, packets)| packets > 0) {
+            drops.add_row(row(reason.name(), &[packets]));
+        }
+        let mut policies = table(&["policy", "matched", "bytes", "sent"]);
+        for (policy, totals) in self.policies.policies().iter().zip(self.policy_totals) {
+            policies.add_row(row(
+                &policy.name,
+                &[totals.matched_packets, totals.matched_bytes, totals.sent_packets],
+            ));
+        }
+        let mut destinations = table(&["destination", "copies", "bytes", "cut"]);
+        for (destination, totals) in self.policies.destinations().iter().zip(self.destination_totals) {
+            destinations.add_row(row(&destination.name, &[totals.packets, totals.bytes, totals.truncated]));
+        }
+        let verdict = if self.account.balances() { "balanced" } else { "NOT BALANCED: please report this" };
+        let identity = format!(
+            "rx {} + replicas {} = tx {} + drops {} + held {}: {verdict}",
+            ledger.rx_packets,
+            ledger.replicas,
+            ledger.tx_packets,
+            ledger.drops.total(),
+            self.account.held
+        );
+        let mut parts = vec![totals.to_string()];
+        if ledger.drops.total() > 0 {
+            parts.push(drops.to_string());
+        }
+        parts.extend([policies.to_string(), destinations.to_string(), identity]);
+        parts.join("\n\n")
+    }
+}
+
+fn drops_json(drops: &DropCounts) -> Value {
+    drops
+        .iter()
+        .filter(|&(_, packets)| packets > 0)
+        .map(|(reason, packets)| (reason.name(), packets))
+        .collect()
+}
+
+/// An empty table; all columns but the first are numbers.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn row(name: &str, numbers: &[u64]) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(numbers.iter().map(u64::to_string)).collect()
+}

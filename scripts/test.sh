@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that must pass, with the time that each step takes.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+install_missing "${build_packages[@]}" "${test_packages[@]}"
+
+times=()
+step() { # step NAME COMMAND...
+    local name=$1 start=$SECONDS
+    shift
+    say "$name"
+    "$@"
+    times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
+}
+
+export SLUICED=${CARGO_TARGET_DIR:-$root/target}/release/sluiced
+step "format" cargo fmt --all --check
+step "arrows between crates" scripts/check-arrows.py
+step "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+step "release build" cargo build --release --locked --quiet -p sluiced -p sluice-perf
+step "documentation examples" cargo test --workspace --doc --locked --quiet
+step "tests" cargo test --workspace --all-targets --locked --no-fail-fast
+
+echo
+echo "Where the time went:"
+printf '%s\n' "${times[@]}"
+[ -d "$root/../shared/captures" ] || [ -n "${SLUICE_CAPTURES:-}" ] ||
+    echo "Left out: the tests over the collection of real captures (set SLUICE_CAPTURES to its folder)."
