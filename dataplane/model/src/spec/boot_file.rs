@@ -61,7 +61,8 @@ pub fn load_boot(path: &Path) -> Result<Loaded<BootConfig>, Diagnostics> {
 /// Every error in the text, in its order, with the warnings between.
 pub fn parse_boot(file_name: &str, text: &str) -> Result<Loaded<BootConfig>, Diagnostics> {
     let report = Report::new(file_name, text);
-    let document = document::parse(&report);
+    let text = document::intact(&report);
+    let document = document::parse(&text);
     let folder = Path::new(file_name).parent().unwrap_or(Path::new(""));
     let config = boot_config(Fields::new(document.get_ref(), 0..0, String::new(), &report), folder, &report);
     report.finish(config)

@@ -13,16 +13,63 @@ use super::source::{At, Report, Span, quote};
 
 type Node<'a> = Spanned<DeValue<'a>>;
 
-/// Parses TOML; reports every syntax error and gives what could be read around them.
-pub(super) fn parse<'a>(report: &Report<'a>) -> Spanned<DeTable<'a>> {
-    let (document, errors) = DeTable::parse_recoverable(report.text());
-    for error in errors {
-        let end = report.text().len();
-        let span = error.span().unwrap_or(end..end);
-        report.error(&span, "", format!("TOML syntax: {}", error.message()), None);
+/// Finds the syntax errors, and gives the text without the tables that hold them: these are blanked, so that places
+/// stay what they are and the other tables can still be read.
+///
+/// Of each table only the first error is reported. One forgotten bracket makes a dozen, which nobody wants to read.
+pub(super) fn intact<'a>(report: &Report<'a>) -> Cow<'a, str> {
+    let text = report.text();
+    let (_, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Cow::Borrowed(text);
     }
-    report.syntax_done();
-    document
+    report.set_damaged();
+    let syntax = |error: &toml::de::Error, start: usize| {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let span = start + span.start..start + span.end;
+        report.error(&span, "", format!("TOML syntax: {}", error.message()), None);
+    };
+    let mut clean = String::with_capacity(text.len());
+    for table in tables(text) {
+        let (_, errors) = DeTable::parse_recoverable(table);
+        match errors.first() {
+            Some(error) => {
+                syntax(error, clean.len());
+                clean.extend(table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+            }
+            None => clean.push_str(table),
+        }
+    }
+    // Two tables may be right one by one and not together.
+    if report.errors() == 0 {
+        for error in &errors {
+            syntax(error, 0);
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// Reads a text that [`intact`] gave.
+pub(super) fn parse(text: &str) -> Spanned<DeTable<'_>> {
+    DeTable::parse_recoverable(text).0
+}
+
+/// The text in parts, each but the first from one `[table]` line to the next; `[a.b]` belongs to the `[a]` before.
+fn tables(text: &str) -> impl Iterator<Item = &str> {
+    let header = |line: &str| line.trim_start().starts_with('[') && !line.contains('.');
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let mut end = 0;
+        for line in rest.split_inclusive('\n') {
+            if end > 0 && header(line) {
+                break;
+            }
+            end += line.len();
+        }
+        let (table, after) = rest.split_at_checked(end)?;
+        rest = after;
+        (!table.is_empty()).then_some(table)
+    })
 }
 
 /// The fields of one table. Every field that is asked for is known; [`Fields::finish`] complains about the others.
@@ -240,7 +287,8 @@ impl<'d> Fields<'d> {
 
     /// A field that must be there.
     pub(super) fn missing(&self, key: &str, suggestion: impl Into<String>) {
-        if self.report.is_well_formed() {
+        // A field of the file itself may be in the part that was not understood.
+        if self.report.is_well_formed() || !self.label.is_empty() {
             self.report.error(&self.span, self.field(key), "missing", suggestion.into());
         }
     }
@@ -254,7 +302,7 @@ impl<'d> Fields<'d> {
     pub(super) fn finish(self) {
         for (key, _) in self.table {
             let name: &str = key.get_ref();
-            if !self.asked.contains(&name) && self.report.is_well_formed() {
+            if !self.asked.contains(&name) {
                 let mut known = self.asked.clone();
                 known.sort_unstable();
                 let suggestion = self.report.did_you_mean(name, known.into_iter());

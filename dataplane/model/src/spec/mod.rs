@@ -24,3 +24,6 @@ pub use boot_file::{MAX_PORTS, load_boot, parse_boot};
 pub use check::check_against;
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 pub use policy_file::{MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, parse_policy};
+
+#[cfg(test)]
+mod tests;

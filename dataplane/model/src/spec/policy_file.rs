@@ -68,7 +68,8 @@ pub fn load_policy(path: &Path) -> Result<Loaded<PolicySet>, Diagnostics> {
 /// Every error in the text, in its order, with the warnings between.
 pub fn parse_policy(file_name: &str, text: &str) -> Result<Loaded<PolicySet>, Diagnostics> {
     let report = Report::new(file_name, text);
-    let document = document::parse(&report);
+    let text = document::intact(&report);
+    let document = document::parse(&text);
     let set = policy_set(document.get_ref(), &report);
     report.finish(set)
 }

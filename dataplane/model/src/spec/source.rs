@@ -38,8 +38,8 @@ pub(super) struct Report<'a> {
     findings: RefCell<Vec<Diagnostic>>,
     errors: Cell<usize>,
     names_compared: Cell<usize>,
-    /// Lines with syntax errors.
-    broken: RefCell<Vec<usize>>,
+    /// Whether parts of the text were not understood.
+    damaged: Cell<bool>,
 }
 
 impl<'a> Report<'a> {
@@ -52,7 +52,7 @@ impl<'a> Report<'a> {
             findings: RefCell::new(Vec::new()),
             errors: Cell::new(0),
             names_compared: Cell::new(0),
-            broken: RefCell::new(Vec::new()),
+            damaged: Cell::new(false),
         }
     }
 
@@ -60,16 +60,14 @@ impl<'a> Report<'a> {
         self.text
     }
 
-    /// Ends the search for syntax errors. What is found from now on may be their consequence: findings in the same
-    /// lines are not reported.
-    pub(super) fn syntax_done(&self) {
-        *self.broken.borrow_mut() =
-            self.findings.borrow().iter().filter_map(|d| d.line.try_into().ok()).collect();
+    /// Notes that parts of the text were not understood.
+    pub(super) fn set_damaged(&self) {
+        self.damaged.set(true);
     }
 
     /// Whether there was no syntax error: else what seems to be missing may be in the part that was not understood.
     pub(super) fn is_well_formed(&self) -> bool {
-        self.broken.borrow().is_empty()
+        !self.damaged.get()
     }
 
     /// The number of errors so far.
@@ -141,10 +139,6 @@ impl<'a> Report<'a> {
             return;
         }
         let line = self.line_of(span.start);
-        let broken = self.broken.borrow();
-        if broken.contains(&line) || (severity == Severity::Warning && !broken.is_empty()) {
-            return;
-        }
         let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
         // On a line of megabytes the column is in bytes: counting characters for each finding would take minutes.
         let before = match self.text.get(start..span.start) {
