@@ -9,6 +9,7 @@ use std::io::{self, Cursor, Read};
 use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::wire::{self, L3, checksum};
+use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -18,6 +19,7 @@ pub const ALL: &[Target] = &[
     ("af_packet_block", af_packet_block),
     ("af_packet_link", af_packet_link),
     ("capture", capture),
+    ("policy", policy),
     ("segment", segment),
     ("wire", wire),
 ];
@@ -86,6 +88,41 @@ impl Read for Pieces {
         let len = out.len().min(7);
         self.0.read(&mut out[..len])
     }
+}
+
+/// Reads any bytes as a policy file and as a boot config: either a value, or errors with places inside the text; what
+/// is shown on a terminal holds no control characters.
+pub fn policy(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let policies = spec(&text, parse_policy("policy.toml", &text));
+    let boot = spec(&text, parse_boot("boot.toml", &text));
+    for policy in policies.iter().flat_map(|set| set.policies()) {
+        let name = policy.name.as_bytes();
+        assert!((1..=63).contains(&name.len()) && name.is_ascii(), "names are well formed");
+        let known = policies.as_ref().map_or(0, |set| set.destinations().len());
+        assert!(policy.to.iter().all(|id| id.index() < known), "destinations are there");
+    }
+    if let (Some(policies), Some(boot)) = (policies, boot) {
+        drop(check_against(&policies, &boot));
+    }
+}
+
+/// What holds for the findings of any text.
+fn spec<T>(text: &str, result: Result<Loaded<T>, Diagnostics>) -> Option<T> {
+    let lines = text.split('\n').count();
+    let (value, findings) = match result {
+        Ok(loaded) => (Some(loaded.value), loaded.warnings),
+        Err(diagnostics) => {
+            assert!(diagnostics.errors() > 0, "a refusal has a reason");
+            (None, diagnostics.0)
+        }
+    };
+    for finding in findings {
+        assert!(finding.line as usize <= lines, "{finding} of {lines} lines");
+        assert!(!finding.to_string().contains(char::is_control), "{finding:?}");
+        assert!(!finding.render().contains(|c: char| c.is_control() && c != '\n'), "{finding:?}");
+    }
+    value
 }
 
 /// Cuts a frame into TCP segments, and finishes a checksum at any place.
