@@ -86,7 +86,7 @@ fn frames_pass_through_mbufs_and_none_leaks() {
         (0..40).map(|i| frame(if i % 8 == 7 { 9_000 } else { 200 + i }, &TAG, i as u8)).collect();
     let slices: Vec<[&[u8]; 1]> = sent.iter().map(|frame| [&frame[..]]).collect();
     let slices: Vec<&[&[u8]]> = slices.iter().map(|frame| &frame[..]).collect();
-    assert_eq!(tx.tx_frames(&slices, |_, _, why| panic!("{why:?}")), sent.len());
+    assert_eq!(tx.tx_frames(&slices, |_, why| panic!("{why:?}")), sent.len());
     let mut got: Vec<Vec<u8>> = vec![];
     let first = receive(&mut rx, &pool, 8);
     assert_eq!(first.len(), 7, "seven small ones; the jumbo needs five mbufs of the three that are left");
