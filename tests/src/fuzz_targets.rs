@@ -9,6 +9,7 @@ use std::io::{self, Cursor, Read};
 use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::wire::{self, L3, checksum};
+use sluice_model::PolicySet;
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
@@ -96,7 +97,7 @@ pub fn policy(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let policies = spec(&text, parse_policy("policy.toml", &text));
     let boot = spec(&text, parse_boot("boot.toml", &text));
-    for policy in policies.iter().flat_map(|set| set.policies()) {
+    for policy in policies.iter().flat_map(PolicySet::policies) {
         let name = policy.name.as_bytes();
         assert!((1..=63).contains(&name.len()) && name.is_ascii(), "names are well formed");
         let known = policies.as_ref().map_or(0, |set| set.destinations().len());
