@@ -8,6 +8,7 @@ use std::io::{self, Cursor, Read};
 
 use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
+use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
 use sluice_model::PolicySet;
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
@@ -20,6 +21,7 @@ pub const ALL: &[Target] = &[
     ("af_packet_block", af_packet_block),
     ("af_packet_link", af_packet_link),
     ("capture", capture),
+    ("neighbor", neighbor),
     ("policy", policy),
     ("segment", segment),
     ("wire", wire),
@@ -89,6 +91,58 @@ impl Read for Pieces {
         let len = out.len().min(7);
         self.0.read(&mut out[..len])
     }
+}
+
+/// A dialogue with a port that owns 192.0.2.1 and 2001:db8::1 at 02:00:00:00:00:01 and looks for 192.0.2.2 and
+/// 2001:db8::2: records of a delay in milliseconds and a frame length (16 bits each, network byte order) and the frame.
+///
+/// Only wanted neighbours are learned, only with addresses that stations have; there is at most one answer, of bounded
+/// length; the workers' filter and the table agree; and after a minute of silence nobody is believed to be there.
+pub fn neighbor(data: &[u8]) {
+    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    let addresses = PortAddresses {
+        mac: "02:00:00:00:00:01".parse().unwrap_or_default(),
+        ipv4: vec![([192, 0, 2, 1].into(), 24)],
+        ipv6: vec![([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(), 64)],
+        ..PortAddresses::default()
+    };
+    let wanted = [[192, 0, 2, 2].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 2].into()];
+    let mut table = NeighborTable::new(addresses, NeighborConfig::default());
+    let filter = table.filter();
+    let (mut now_ns, mut sent) = (0, Vec::new());
+    for next_hop in wanted {
+        assert!(table.want(next_hop, now_ns));
+    }
+    let mut rest = data;
+    while let Some((&[ms_high, ms_low, len_high, len_low], tail)) = rest.split_first_chunk() {
+        now_ns += u64::from(u16::from_be_bytes([ms_high, ms_low])) * 1_000_000;
+        let len = usize::from(u16::from_be_bytes([len_high, len_low])).min(tail.len());
+        let (frame, tail) = tail.split_at(len);
+        rest = tail;
+        let ours = table.input(frame, now_ns, &mut sent) == Input::Consumed;
+        assert_eq!(ours, filter.matches(frame), "the filter agrees");
+        assert!(sent.len() <= usize::from(ours), "at most one answer, and only to what is ours");
+        table.poll(now_ns, &mut sent);
+        assert!(sent.len() <= 5, "an answer, two announcements, two requests");
+        for frame in sent.drain(..) {
+            assert!((60..=1_514).contains(&frame.len()) && frame[6..12] == OWN, "a frame of this port");
+            assert!(!filter.matches(&frame), "own frames are not for the port");
+        }
+        for (next_hop, state) in table.iter() {
+            assert!(wanted.contains(&next_hop), "only wanted neighbours");
+            if let NeighborState::Resolved { mac, .. } = state {
+                assert!(mac.0[0] & 1 == 0 && mac.0 != [0; 6] && mac.0 != OWN, "the address of a station");
+            }
+        }
+    }
+    for _ in 0..60 {
+        now_ns += 1_000_000_000;
+        table.poll(now_ns, &mut sent);
+    }
+    assert!(
+        table.iter().all(|(_, state)| matches!(state, NeighborState::Failed { .. })),
+        "silence is noticed"
+    );
 }
 
 /// Reads any bytes as a policy file and as a boot config: either a value, or errors with places inside the text; what

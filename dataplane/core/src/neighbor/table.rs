@@ -31,6 +31,8 @@ const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 /// from answers to its requests; and, for wanted addresses only and confirmed by a probe at once, from announcements and
 /// from requests that the neighbour itself sends (RFC 826's merge, RFC 4861's STALE). No duplicate address detection
 /// before use: the addresses are configured; conflicts are counted and defended against.
+///
+/// `now_ns` is a monotonic clock, in nanoseconds from any start.
 #[derive(Debug)]
 pub struct NeighborTable {
     addresses: PortAddresses,
