@@ -1,9 +1,7 @@
 //! Which verdict does a combination of classes have? A bounded, set-associative table of those seen before.
 
 /// The most words that a key takes.
-pub(super) const KEY_WORDS: usize = 7;
-/// Words of a cache line.
-const LINE: usize = 8;
+pub(super) const KEY_WORDS: usize = 6;
 
 /// How often the cache had an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,75 +14,93 @@ pub struct CacheCounts {
     pub resets: u64,
 }
 
-/// A table of lines; each holds as many entries of (key, verdict) as fit. Verdicts are stored plus one: 0 = empty.
+/// Entries that share a cache line: as many keys as fit, and their verdicts plus one; 0 = empty.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line {
+    keys: [u64; KEY_WORDS],
+    verdicts: [u32; 4],
+}
+
+impl Line {
+    const EMPTY: Self = Self { keys: [0; KEY_WORDS], verdicts: [0; 4] };
+}
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+/// How many keys of so many words fit into a line.
+const fn ways(key_words: usize) -> usize {
+    let ways = KEY_WORDS / key_words;
+    if ways < 4 { ways } else { 4 }
+}
+
+/// A table of lines. Keys are of `N` words, 1 to [`KEY_WORDS`], the same `N` in all calls.
 #[derive(Debug)]
 pub(super) struct Cache {
-    lines: Box<[[u64; LINE]]>,
+    lines: Box<[Line]>,
     mask: usize,
-    key_words: usize,
-    /// Words per entry: a power of two.
-    stride: usize,
     /// Which place of a full line is given up next.
     turn: usize,
 }
 
 impl Cache {
-    /// A table of about `entries` entries with keys of `key_words` words (at most [`KEY_WORDS`]).
+    /// A table of about `entries` entries with keys of `key_words` words.
     pub(super) fn new(entries: usize, key_words: usize) -> Self {
-        let key_words = key_words.min(KEY_WORDS);
-        let stride = (key_words + 1).next_power_of_two();
-        let lines = (entries * stride / LINE).max(1).next_power_of_two();
-        Self { lines: vec![[0; LINE]; lines].into(), mask: lines - 1, key_words, stride, turn: 0 }
+        let lines = entries.div_ceil(ways(key_words.clamp(1, KEY_WORDS))).max(1).next_power_of_two();
+        Self { lines: vec![Line::EMPTY; lines].into(), mask: lines - 1, turn: 0 }
     }
 
-    /// Where a key is kept.
-    #[inline]
-    pub(super) fn line_of(&self, key: &[u64; KEY_WORDS]) -> usize {
+    #[inline(always)]
+    fn place<const N: usize>(&self, key: &[u64; N]) -> usize {
         let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
-        for word in key.iter().take(self.key_words) {
+        for word in key {
             let product = u128::from(hash ^ word) * 0xd6e8_feb8_6659_fd93_u128;
-            let [a, b] =
-                [product & u128::from(u64::MAX), product >> 64].map(|half| u64::try_from(half).unwrap_or(0));
-            hash = a ^ b;
+            hash = low(product) ^ low(product >> 64);
         }
         usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) & self.mask
     }
 
-    /// The verdict of `key`, whose line is `line`.
-    #[inline]
-    pub(super) fn get(&self, line: usize, key: &[u64; KEY_WORDS]) -> Option<u32> {
-        let key = key.get(..self.key_words)?;
-        self.lines.get(line)?.chunks_exact(self.stride).find_map(|entry| {
-            let (stored, verdict) = entry.split_at_checked(self.key_words)?;
-            let verdict = *verdict.first()?;
-            (stored == key && verdict != 0).then(|| u32::try_from(verdict - 1).ok())?
-        })
+    /// The verdict of `key`, or `u32::MAX`. Without branches: which place holds the key is no pattern to predict.
+    #[inline(always)]
+    pub(super) fn get<const N: usize>(&self, key: &[u64; N]) -> u32 {
+        let Some(line) = self.lines.get(self.place(key)) else { return u32::MAX };
+        let mut found = 0;
+        for (stored, verdict) in line.keys.as_chunks::<N>().0.iter().zip(line.verdicts) {
+            let differs = stored.iter().zip(key).fold(0, |bits, (stored, word)| bits | (stored ^ word));
+            found |= if differs == 0 { verdict } else { 0 };
+        }
+        found.wrapping_sub(1)
     }
 
-    /// Keeps the verdict of `key`, in an empty place of its line or in place of another.
-    pub(super) fn insert(&mut self, line: usize, key: &[u64; KEY_WORDS], verdict: u32) {
-        let (stride, key_words, turn) = (self.stride, self.key_words, self.turn);
+    /// Keeps the verdict of `key`, in an empty place of its line or in place of another. The key must not be there.
+    pub(super) fn insert<const N: usize>(&mut self, key: &[u64; N], verdict: u32) {
+        let turn = self.turn;
         self.turn = self.turn.wrapping_add(1);
-        let Some(line) = self.lines.get_mut(line) else { return };
-        let entries = LINE / stride;
-        let empty = line.chunks_exact(stride).position(|entry| entry.get(key_words) == Some(&0));
-        let place = empty.unwrap_or(turn % entries);
-        if let Some(entry) = line.chunks_exact_mut(stride).nth(place)
-            && let Some((stored, value)) = entry.split_at_mut_checked(key_words)
-            && let (Some(key), Some(value)) = (key.get(..key_words), value.first_mut())
-        {
-            stored.copy_from_slice(key);
-            *value = u64::from(verdict) + 1;
+        let place = self.place(key);
+        let Some(line) = self.lines.get_mut(place) else { return };
+        let ways = ways(N);
+        let empty = line.verdicts.iter().take(ways).position(|&verdict| verdict == 0);
+        let way = empty.unwrap_or(turn % ways);
+        let stored = line.keys.as_chunks_mut::<N>().0.get_mut(way);
+        if let (Some(stored), Some(value)) = (stored, line.verdicts.get_mut(way)) {
+            *stored = *key;
+            *value = verdict.wrapping_add(1);
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.lines.fill([0; LINE]);
+        self.lines.fill(Line::EMPTY);
     }
 
     /// Size in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.lines.len() * LINE * 8
+        self.lines.len() * size_of::<Line>()
     }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+fn low(wide: u128) -> u64 {
+    wide as u64
 }

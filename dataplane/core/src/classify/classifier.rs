@@ -2,15 +2,12 @@
 
 use sluice_model::PortId;
 
+use super::batch::{BATCH, Batch};
 use super::cache::{Cache, CacheCounts, KEY_WORDS};
 use super::program::Program;
 use super::sets::Sets;
-use super::view::View;
 use crate::verdict::ActionSet;
 use crate::wire::Parsed;
-
-/// The most packets that one call classifies.
-const BATCH: usize = 64;
 
 /// A verdict: which [`ActionSet`] of the classifier that gave it. Valid until the next call of
 /// [`Classifier::classify`].
@@ -33,7 +30,7 @@ pub struct ClassifierConfig {
 
 impl Default for ClassifierConfig {
     fn default() -> Self {
-        Self { cache_entries: 32_768, sets: 8_192 }
+        Self { cache_entries: 32_768, sets: 16_384 }
     }
 }
 
@@ -57,8 +54,8 @@ pub struct Input<'a> {
 pub struct Classifier {
     cache: Cache,
     sets: Sets,
-    keys: Box<[[u64; KEY_WORDS]; BATCH]>,
-    lines: Box<[usize; BATCH]>,
+    /// The keys of the batch, word by word.
+    keys: Box<[[u64; BATCH]; KEY_WORDS]>,
     matched: Vec<u32>,
     counts: CacheCounts,
 }
@@ -69,10 +66,9 @@ impl Classifier {
     pub fn new(program: &Program, config: ClassifierConfig) -> Self {
         Self {
             cache: Cache::new(config.cache_entries, program.key_words),
-            sets: Sets::new(program, config.sets, BATCH),
-            keys: Box::new([[0; KEY_WORDS]; BATCH]),
-            lines: Box::new([0; BATCH]),
-            matched: Vec::with_capacity(program.policy_count()),
+            sets: Sets::new(program, config.sets),
+            keys: Box::new([[0; BATCH]; KEY_WORDS]),
+            matched: Vec::with_capacity(program.bounds.matched),
             counts: CacheCounts::default(),
         }
     }
@@ -80,30 +76,23 @@ impl Classifier {
     /// Finds the verdict of every packet of `input`. `program` must be the one the classifier was made for; `verdicts`
     /// must be as long as the input.
     pub fn classify(&mut self, program: &Program, input: &Input<'_>, verdicts: &mut [VerdictId]) {
-        if !self.sets.has_room(program, BATCH) {
-            self.counts.resets += 1;
-            self.sets.clear();
-            self.cache.clear();
+        if !self.sets.has_room() {
+            self.forget();
         }
-        let packets = verdicts.len().min(input.outer.len()).min(BATCH);
-        self.make_keys(program, input, packets);
-        let cacheable = program.key_words <= KEY_WORDS;
-        for (key, line) in self.keys.iter().zip(self.lines.iter_mut()).take(packets) {
-            *line = self.cache.line_of(key);
+        let outer = Batch::new(input.frames, input.outer, input.wire_len, input.ingress);
+        let inner = Batch::new(input.frames, input.inner, input.wire_len, input.ingress);
+        let views = [outer, inner];
+        let packets = verdicts.len().min(outer.len());
+        let verdicts = verdicts.get_mut(..packets).unwrap_or_default();
+        match program.key_words {
+            1 => self.look_up::<1>(program, &views, verdicts),
+            2 => self.look_up::<2>(program, &views, verdicts),
+            3 => self.look_up::<3>(program, &views, verdicts),
+            4 => self.look_up::<4>(program, &views, verdicts),
+            5 => self.look_up::<5>(program, &views, verdicts),
+            6 => self.look_up::<6>(program, &views, verdicts),
+            _ => self.work_out_all(program, &views, verdicts),
         }
-        let mut hits = 0;
-        for (index, verdict) in verdicts.iter_mut().enumerate().take(packets) {
-            let (Some(key), Some(&line)) = (self.keys.get(index), self.lines.get(index)) else { continue };
-            *verdict = match self.cache.get(line, key) {
-                Some(id) if cacheable => {
-                    hits += 1;
-                    VerdictId(id)
-                }
-                _ => self.work_out(program, input, index, line, cacheable),
-            };
-        }
-        self.counts.hits += hits;
-        self.counts.misses += packets as u64 - hits;
     }
 
     /// What the policies make of the packet with this verdict.
@@ -125,53 +114,80 @@ impl Classifier {
         self.cache.bytes() + self.sets.bytes()
     }
 
-    /// Packs the classes of every packet into its key, dimension by dimension.
-    #[inline]
-    fn make_keys(&mut self, program: &Program, input: &Input<'_>, packets: usize) {
-        for key in self.keys.iter_mut().take(packets) {
-            *key = [0; KEY_WORDS];
+    /// The verdicts by the cache, for keys of `N` words; the rest is worked out.
+    fn look_up<const N: usize>(
+        &mut self,
+        program: &Program,
+        views: &[Batch<'_>; 2],
+        verdicts: &mut [VerdictId],
+    ) {
+        const { assert!(N <= KEY_WORDS, "as many words as there are") };
+        for word in self.keys.iter_mut().take(N) {
+            *word = [0; BATCH];
         }
         for slot in &program.layout {
-            let (view, parsed) =
-                if slot.inner { (&program.inner, input.inner) } else { (&program.outer, input.outer) };
-            let Some(view) = view else { continue };
-            let packets =
-                parsed.iter().zip(input.frames).zip(input.wire_len).zip(input.ingress).take(packets);
-            for (key, (((parsed, frame), &wire_len), &ingress)) in self.keys.iter_mut().zip(packets) {
-                let class = view.class(slot.dimension, parsed, frame, wire_len, ingress);
-                if let Some(word) = key.get_mut(slot.word) {
-                    *word |= u64::from(class) << slot.shift;
-                }
+            let (view, batch) =
+                if slot.inner { (&program.inner, &views[1]) } else { (&program.outer, &views[0]) };
+            if let (Some(view), Some(word)) = (view, self.keys.get_mut(slot.word)) {
+                view.add_classes(slot.dimension, batch, word, slot.shift);
+            }
+        }
+        let Some((words, _)) = self.keys.split_first_chunk::<N>() else { return };
+        let mut missing = 0_u64;
+        for (index, verdict) in verdicts.iter_mut().enumerate().take(BATCH) {
+            *verdict = VerdictId(self.cache.get(&words.each_ref().map(|word| word[index])));
+            missing |= u64::from(*verdict == VerdictId::NONE) << index;
+        }
+        let misses = u64::from(missing.count_ones());
+        self.counts.hits += verdicts.len() as u64 - misses;
+        self.counts.misses += misses;
+        while missing != 0 {
+            let index = missing.trailing_zeros() as usize;
+            missing &= missing - 1;
+            let Some((words, _)) = self.keys.split_first_chunk::<N>() else { return };
+            let key = words.each_ref().map(|word| word.get(index).copied().unwrap_or(0));
+            // An earlier packet of the batch may have brought it.
+            let mut verdict = VerdictId(self.cache.get(&key));
+            if verdict == VerdictId::NONE {
+                verdict = self.work_out(program, views, index);
+                self.cache.insert(&key, verdict.0);
+            }
+            if let Some(place) = verdicts.get_mut(index) {
+                *place = verdict;
             }
         }
     }
 
-    /// Evaluates the bitmaps for one packet and keeps the verdict.
+    /// The verdicts without the cache, for a program whose keys are too long for it.
     #[cold]
-    fn work_out(
-        &mut self,
-        program: &Program,
-        input: &Input<'_>,
-        index: usize,
-        line: usize,
-        cacheable: bool,
-    ) -> VerdictId {
+    fn work_out_all(&mut self, program: &Program, views: &[Batch<'_>; 2], verdicts: &mut [VerdictId]) {
+        for (index, verdict) in verdicts.iter_mut().enumerate() {
+            *verdict = self.work_out(program, views, index);
+        }
+        self.counts.misses += verdicts.len() as u64;
+    }
+
+    /// Evaluates the bitmaps for one packet.
+    #[inline(never)]
+    fn work_out(&mut self, program: &Program, views: &[Batch<'_>; 2], index: usize) -> VerdictId {
         self.matched.clear();
-        let views: [(&Option<View>, &[Parsed]); 2] =
-            [(&program.outer, input.outer), (&program.inner, input.inner)];
-        for (view, parsed) in views {
-            let (Some(view), Some(parsed)) = (view, parsed.get(index)) else { continue };
-            let frame = input.frames.get(index).copied().unwrap_or(&[]);
-            let wire_len = input.wire_len.get(index).copied().unwrap_or(0);
-            let ingress = input.ingress.get(index).copied().unwrap_or_default();
-            view.matches(|d| view.class(d, parsed, frame, wire_len, ingress), &mut self.matched);
+        for (view, batch) in [&program.outer, &program.inner].into_iter().zip(views) {
+            if let (Some(view), Some(packet)) = (view, batch.packet(index)) {
+                view.matches(|dimension| view.class(dimension, &packet), &mut self.matched);
+            }
         }
-        // Each view is ascending by itself.
-        self.matched.sort_unstable();
-        let id = self.sets.intern(program, &self.matched);
-        if cacheable && let Some(key) = self.keys.get(index) {
-            self.cache.insert(line, key, id);
+        if program.outer.is_some() && program.inner.is_some() {
+            // Each view is ascending by itself.
+            self.matched.sort_unstable();
         }
-        VerdictId(id)
+        VerdictId(self.sets.intern(program, &self.matched))
+    }
+
+    /// Forgets all verdicts, so that there is room for new ones.
+    #[cold]
+    fn forget(&mut self) {
+        self.counts.resets += 1;
+        self.sets.clear();
+        self.cache.clear();
     }
 }

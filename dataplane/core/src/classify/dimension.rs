@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sluice_model::{FragmentMatch, Policy, PortId, RangeSet, RangeValue};
 
 use super::address::Boundaries;
+use super::batch::{BATCH, Batch, Packet};
 use super::rows::{Row, Rows};
 use super::sweep::{Classes, Interval, Users, sweep};
 use crate::wire::{Fragment, L3, Parsed, TunnelHeader};
@@ -60,7 +61,7 @@ impl Scalar {
     }
 
     /// The value of a packet; `None` = the packet has none, and no policy that asks for one matches.
-    #[inline]
+    #[inline(always)]
     pub(super) fn value(self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> Option<u32> {
         let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
         match self {
@@ -153,35 +154,37 @@ impl Members {
 /// Values of up to 16 bits to classes by one load, larger ones by search.
 #[derive(Clone, Debug)]
 pub(super) enum ValueTable {
-    Direct(Vec<u32>),
+    Direct(Vec<u16>),
     Search(Boundaries),
 }
 
 impl ValueTable {
     pub(super) fn new(intervals: &[Interval], width: u32) -> Self {
-        if width > 16 {
-            return Self::Search(Boundaries::new(intervals, width));
-        }
+        let narrow: Option<Vec<(u128, u16)>> =
+            intervals.iter().map(|&(start, class)| Some((start, u16::try_from(class).ok()?))).collect();
+        let Some(narrow) = narrow.filter(|_| width <= 16) else {
+            return Self::Search(Boundaries::new(intervals));
+        };
         let mut table = Vec::with_capacity(1 << width);
-        for (index, &(start, class)) in intervals.iter().enumerate() {
-            let end = intervals.get(index + 1).map_or(1 << width, |next| next.0.min(1 << width));
+        for (index, &(start, class)) in narrow.iter().enumerate() {
+            let end = narrow.get(index + 1).map_or(1 << width, |next| next.0.min(1 << width));
             let count = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
             table.extend(std::iter::repeat_n(class, count));
         }
         Self::Direct(table)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn class(&self, value: u32) -> u32 {
         match self {
-            Self::Direct(table) => table.get(value as usize).copied().unwrap_or(0),
+            Self::Direct(table) => table.get(value as usize).copied().unwrap_or(0).into(),
             Self::Search(boundaries) => boundaries.class(value.into()),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Direct(table) => table.len() * 4,
+            Self::Direct(table) => table.len() * 2,
             Self::Search(boundaries) => boundaries.bytes(),
         }
     }
@@ -226,14 +229,37 @@ impl ScalarTable {
     }
 
     #[inline]
-    pub(super) fn class(&self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> u32 {
-        self.scalar.value(parsed, wire_len, ingress).map_or(0, |value| self.table.class(value))
+    pub(super) fn class(&self, packet: &Packet<'_>) -> u32 {
+        self.class_of(self.scalar, packet)
+    }
+
+    /// Adds the classes of all packets to their keys. A loop for each field, so that none decides in it what it reads.
+    pub(super) fn add_classes(&self, batch: &Batch<'_>, keys: &mut [u64; BATCH], shift: u32) {
+        macro_rules! by_field {
+            ($($field:ident),*) => {
+                match self.scalar {
+                    $(Scalar::$field => batch.add(keys, shift, |p| self.class_of(Scalar::$field, p)),)*
+                }
+            };
+        }
+        by_field!(Protocol, Ethertype, Vlan, VlanInner, TunnelId, Fragment, Ingress, TcpFlags, Length);
+    }
+
+    #[inline(always)]
+    fn class_of(&self, scalar: Scalar, packet: &Packet<'_>) -> u32 {
+        let value = scalar.value(packet.parsed, packet.wire_len, packet.ingress);
+        value.map_or(0, |value| self.table.class(value))
     }
 
     /// The policies that constrain the field and accept `class`, and those that do not constrain it.
     #[inline]
     pub(super) fn rows(&self, class: u32) -> [Row<'_>; 2] {
         [self.rows.row(class as usize), self.rows.row(self.classes as usize)]
+    }
+
+    /// The most policies that accept a packet.
+    pub(super) fn most_accepted(&self) -> usize {
+        self.rows.count(self.classes as usize) + self.rows.most(self.classes)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -8,9 +8,11 @@
 //! (source in its collection point, destination in it) are evaluated over the same tables.
 
 mod address;
+mod batch;
 mod cache;
 mod classifier;
 mod dimension;
+mod ends;
 mod fragments;
 mod program;
 mod rows;

@@ -16,10 +16,24 @@ pub struct Program {
     /// The dimensions in use, outer view first, with where their classes go in a key.
     pub(super) layout: Vec<Slot>,
     pub(super) key_words: usize,
+    pub(super) bounds: Bounds,
     streams: Vec<(DestinationId, Tag)>,
     actions: Vec<PolicyAction>,
     /// The streams of all policies, one after the other.
     policy_streams: Vec<StreamId>,
+}
+
+/// How large verdicts can be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    /// Combinations of classes, and so distinct verdicts.
+    pub(super) combinations: usize,
+    /// Policies that match one packet.
+    pub(super) matched: usize,
+    /// What these ask for before copies are united.
+    pub(super) wishes: usize,
+    /// Copies.
+    pub(super) copies: usize,
 }
 
 /// What a policy does, in the form that verdicts are made from.
@@ -96,11 +110,13 @@ impl Program {
             inner,
             layout: Vec::new(),
             key_words: 0,
+            bounds: Bounds::default(),
             streams,
             actions,
             policy_streams,
         };
         let report = program.lay_out();
+        program.bounds = program.bounds(&report);
         (program, report)
     }
 
@@ -134,6 +150,18 @@ impl Program {
         report
     }
 
+    /// The bounds that follow from the classes.
+    fn bounds(&self, report: &CompileReport) -> Bounds {
+        let combinations = report.dimensions.iter().fold(1_usize, |product, (_, classes)| {
+            product.saturating_mul(usize::try_from(*classes).unwrap_or(usize::MAX))
+        });
+        let views = [&self.outer, &self.inner].into_iter().flatten();
+        let matched = views.map(View::most_matched).sum::<usize>().min(self.actions.len());
+        let each = self.actions.iter().map(|action| action.streams).max().unwrap_or(0);
+        let wishes = matched.saturating_mul(each).min(self.policy_streams.len());
+        Bounds { combinations, matched, wishes, copies: wishes.min(self.streams.len()) }
+    }
+
     /// Whether some policy reads the innermost headers.
     #[inline]
     #[must_use]
@@ -151,16 +179,6 @@ impl Program {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
-    }
-
-    /// How many policies there are.
-    pub(super) fn policy_count(&self) -> usize {
-        self.actions.len()
-    }
-
-    /// How many copies all policies together ask for.
-    pub(super) fn wish_count(&self) -> usize {
-        self.policy_streams.len()
     }
 
     pub(super) fn stream(&self, number: u32) -> Option<(StreamId, DestinationId, Tag)> {

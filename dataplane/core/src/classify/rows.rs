@@ -37,7 +37,8 @@ impl Row<'_> {
         if summary >> bit & 1 == 0 {
             return 0;
         }
-        let before: u32 = self.summary.iter().take(index).map(|s| s.count_ones()).sum();
+        let before: u32 =
+            if index == 0 { 0 } else { self.summary.iter().take(index).map(|s| s.count_ones()).sum() };
         let rank = before + (summary & ((1 << bit) - 1)).count_ones();
         self.words.get(rank as usize).copied().unwrap_or(0)
     }
@@ -91,6 +92,16 @@ impl Rows {
         let end = self.starts.get(index + 1).map_or(self.words.len(), |&s| s as usize - self.summaries);
         let summary = start.checked_sub(self.summaries).and_then(|first| self.words.get(first..start));
         Row { summary: summary.unwrap_or(&[]), words: self.words.get(start..end).unwrap_or(&[]) }
+    }
+
+    /// How many policies row `index` holds.
+    pub(super) fn count(&self, index: usize) -> usize {
+        self.row(index).words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// How many policies the fullest of the first `rows` rows holds.
+    pub(super) fn most(&self, rows: u32) -> usize {
+        (0..rows as usize).map(|row| self.count(row)).max().unwrap_or(0)
     }
 
     /// Size in bytes.

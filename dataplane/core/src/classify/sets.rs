@@ -2,7 +2,8 @@
 
 use sluice_model::PolicyId;
 
-use super::program::Program;
+use super::batch::BATCH;
+use super::program::{Bounds, Program};
 use crate::verdict::{ActionSet, CopyAction, Keep};
 
 /// Where the parts of a set are.
@@ -16,9 +17,13 @@ struct Place {
     excluded: bool,
 }
 
+/// Policies and copies of a usual set; larger ones take the room of others.
+const USUAL: usize = 8;
+
 /// The action sets of one worker.
 #[derive(Debug)]
 pub(super) struct Sets {
+    growth: Growth,
     places: Vec<Place>,
     matched: Vec<PolicyId>,
     copies: Vec<CopyAction>,
@@ -30,44 +35,56 @@ pub(super) struct Sets {
     wishes: Vec<(u32, u32)>,
 }
 
-/// The most that one packet can add.
-#[derive(Clone, Copy, Debug)]
-struct Largest {
+/// How much one batch can add at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growth {
+    sets: usize,
+    /// Matched policies of all its sets together.
     matched: usize,
     copies: usize,
+    sharers: usize,
 }
 
-impl Largest {
-    fn of(program: &Program) -> Self {
-        Self { matched: program.policy_count(), copies: program.wish_count() }
+impl Growth {
+    fn of(bounds: &Bounds) -> Self {
+        let sets = bounds.combinations.min(BATCH);
+        Self {
+            sets,
+            matched: sets * bounds.matched,
+            copies: sets * bounds.copies,
+            sharers: sets * bounds.wishes,
+        }
     }
 }
 
 impl Sets {
-    /// Room for `sets` small sets beside the largest that `batch` packets can bring at once.
-    pub(super) fn new(program: &Program, sets: usize, batch: usize) -> Self {
-        let largest = Largest::of(program);
-        let places = sets + batch;
+    /// Room for `sets` small sets beside the largest that one batch can bring.
+    pub(super) fn new(program: &Program, sets: usize) -> Self {
+        let growth = Growth::of(&program.bounds);
+        let places = sets + growth.sets;
         Self {
+            growth,
             places: Vec::with_capacity(places),
-            matched: Vec::with_capacity(sets * 4 + batch * largest.matched),
-            copies: Vec::with_capacity(sets * 4 + batch * largest.copies),
-            sharers: Vec::with_capacity(sets * 8 + batch * largest.copies),
-            readings: Vec::with_capacity(sets * 4 + batch * largest.matched),
+            matched: Vec::with_capacity(sets * USUAL + growth.matched),
+            copies: Vec::with_capacity(sets * USUAL + growth.copies),
+            sharers: Vec::with_capacity(sets * USUAL + growth.sharers),
+            readings: Vec::with_capacity(sets * USUAL + growth.matched),
             index: vec![0; (places * 2).next_power_of_two()].into(),
-            wishes: Vec::with_capacity(largest.copies),
+            wishes: Vec::with_capacity(program.bounds.wishes),
         }
     }
 
-    /// Whether `packets` more sets of the largest kind fit.
-    pub(super) fn has_room(&self, program: &Program, packets: usize) -> bool {
-        let largest = Largest::of(program);
-        let fits = |len: usize, capacity: usize, each: usize| capacity - len >= packets * each;
-        fits(self.places.len(), self.places.capacity(), 1)
-            && fits(self.matched.len(), self.matched.capacity(), largest.matched)
-            && fits(self.readings.len(), self.readings.capacity(), largest.matched)
-            && fits(self.copies.len(), self.copies.capacity(), largest.copies)
-            && fits(self.sharers.len(), self.sharers.capacity(), largest.copies)
+    /// Whether the sets of one more batch fit, however large.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        fn fits<T>(list: &Vec<T>, growth: usize) -> bool {
+            list.capacity() - list.len() >= growth
+        }
+        fits(&self.places, self.growth.sets)
+            && fits(&self.matched, self.growth.matched)
+            && fits(&self.readings, self.growth.matched)
+            && fits(&self.copies, self.growth.copies)
+            && fits(&self.sharers, self.growth.sharers)
     }
 
     /// Forgets all sets.

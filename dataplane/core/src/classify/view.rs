@@ -1,184 +1,15 @@
 //! Which policies of one view (outermost or innermost headers) match, given the classes of a packet?
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use sluice_model::Policy;
 
-use sluice_model::{AddressSet, Policy, PortId, Side};
-
-use super::address::{Boundaries, Ipv4Trie};
-use super::dimension::{Members, Scalar, ScalarTable, ValueTable, ranges};
+use super::batch::{BATCH, Batch, Packet};
+use super::dimension::{Scalar, ScalarTable};
+use super::ends::{Addresses, Operand, Ports, mac};
 use super::rows::{Row, Rows, summaries};
-use super::sweep::{Classes, Interval, Users, sweep};
 use crate::wire::{L3, Parsed};
 
 /// Ethernet header length.
 const ETHERNET_LEN: u16 = 14;
-
-/// The policies of each class by side, with the unconstrained ones in a last row.
-#[derive(Clone, Debug)]
-struct Sides {
-    collect: Rows,
-    peer: Rows,
-    classes: u32,
-}
-
-impl Sides {
-    fn new(classes: &Classes, users: &[Users; 2], any: &[Vec<u32>; 2], total: usize) -> Self {
-        let [collect, peer] = [0, 1].map(|side| {
-            let mut rows = Rows::new(total);
-            if let (Some(users), Some(any)) = (users.get(side), any.get(side)) {
-                rows.push_classes(classes.members(), users);
-                rows.push(any.iter().copied());
-            }
-            rows
-        });
-        Self { collect, peer, classes: u32::try_from(classes.members().len()).unwrap_or(u32::MAX) }
-    }
-
-    fn collect(&self, class: u32) -> Operand<'_> {
-        [self.collect.row(class as usize), self.collect.row(self.classes as usize), Row::EMPTY]
-    }
-
-    fn peer(&self, class: u32) -> Operand<'_> {
-        [self.peer.row(class as usize), self.peer.row(self.classes as usize), Row::EMPTY]
-    }
-
-    fn bytes(&self) -> usize {
-        self.collect.bytes() + self.peer.bytes()
-    }
-}
-
-/// The two sides of a policy, in the order of the arrays here.
-fn sides(policy: &Policy) -> [&Side; 2] {
-    [&policy.collect, &policy.peer]
-}
-
-/// IP and Ethernet addresses to classes. IP classes and MAC classes are numbered apart; a set may hold both.
-#[derive(Clone, Debug)]
-struct Addresses {
-    ipv4: Ipv4Trie,
-    ipv6: Boundaries,
-    mac: Option<(Boundaries, Sides)>,
-    ip: Sides,
-}
-
-impl Addresses {
-    fn new(policies: &[(u32, &Policy)], total: usize) -> Option<Self> {
-        let mut numbers: HashMap<*const AddressSet, u32> = HashMap::new();
-        let mut sets: Vec<&AddressSet> = Vec::new();
-        let mut users = [Users::default(), Users::default()];
-        let mut any = [Vec::new(), Vec::new()];
-        for &(number, policy) in policies {
-            for ((side, users), any) in sides(policy).into_iter().zip(&mut users).zip(&mut any) {
-                if side.addresses.is_empty() {
-                    any.push(number);
-                }
-                for set in &side.addresses {
-                    let member = *numbers.entry(Arc::as_ptr(set)).or_insert_with(|| {
-                        sets.push(set);
-                        u32::try_from(sets.len() - 1).unwrap_or(u32::MAX)
-                    });
-                    users.add(member, number);
-                }
-            }
-        }
-        if sets.is_empty() {
-            return None;
-        }
-        let mut ip_classes = Classes::default();
-        let mut intervals =
-            |of: fn(&AddressSet) -> Vec<(u128, u128)>| sweep(&member_ranges(&sets, of), &mut ip_classes);
-        let ipv4 = Ipv4Trie::new(&intervals(|set| ranges(&set.ipv4)));
-        let ipv6 = Boundaries::new(&intervals(|set| ranges(&set.ipv6)), 128);
-        let mut mac_classes = Classes::default();
-        let macs = sweep(
-            &member_ranges(&sets, |set| set.macs.iter().map(|m| (mac(m.0), mac(m.0))).collect()),
-            &mut mac_classes,
-        );
-        let mac = (macs.len() > 1).then(|| {
-            let unused = [Vec::new(), Vec::new()];
-            (Boundaries::new(&macs, 48), Sides::new(&mac_classes, &users, &unused, total))
-        });
-        Some(Self { ipv4, ipv6, mac, ip: Sides::new(&ip_classes, &users, &any, total) })
-    }
-
-    #[inline]
-    fn ip_class(&self, l3: L3, address: &[u8; 16]) -> u32 {
-        match l3 {
-            L3::Ipv4 => {
-                let [a, b, c, d, ..] = *address;
-                self.ipv4.class(u32::from_be_bytes([a, b, c, d]))
-            }
-            L3::Ipv6 => self.ipv6.class(u128::from_be_bytes(*address)),
-            L3::None | L3::Arp => 0,
-        }
-    }
-
-    /// The policies whose collection point holds an address of these IP and MAC classes.
-    fn collect(&self, (ip, mac): (u32, u32)) -> Operand<'_> {
-        let by_mac = self.mac.as_ref().map_or(Row::EMPTY, |(_, sides)| sides.collect.row(mac as usize));
-        let [by_ip, any, _] = self.ip.collect(ip);
-        [by_ip, any, by_mac]
-    }
-
-    /// The same for the peer.
-    fn peer(&self, (ip, mac): (u32, u32)) -> Operand<'_> {
-        let by_mac = self.mac.as_ref().map_or(Row::EMPTY, |(_, sides)| sides.peer.row(mac as usize));
-        let [by_ip, any, _] = self.ip.peer(ip);
-        [by_ip, any, by_mac]
-    }
-
-    fn bytes(&self) -> usize {
-        let mac = self.mac.as_ref().map_or(0, |(table, sides)| table.bytes() + sides.bytes());
-        self.ipv4.bytes() + self.ipv6.bytes() + self.ip.bytes() + mac
-    }
-}
-
-fn member_ranges(sets: &[&AddressSet], of: fn(&AddressSet) -> Vec<(u128, u128)>) -> Vec<(u128, u128, u32)> {
-    let ranges =
-        (0..).zip(sets).flat_map(|(member, set)| of(set).into_iter().map(move |(a, b)| (a, b, member)));
-    ranges.collect()
-}
-
-fn mac([a, b, c, d, e, f]: [u8; 6]) -> u128 {
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()
-}
-
-/// TCP, UDP and SCTP ports to classes.
-#[derive(Clone, Debug)]
-struct Ports {
-    table: ValueTable,
-    sides: Sides,
-}
-
-impl Ports {
-    fn new(policies: &[(u32, &Policy)], total: usize) -> Option<Self> {
-        let mut members = Members::default();
-        let mut users = [Users::default(), Users::default()];
-        let mut any = [Vec::new(), Vec::new()];
-        for &(number, policy) in policies {
-            for ((side, users), any) in sides(policy).into_iter().zip(&mut users).zip(&mut any) {
-                match &side.ports {
-                    Some(ports) => users.add(members.number(ranges(ports)), number),
-                    None => any.push(number),
-                }
-            }
-        }
-        if any.iter().all(|any| any.len() == policies.len()) {
-            return None;
-        }
-        let mut classes = Classes::default();
-        let intervals: Vec<Interval> = sweep(&members.all, &mut classes);
-        Some(Self {
-            table: ValueTable::new(&intervals, 16),
-            sides: Sides::new(&classes, &users, &any, total),
-        })
-    }
-
-    fn bytes(&self) -> usize {
-        self.table.bytes() + self.sides.bytes()
-    }
-}
 
 /// A dimension in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,15 +34,27 @@ pub(super) struct View {
     scalars: Vec<ScalarTable>,
 }
 
-/// Policies that accept a class, by up to three rows that are united.
-type Operand<'a> = [Row<'a>; 3];
-
+#[inline]
 fn summary(operand: &Operand<'_>, index: usize) -> u64 {
     operand.iter().fold(0, |bits, row| bits | row.summary(index))
 }
 
+#[inline]
 fn word(operand: &Operand<'_>, word: usize) -> u64 {
     operand.iter().fold(0, |bits, row| bits | row.word(word))
+}
+
+/// What all of `operands` accept of the policies `64 * place ..`, of those in `bits`.
+#[inline]
+fn accepted(bits: u64, operands: &[Operand<'_>], place: usize) -> u64 {
+    let mut bits = bits;
+    for operand in operands {
+        if bits == 0 {
+            break;
+        }
+        bits &= word(operand, place);
+    }
+    bits
 }
 
 /// The most operands that a reading has: address and port of both sides.
@@ -274,32 +117,49 @@ impl View {
 
     /// The class of a packet in one dimension.
     #[inline]
-    pub(super) fn class(
-        &self,
-        dimension: Dimension,
-        parsed: &Parsed,
-        frame: &[u8],
-        wire_len: u32,
-        ingress: PortId,
-    ) -> u32 {
+    pub(super) fn class(&self, dimension: Dimension, packet: &Packet<'_>) -> u32 {
+        let parsed = packet.parsed;
         match dimension {
-            Dimension::SrcAddress => {
-                self.addresses.as_ref().map_or(0, |t| t.ip_class(parsed.l3, &parsed.src_addr))
-            }
-            Dimension::DstAddress => {
-                self.addresses.as_ref().map_or(0, |t| t.ip_class(parsed.l3, &parsed.dst_addr))
-            }
-            Dimension::SrcMac => self.mac_class(parsed, frame, 6),
-            Dimension::DstMac => self.mac_class(parsed, frame, 0),
+            Dimension::SrcAddress => self.ip_class(parsed, &parsed.src_addr),
+            Dimension::DstAddress => self.ip_class(parsed, &parsed.dst_addr),
+            Dimension::SrcMac => self.mac_class(parsed, packet.frame, 6),
+            Dimension::DstMac => self.mac_class(parsed, packet.frame, 0),
             Dimension::SrcPort => self.port_class(parsed, parsed.src_port),
             Dimension::DstPort => self.port_class(parsed, parsed.dst_port),
+            Dimension::Scalar(index) => self.scalars.get(index).map_or(0, |table| table.class(packet)),
+        }
+    }
+
+    /// Adds the classes of all packets in one dimension to their keys: the same as [`View::class`], in a loop for each
+    /// dimension.
+    pub(super) fn add_classes(
+        &self,
+        dimension: Dimension,
+        batch: &Batch<'_>,
+        keys: &mut [u64; BATCH],
+        shift: u32,
+    ) {
+        match dimension {
+            Dimension::SrcAddress => batch.add(keys, shift, |p| self.ip_class(p.parsed, &p.parsed.src_addr)),
+            Dimension::DstAddress => batch.add(keys, shift, |p| self.ip_class(p.parsed, &p.parsed.dst_addr)),
+            Dimension::SrcMac => batch.add(keys, shift, |p| self.mac_class(p.parsed, p.frame, 6)),
+            Dimension::DstMac => batch.add(keys, shift, |p| self.mac_class(p.parsed, p.frame, 0)),
+            Dimension::SrcPort => batch.add(keys, shift, |p| self.port_class(p.parsed, p.parsed.src_port)),
+            Dimension::DstPort => batch.add(keys, shift, |p| self.port_class(p.parsed, p.parsed.dst_port)),
             Dimension::Scalar(index) => {
-                self.scalars.get(index).map_or(0, |table| table.class(parsed, wire_len, ingress))
+                if let Some(table) = self.scalars.get(index) {
+                    table.add_classes(batch, keys, shift);
+                }
             }
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn ip_class(&self, parsed: &Parsed, address: &[u8; 16]) -> u32 {
+        self.addresses.as_ref().map_or(0, |table| table.ip_class(parsed.l3, address))
+    }
+
+    #[inline(always)]
     fn port_class(&self, parsed: &Parsed, port: u16) -> u32 {
         match &self.ports {
             Some(ports) if parsed.has_ports => ports.table.class(port.into()),
@@ -361,11 +221,9 @@ impl View {
                 let bit = live.trailing_zeros() as usize;
                 live &= live - 1;
                 let place = index * 64 + bit;
-                let both = common.iter().fold(u64::MAX, |bits, operand| bits & word(operand, place));
-                let reading =
-                    |operands: &[Operand<'_>]| operands.iter().fold(both, |bits, o| bits & word(o, place));
-                let (out, into) = (reading(egress), reading(ingress));
-                let mut policies = out | into;
+                // Addresses accept the fewest policies: they come first.
+                let (out, into) = (accepted(u64::MAX, egress, place), accepted(u64::MAX, ingress, place));
+                let mut policies = accepted(out | into, common, place);
                 while policies != 0 {
                     let bit = policies.trailing_zeros();
                     policies &= policies - 1;
@@ -374,6 +232,14 @@ impl View {
                 }
             }
         }
+    }
+
+    /// The most policies that can match one packet: the least that any dimension lets through.
+    pub(super) fn most_matched(&self) -> usize {
+        let scalars = self.scalars.iter().map(ScalarTable::most_accepted);
+        let addresses = self.addresses.iter().map(Addresses::most_accepted);
+        let ports = self.ports.iter().map(|ports| ports.sides.most_accepted());
+        scalars.chain(addresses).chain(ports).fold(self.all.count(0), usize::min)
     }
 
     pub(super) fn bytes(&self) -> usize {
