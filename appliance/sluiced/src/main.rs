@@ -1,13 +1,15 @@
 //! `sluiced`, the Sluice daemon: arguments, start-up, ordered shutdown.
 #![forbid(unsafe_code)]
 
+mod check;
 mod replay;
 mod report;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 /// Sluice: an open network packet broker.
 #[derive(Debug, Parser)]
@@ -19,8 +21,30 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon in the foreground; logs go to stderr.
+    Run(RunArgs),
+    /// Validate a boot config or a policy file and print what would run.
+    Check(CheckArgs),
     /// Replay capture files through the whole pipeline: no hugepages, no rights, no network.
     Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The boot config.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["config", "policy"]))]
+struct CheckArgs {
+    /// A boot config; its policy file is checked too.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A policy file.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +73,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args.config),
+        Command::Check(args) => check::check(args.config.as_deref(), args.policy.as_deref()),
         Command::Replay(args) => replay::replay(&args),
     };
     match result {

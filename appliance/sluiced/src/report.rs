@@ -1,9 +1,11 @@
 //! What a run did, as a table for people and as JSON for scripts.
 
+use comfy_table::LineStyle;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use sluice_engine::counters::{DestinationTotals, PolicyTotals};
 use sluice_engine::ledger::Account;
+use sluice_engine::runtime::PortReport;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DropCounts, PolicySet};
 
@@ -75,7 +77,7 @@ impl Summary<'_> {
     /// Tables for a terminal.
     pub(crate) fn table(&self) -> String {
         let ledger = &self.account.ledger;
-        let mut totals = table(&["", "packets", "bytes"]);
+        let mut totals = numbers(&["", "packets", "bytes"]);
         totals.add_row(row("received", &[ledger.rx_packets, ledger.rx_bytes]));
         totals.add_row(row("sent", &[ledger.tx_packets, ledger.tx_bytes]));
         for (name, packets) in [
@@ -86,18 +88,18 @@ impl Summary<'_> {
         ] {
             totals.add_row(row(name, &[packets]));
         }
-        let mut drops = table(&["dropped because of", "packets"]);
+        let mut drops = numbers(&["dropped because of", "packets"]);
         for (reason, packets) in ledger.drops.iter().filter(|&(_, packets)| packets > 0) {
             drops.add_row(row(reason.name(), &[packets]));
         }
-        let mut policies = table(&["policy", "matched", "bytes", "sent"]);
+        let mut policies = numbers(&["policy", "matched", "bytes", "sent"]);
         for (policy, totals) in self.policies.policies().iter().zip(self.policy_totals) {
             policies.add_row(row(
                 &policy.name,
                 &[totals.matched_packets, totals.matched_bytes, totals.sent_packets],
             ));
         }
-        let mut destinations = table(&["destination", "copies", "bytes", "cut"]);
+        let mut destinations = numbers(&["destination", "copies", "bytes", "cut"]);
         for (destination, totals) in self.policies.destinations().iter().zip(self.destination_totals) {
             destinations.add_row(row(&destination.name, &[totals.packets, totals.bytes, totals.truncated]));
         }
@@ -127,10 +129,26 @@ fn drops_json(drops: &DropCounts) -> Value {
         .collect()
 }
 
-/// An empty table; all columns but the first are numbers.
-fn table(header: &[&str]) -> Table {
+/// The ports of a running engine.
+pub(crate) fn ports(reports: &[PortReport]) -> String {
+    let mut ports = numbers(&["port", "received", "sent", "lost before rx"]);
+    for port in reports {
+        let name = format!("{} ({})", port.name, if port.up { "up" } else { "down" });
+        ports.add_row(row(&name, &[port.rx_packets, port.tx_packets, port.lost_before_rx]));
+    }
+    ports.to_string()
+}
+
+/// An empty table.
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none())).set_header(header);
+    table
+}
+
+/// An empty table whose columns but the first are numbers.
+fn numbers(header: &[&str]) -> Table {
+    let mut table = table(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use dpdk::{Mempool, Tsc};
 use sluice_af_packet::LinkState;
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborTable};
-use sluice_model::PortId;
+use sluice_model::{PortConfig, PortId, PortSpec};
 
+use super::Shared;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
-use super::{PortDriver, PortSetup, Shared};
 use crate::port::TxDriver;
 use crate::worker::{ControlFrame, ControlQueues, Replacement};
 
@@ -26,7 +26,7 @@ const CLOCK_ROUNDS: u32 = 500;
 #[derive(Debug)]
 struct ControlPort {
     id: PortId,
-    setup: PortSetup,
+    setup: PortConfig,
     state: Arc<PortState>,
     neighbors: Option<NeighborTable>,
 }
@@ -192,7 +192,7 @@ impl Control {
 
 /// Opens an interface that came back and hands its queues to the workers; says whether it works.
 fn reopen(port: &ControlPort, queues: &[ControlQueues]) -> bool {
-    let PortDriver::AfPacket(interface) = &port.setup.driver else { return false };
+    let PortSpec::AfPacket(interface) = &port.setup.spec else { return false };
     match ports::open_interface(&port.setup, interface, queues.len()) {
         Ok((device, mut rx, tx)) => {
             let receiver = port.id.index() % queues.len().max(1);

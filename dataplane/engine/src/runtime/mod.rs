@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, MempoolConfig, SocketId, Tsc};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{DestinationKind, Generation, MacAddr, PolicySet};
+use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortSpec};
 
 use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
@@ -40,79 +40,6 @@ const FILE_QUEUE: usize = 4096;
 const CONTROL_QUEUE: usize = 256;
 /// How long the file writer sleeps when nothing waits.
 const FILE_IDLE: Duration = Duration::from_millis(1);
-
-/// Whether hugepages are used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HugepageUse {
-    /// When enough are free and may be used.
-    #[default]
-    Auto,
-    /// Never.
-    Never,
-    /// Or the engine does not start.
-    Require,
-}
-
-/// What drives a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortDriver {
-    /// A NIC at a PCI address.
-    Pci(String),
-    /// A virtual device by its DPDK devargs.
-    Devargs(String),
-    /// A kernel interface, by our own driver.
-    AfPacket(String),
-    /// A capture file, read once from beginning to end.
-    PcapFile(PathBuf),
-}
-
-/// One port as the operator wants it.
-#[derive(Clone, Debug)]
-pub struct PortSetup {
-    /// Its name.
-    pub name: String,
-    /// What drives it.
-    pub driver: PortDriver,
-    /// Whether its packets go through the policies.
-    pub capture: bool,
-    /// Whether copies may leave by it.
-    pub output: bool,
-    /// Largest frame without its Ethernet header, bytes; `None` = as the device has it.
-    pub mtu: Option<u16>,
-    /// Own addresses with prefix lengths.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Routers, at most one per family.
-    pub gateways: Vec<IpAddr>,
-    /// Source MAC address; `None` = the device's.
-    pub mac: Option<MacAddr>,
-    /// Receive frames for others too.
-    pub promiscuous: bool,
-    /// Keep at most so many bytes of each frame.
-    pub snaplen: Option<u32>,
-}
-
-/// Everything that the engine is started with.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// Hugepages.
-    pub hugepages: HugepageUse,
-    /// Memory for DPDK in MB; `None` = as planned from the pools.
-    pub memory_mb: Option<u32>,
-    /// Further EAL arguments.
-    pub eal_args: Vec<String>,
-    /// CPUs that the workers are pinned to, one worker each.
-    pub lcores: Vec<u16>,
-    /// Mbufs for packets.
-    pub mbufs: u32,
-    /// Bytes of packet data in each.
-    pub data_room: u16,
-    /// The ports.
-    pub ports: Vec<PortSetup>,
-    /// The policies.
-    pub policies: PolicySet,
-    /// Drop our own copies on capture ports.
-    pub loop_guard: bool,
-}
 
 /// A running engine.
 #[derive(Debug)]
@@ -151,24 +78,17 @@ impl Engine {
     ///
     /// # Errors
     /// What is missing, and what to do about it. Nothing is left running.
-    pub fn start(config: &EngineConfig) -> Result<Self, StartError> {
-        let plan = MemoryPlan::new(config);
-        let use_hugepages = plan.decide_hugepages(config.hugepages)?;
-        let devargs = |p: &PortSetup| match &p.driver {
-            PortDriver::Devargs(args) => Some(args.clone()),
-            PortDriver::Pci(_) | PortDriver::AfPacket(_) | PortDriver::PcapFile(_) => None,
-        };
-        let pci = |p: &PortSetup| match &p.driver {
-            PortDriver::Pci(address) => Some(address.clone()),
-            PortDriver::Devargs(_) | PortDriver::AfPacket(_) | PortDriver::PcapFile(_) => None,
-        };
+    pub fn start(boot: &BootConfig, policies: &PolicySet) -> Result<Self, StartError> {
+        let plan = MemoryPlan::new(boot);
+        let use_hugepages = plan.use_hugepages(boot.eal.hugepages)?;
+        let lcores = plan::lcores(boot);
         let eal = Eal::init(&EalConfig {
             hugepages: if use_hugepages { Hugepages::Use } else { Hugepages::Never },
-            memory_mb: config.memory_mb.unwrap_or(plan.memory_mb()),
-            vdevs: config.ports.iter().filter_map(devargs).collect(),
-            pci_allow: config.ports.iter().filter_map(pci).collect(),
+            memory_mb: boot.eal.memory_mb.unwrap_or(plan.memory_mb()),
+            vdevs: devices(boot, |spec| matches!(spec, PortSpec::Devargs(_))),
+            pci_allow: devices(boot, |spec| matches!(spec, PortSpec::Pci(_))),
             file_prefix: Some(format!("sluice-{}", std::process::id())),
-            extra_args: config.eal_args.clone(),
+            extra_args: boot.eal.args.clone(),
             ..EalConfig::default()
         })?;
         let pool = |name: &str, mbufs, data_room| {
@@ -179,34 +99,32 @@ impl Engine {
         let packets = pool("packets", plan.mbufs, plan.data_room)?;
         let headers = pool("headers", plan.headers, plan::HEADER_ROOM)?;
 
-        let worker_count = config.lcores.len().max(1);
-        let mut open = Vec::with_capacity(config.ports.len());
-        for (index, setup) in config.ports.iter().enumerate() {
+        let worker_count = lcores.len();
+        let mut open = Vec::with_capacity(boot.ports.len());
+        for (index, setup) in boot.ports.iter().enumerate() {
             open.push(OpenPort::open(&eal, index, setup, &packets, worker_count)?);
         }
-        let routes = routes::all(&config.policies, &config.ports, &open)?;
+        let routes = routes::all(policies, &boot.ports, &open)?;
 
-        let mut sink = FileSink::create(&file_paths(&config.policies), config.policies.policies().len())?;
-        let names: Vec<_> = config.ports.iter().map(|port| port.name.clone()).collect();
-        let (program, report) = Program::compile(&config.policies, &names, Generation(1));
+        let mut sink = FileSink::create(&file_paths(policies), policies.policies().len())?;
+        let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
+        let (program, report) = Program::compile(policies, &names, Generation(1));
         tracing::info!(bytes = report.bytes, dimensions = ?report.dimensions, "policies compiled");
         let program = Arc::new(program);
         let streams = Sequences::streams(program.streams().len());
-        let own: Vec<IpAddr> = config
+        let own: Vec<IpAddr> = boot
             .ports
             .iter()
-            .flat_map(|p| p.addresses.iter().map(|a| a.0))
+            .flat_map(|p| p.addresses.iter().map(|a| a.address))
             .chain(routes::locals(&routes))
             .collect();
-        let guard =
-            if config.loop_guard { LoopGuard::new(&config.policies, &own) } else { LoopGuard::disabled() };
+        let guard = if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() };
 
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         for index in 0..worker_count {
             let (sources, exits) = ports::share(&mut open, index, worker_count, &packets);
-            let own_tables =
-                Arc::new(Tables::new(config.policies.policies().len(), config.policies.destinations().len()));
+            let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
             tables.push(Arc::clone(&own_tables));
             workers.push(Worker::new(WorkerParts {
                 outputs: routes.iter().map(|route| route.output(&exits)).collect(),
@@ -257,7 +175,7 @@ impl Engine {
         })?);
         for (index, mut worker) in workers.into_iter().enumerate() {
             let (stop, shared, eal) = (Arc::clone(&stop_workers), Arc::clone(&shared), eal.clone());
-            let lcore = config.lcores.get(index).copied();
+            let lcore = lcores.get(index).copied();
             let body = move || {
                 let pinned = lcore.map_or(Ok(()), dpdk::pin_current_thread);
                 if let Err(error) = pinned {
@@ -343,6 +261,15 @@ fn report_panics(ended: impl Iterator<Item = std::thread::Result<()>>) {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|source| StartError::Thread { name: name.to_owned(), source })
+}
+
+/// The devices of one kind, as DPDK wants to hear of them.
+fn devices(boot: &BootConfig, wanted: fn(&PortSpec) -> bool) -> Vec<String> {
+    let name = |spec: &PortSpec| match spec {
+        PortSpec::Pci(device) | PortSpec::Devargs(device) => Some(device.clone()),
+        PortSpec::Pcap(_) | PortSpec::AfPacket(_) => None,
+    };
+    boot.ports.iter().filter(|port| wanted(&port.spec)).filter_map(|port| name(&port.spec)).collect()
 }
 
 /// The files of `pcap` destinations, by destination number.

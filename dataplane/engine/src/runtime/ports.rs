@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue};
+use dpdk::{Eal, Mempool, Port, RxQueue};
 use sluice_af_packet::{AfPacketConfig, AfPacketPort, AfPacketRx, AfPacketTx, LinkState, RxConfig, TxConfig};
 use sluice_capture::CaptureReader;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::{MacAddr, PortId};
+use sluice_model::{MacAddr, PortConfig, PortId, PortSpec};
 
-use super::{PortDriver, PortSetup, StartError, routes};
+use super::{StartError, routes};
 use crate::counters::Counter;
 use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
 
@@ -123,7 +123,7 @@ fn af_packet_lost(port: &AfPacketPort) -> u64 {
 /// A port that is open but not yet shared out to workers.
 #[derive(Debug)]
 pub(super) struct OpenPort {
-    pub(super) setup: PortSetup,
+    pub(super) setup: PortConfig,
     id: PortId,
     state: Arc<PortState>,
     mac: MacAddr,
@@ -146,26 +146,25 @@ impl OpenPort {
     pub(super) fn open(
         eal: &Eal,
         index: usize,
-        setup: &PortSetup,
+        setup: &PortConfig,
         pool: &Mempool,
         workers: usize,
     ) -> Result<Self, StartError> {
         let id = PortId(u16::try_from(index).unwrap_or(u16::MAX));
-        let mut port = match &setup.driver {
-            PortDriver::Pci(name) => Self::open_dpdk(eal, id, setup, name, pool, workers)?,
-            PortDriver::Devargs(args) => {
+        let mut port = match &setup.spec {
+            PortSpec::Pci(args) | PortSpec::Devargs(args) => {
                 let name = args.split(',').next().unwrap_or(args);
                 Self::open_dpdk(eal, id, setup, name, pool, workers)?
             }
-            PortDriver::AfPacket(interface) => Self::open_af_packet(id, setup, interface, workers)?,
-            PortDriver::PcapFile(path) => Self::open_file(id, setup, path)?,
+            PortSpec::AfPacket(interface) => Self::open_af_packet(id, setup, interface, workers)?,
+            PortSpec::Pcap(path) => Self::open_file(id, setup, path)?,
         };
         port.mac = setup.mac.unwrap_or(port.mac);
         port.mtu = setup.mtu.unwrap_or(port.mtu);
         Ok(port)
     }
 
-    fn new(id: PortId, setup: &PortSetup, device: Device) -> Self {
+    fn new(id: PortId, setup: &PortConfig, device: Device) -> Self {
         let state = PortState {
             name: setup.name.clone(),
             device,
@@ -188,20 +187,20 @@ impl OpenPort {
     fn open_dpdk(
         eal: &Eal,
         id: PortId,
-        setup: &PortSetup,
+        setup: &PortConfig,
         name: &str,
         pool: &Mempool,
         workers: usize,
     ) -> Result<Self, StartError> {
         let error = |source| StartError::Port { name: setup.name.clone(), source };
-        let config = PortConfig {
+        let config = dpdk::PortConfig {
             rx_queues: 1,
-            tx_queues: if setup.output { u16::try_from(workers).unwrap_or(u16::MAX) } else { 0 },
+            tx_queues: if setup.role.sends() { u16::try_from(workers).unwrap_or(u16::MAX) } else { 0 },
             rx_desc: DESCRIPTORS,
             tx_desc: DESCRIPTORS,
             mtu: setup.mtu,
             promiscuous: setup.promiscuous,
-            ..PortConfig::new(pool.clone())
+            ..dpdk::PortConfig::new(pool.clone())
         };
         let (port, rx, tx) =
             Port::by_name(eal, name).and_then(|port| port.configure(&config)).map_err(error)?;
@@ -219,7 +218,7 @@ impl OpenPort {
 
     fn open_af_packet(
         id: PortId,
-        setup: &PortSetup,
+        setup: &PortConfig,
         interface: &str,
         workers: usize,
     ) -> Result<Self, StartError> {
@@ -233,8 +232,8 @@ impl OpenPort {
         Ok(open)
     }
 
-    fn open_file(id: PortId, setup: &PortSetup, path: &Path) -> Result<Self, StartError> {
-        if setup.output {
+    fn open_file(id: PortId, setup: &PortConfig, path: &Path) -> Result<Self, StartError> {
+        if setup.role.sends() {
             return Err(StartError::FileOutput { name: setup.name.clone() });
         }
         let error = |source| StartError::Capture { name: setup.name.clone(), source };
@@ -281,25 +280,25 @@ impl OpenPort {
 
 /// Opens a kernel interface: one receive ring, and one transmit socket per worker.
 pub(super) fn open_interface(
-    setup: &PortSetup,
+    setup: &PortConfig,
     interface: &str,
     workers: usize,
 ) -> Result<(AfPacketPort, Option<AfPacketRx>, Vec<AfPacketTx>), sluice_af_packet::AfPacketError> {
     let mut config = AfPacketConfig {
         interface: interface.to_owned(),
         rx: Some(RxConfig {
-            snaplen: setup.snaplen,
+            snaplen: setup.snaplen_bytes,
             promiscuous: setup.promiscuous,
             // A port that only sends sees its own copies otherwise.
-            ignore_outgoing: !setup.capture,
+            ignore_outgoing: !setup.role.captures(),
             ..RxConfig::default()
         }),
-        tx: setup.output.then(TxConfig::default),
+        tx: setup.role.sends().then(TxConfig::default),
     };
     let (port, rx, first) = sluice_af_packet::open(&config)?;
     let mut tx: Vec<_> = first.into_iter().collect();
     config.rx = None;
-    while setup.output && tx.len() < workers {
+    while setup.role.sends() && tx.len() < workers {
         tx.extend(sluice_af_packet::open(&config)?.2);
     }
     Ok((port, rx, tx))
@@ -326,7 +325,7 @@ pub(super) fn share(
                 }
                 None => None,
             };
-            sources.extend(kind.map(|kind| Source::new(port.id, port.setup.capture, filter, kind)));
+            sources.extend(kind.map(|kind| Source::new(port.id, port.setup.role.captures(), filter, kind)));
         }
         if let Some(driver) = port.tx.pop() {
             exits.push(TxPort::new(port.id, driver, port.multi_segment, Arc::clone(&port.state.up)));

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_core::neighbor::PortAddresses;
-use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, Tunnel};
+use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, PortConfig, Tunnel};
 
+use super::StartError;
 use super::ports::OpenPort;
-use super::{PortSetup, StartError};
 use crate::output::{Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
 use crate::port::TxPort;
 
@@ -50,19 +50,13 @@ pub(super) fn locals(routes: &[Route]) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The addresses of a port, for neighbour resolution.
-pub(super) fn port_addresses(setup: &PortSetup, mac: MacAddr) -> PortAddresses {
+pub(super) fn port_addresses(setup: &PortConfig, mac: MacAddr) -> PortAddresses {
     let mut addresses =
-        PortAddresses { mac, ipv4: Vec::new(), ipv6: Vec::new(), gateway4: None, gateway6: None };
-    for &(address, prefix) in &setup.addresses {
-        match address {
-            IpAddr::V4(v4) => addresses.ipv4.push((v4, prefix)),
-            IpAddr::V6(v6) => addresses.ipv6.push((v6, prefix)),
-        }
-    }
-    for &gateway in &setup.gateways {
-        match gateway {
-            IpAddr::V4(v4) => addresses.gateway4 = Some(v4),
-            IpAddr::V6(v6) => addresses.gateway6 = Some(v6),
+        PortAddresses { mac, gateway4: setup.gateway, gateway6: setup.gateway6, ..PortAddresses::default() };
+    for own in &setup.addresses {
+        match own.address {
+            IpAddr::V4(v4) => addresses.ipv4.push((v4, own.prefix_len)),
+            IpAddr::V6(v6) => addresses.ipv6.push((v6, own.prefix_len)),
         }
     }
     addresses
@@ -71,15 +65,15 @@ pub(super) fn port_addresses(setup: &PortSetup, mac: MacAddr) -> PortAddresses {
 /// A route for every destination.
 pub(super) fn all(
     policies: &PolicySet,
-    setups: &[PortSetup],
+    setups: &[PortConfig],
     open: &[OpenPort],
 ) -> Result<Vec<Route>, StartError> {
     policies.destinations().iter().map(|destination| route(destination, setups, open)).collect()
 }
 
-fn route(destination: &Destination, setups: &[PortSetup], open: &[OpenPort]) -> Result<Route, StartError> {
+fn route(destination: &Destination, setups: &[PortConfig], open: &[OpenPort]) -> Result<Route, StartError> {
     let named = |port: &str| {
-        let place = setups.iter().position(|setup| setup.name == port && setup.output);
+        let place = setups.iter().position(|setup| setup.name == port && setup.role.sends());
         place.ok_or_else(|| StartError::NoSuchPort {
             destination: destination.name.clone(),
             port: port.to_owned(),
@@ -108,8 +102,8 @@ fn plain(destination: &Destination, port: Option<usize>, mtu: u16, egress: Egres
 }
 
 /// The output port whose network holds the remote address, else one with a gateway of its family, else the only one.
-fn best_port(tunnel: &Tunnel, setups: &[PortSetup], open: &[OpenPort]) -> Option<usize> {
-    let outputs = || setups.iter().zip(open).enumerate().filter(|(_, (setup, _))| setup.output);
+fn best_port(tunnel: &Tunnel, setups: &[PortConfig], open: &[OpenPort]) -> Option<usize> {
+    let outputs = || setups.iter().zip(open).enumerate().filter(|(_, (setup, _))| setup.role.sends());
     let hop = |setup, port: &OpenPort| port_addresses(setup, port.mac()).check_next_hop(tunnel.remote).ok();
     let direct = outputs().find(|&(_, (setup, port))| hop(setup, port) == Some(tunnel.remote));
     let routed = || outputs().find(|&(_, (setup, port))| hop(setup, port).is_some());
@@ -125,7 +119,7 @@ fn tunnel_route(
     destination: &Destination,
     tunnel: &Tunnel,
     port: Option<usize>,
-    setups: &[PortSetup],
+    setups: &[PortConfig],
     open: &[OpenPort],
 ) -> Result<Route, StartError> {
     let there = port.and_then(|port| setups.get(port).zip(open.get(port)));
