@@ -59,7 +59,7 @@ pub struct Policy {
     pub tunnel_id: Option<RangeSet<u32>>,
     /// Which headers addresses, ports, protocol, flags, EtherType, VLANs and MACs are read from.
     pub headers: HeaderView,
-    /// EtherTypes, after all VLAN tags.
+    /// EtherTypes, after all VLAN tags; 0 = frames with a length instead (802.3).
     pub ethertype: Option<RangeSet<u16>>,
     /// TCP flags; implies TCP.
     pub tcp_flags: Option<TcpFlagsMatch>,

@@ -11,6 +11,7 @@ use super::sweep::{Classes, Interval, Users, sweep};
 use crate::wire::{Fragment, L3, Parsed, TunnelHeader};
 
 const PROTOCOL_TCP: u8 = 6;
+const ETHERNET_LEN: u16 = 14;
 /// The VLAN id within a TCI.
 const VID: u16 = 0x0fff;
 
@@ -66,7 +67,10 @@ impl Scalar {
         let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
         match self {
             Self::Protocol => is_ip.then_some(parsed.protocol.into()),
-            Self::Ethertype => (parsed.ethertype != 0).then_some(parsed.ethertype.into()),
+            // 0 is that of a frame with a length in its place (802.3).
+            Self::Ethertype => {
+                (parsed.ethertype != 0 || has_ethernet(parsed)).then_some(parsed.ethertype.into())
+            }
             Self::Vlan => (parsed.vlan_count > 0).then_some((parsed.vlan_tci & VID).into()),
             Self::VlanInner => (parsed.vlan_count > 1).then_some((parsed.vlan_inner_tci & VID).into()),
             // IP in IP and ERSPAN type I have no field for an id.
@@ -126,6 +130,14 @@ impl Scalar {
             Self::Ethertype | Self::Ingress | Self::Length => 16,
         }
     }
+}
+
+/// Whether the view starts with an Ethernet header that was captured whole. An inner packet without one has no room for
+/// it before its IP header, or MPLS labels there, and no EtherType.
+#[inline(always)]
+pub(super) fn has_ethernet(parsed: &Parsed) -> bool {
+    let bare = parsed.ethertype == 0 && matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
+    !bare && parsed.l3_offset >= parsed.l2_offset.saturating_add(ETHERNET_LEN)
 }
 
 /// The ranges of a set as wide numbers.

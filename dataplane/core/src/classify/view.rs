@@ -3,13 +3,10 @@
 use sluice_model::Policy;
 
 use super::batch::{BATCH, Batch, Packet};
-use super::dimension::{Scalar, ScalarTable};
+use super::dimension::{Scalar, ScalarTable, has_ethernet};
 use super::ends::{Addresses, Operand, Ports, mac};
 use super::rows::{Row, Rows, summaries};
-use crate::wire::{L3, Parsed};
-
-/// Ethernet header length.
-const ETHERNET_LEN: u16 = 14;
+use crate::wire::Parsed;
 
 /// A dimension in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,10 +166,7 @@ impl View {
 
     #[inline]
     fn mac_class(&self, parsed: &Parsed, frame: &[u8], offset: u16) -> u32 {
-        // An inner packet without an Ethernet header has no room for one before its IP header, or only MPLS labels
-        // there, and no EtherType.
-        let bare = parsed.ethertype == 0 && matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
-        if bare || parsed.l3_offset < parsed.l2_offset.saturating_add(ETHERNET_LEN) {
+        if !has_ethernet(parsed) {
             return 0;
         }
         let start = usize::from(parsed.l2_offset) + usize::from(offset);

@@ -268,6 +268,7 @@ fn frames_that_are_not_ip() {
         ("collect = { addresses = [\"02:00:00:00:00:02\"] }", "iii"),
         ("collect = { addresses = [\"02:00:00:00:00:01\"] }\npeer = { addresses = [\"10.0.0.0/8\"] }", "---"),
         ("ethertype = \"0x0806\"", "e--"),
+        ("ethertype = \"0\"", "--e"),
         ("vlan = \"100\"", "e--"),
         ("protocol = \"0-255\"", "---"),
         ("collect = { ports = \"0-65535\" }", "---"),

@@ -47,7 +47,7 @@ const V6: [u128; 11] = [
 const PORT_EDGES: [u16; 10] = [0, 1, 53, 80, 443, 1023, 1024, 8080, 32_768, 65_535];
 const LENGTHS: [u16; 6] = [0, 60, 64, 1500, 1514, 65_535];
 const IDS: [u32; 7] = [0, 1, 7, 100, 0x00ff_fffe, 0x00ff_ffff, 0x8000_0000];
-const TYPES: [u16; 6] = [0x0800, 0x0806, 0x86dd, 0x88cc, 0x8100, 0xffff];
+const TYPES: [u16; 7] = [0, 0x0800, 0x0806, 0x86dd, 0x88cc, 0x8100, 0xffff];
 const PROTOCOLS: [u8; 8] = [0, 1, 6, 17, 47, 50, 132, 255];
 
 /// A small generator of numbers (xorshift64*), so that a seed names a case.

@@ -113,7 +113,8 @@ impl Layer {
         let mut fields = Fields {
             macs: self.macs,
             vlans: self.vlans.iter().map(|tci| tci & 0x0fff).collect(),
-            ethertype: (self.macs.is_some() && !matches!(self.net, Net::Llc)).then(|| self.ethertype()),
+            // A frame with a length instead counts as EtherType 0.
+            ethertype: self.macs.map(|_| if matches!(self.net, Net::Llc) { 0 } else { self.ethertype() }),
             tunnel_id: enclosing,
             ..Fields::default()
         };
