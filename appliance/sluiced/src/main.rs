@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args.config),
-        Command::Check(args) => check::check(args.config.as_deref(), args.policy.as_deref()),
+        Command::Check(args) => Ok(check::check(args.config.as_deref(), args.policy.as_deref())),
         Command::Replay(args) => replay::replay(&args),
     };
     match result {

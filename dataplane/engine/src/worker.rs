@@ -149,6 +149,12 @@ impl Worker {
         Arc::clone(&self.stats)
     }
 
+    /// Ends the worker and gives its output ports back.
+    #[must_use]
+    pub fn into_ports(self) -> Vec<TxPort> {
+        self.parts.ports
+    }
+
     /// Polls until `stop` is set, then sends what is queued and returns.
     pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
         while !stop.load(Ordering::Relaxed) {

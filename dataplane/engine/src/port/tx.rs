@@ -83,6 +83,11 @@ impl TxPort {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// Sets the link state, as the control thread does.
+    pub fn set_link(&self, up: bool) {
+        self.up.store(up, Ordering::Relaxed);
+    }
+
     /// Replaces the driver, when an interface that went away has come back. Nothing may wait in the port.
     pub fn replace_driver(&mut self, driver: TxDriver) {
         self.driver = driver;
