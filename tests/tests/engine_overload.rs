@@ -3,6 +3,13 @@
 //! A worker is fed directly, in one process without hugepages; its output port is a DPDK ring that nobody empties, its
 //! pools are small, its next hop unresolved, its file queue short. After each case the pools are as full as before.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "a broken promise should stop the test; lengths are small"
+)]
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -125,7 +132,7 @@ impl Rig {
             policies.destinations().iter().map(|d| Some(folder.path().join(&d.name))).collect();
         let mut sink = FileSink::create(&paths, policies.policies().len()).unwrap();
         let tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
-        let mut exit = self.exit.take().unwrap();
+        let exit = self.exit.take().unwrap();
         exit.set_link(case.up);
         let mut worker = Worker::new(WorkerParts {
             sources: Vec::new(),
