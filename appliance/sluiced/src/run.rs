@@ -100,5 +100,7 @@ fn print_summary(engine: &Engine, policies: &PolicySet) -> ExitCode {
     };
     println!("{}", summary.table());
     println!("\n{}", report::ports(&engine.ports()));
-    if account.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let left = engine.mbufs_in_use();
+    println!("\nmbufs not given back: {left}");
+    if account.balances() && left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -224,19 +224,24 @@ impl Engine {
         self.shared.workers.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
-    /// Mbufs taken from the pools at the moment.
+    /// Mbufs taken from the pools at the moment: after [`Engine::stop`], those that were lost.
     #[must_use]
     pub fn mbufs_in_use(&self) -> u32 {
         self.pools.iter().map(Mempool::in_use).sum()
     }
 
-    /// Stops receiving, lets everything that is held go out, and ends all threads.
+    /// Stops receiving, lets everything that is held go out, ends all threads and closes the ports.
     pub fn stop(&mut self) {
         self.stop_workers.store(true, Ordering::Relaxed);
         let ended = self.feeders.drain(..).chain(self.workers.drain(..)).map(JoinHandle::join);
         report_panics(ended);
         self.stop_rest.store(true, Ordering::Relaxed);
         report_panics(self.control.take().into_iter().chain(self.files.take()).map(JoinHandle::join));
+        // The threads held all other handles.
+        let ports = Arc::get_mut(&mut self.shared).map(|shared| shared.ports.as_mut_slice());
+        for port in ports.unwrap_or_default().iter_mut().filter_map(Arc::get_mut) {
+            port.close();
+        }
     }
 
     fn tables(&self) -> Vec<&Tables> {

@@ -41,6 +41,8 @@ pub(super) enum Device {
     AfPacket(Box<std::sync::Mutex<AfPacketPort>>),
     /// A capture file has no state of its own.
     File,
+    /// Closed at the end of the run; this was its last report.
+    Closed(PortReport),
 }
 
 /// One port at one moment.
@@ -88,10 +90,16 @@ impl PortState {
         self.report().lost_before_rx
     }
 
+    /// Closes the device, which gives back the mbufs that it held to receive into. The counts stay.
+    pub(super) fn close(&mut self) {
+        self.device = Device::Closed(self.report());
+    }
+
     /// The port at this moment.
     #[must_use]
     pub fn report(&self) -> PortReport {
         let (rx_packets, tx_packets, lost) = match &self.device {
+            Device::Closed(report) => return report.clone(),
             Device::Dpdk(port) => {
                 // A port that is gone has no more counts to give.
                 let stats = port.stats().unwrap_or_default();
