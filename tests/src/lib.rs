@@ -9,5 +9,9 @@
 )]
 
 pub mod captures;
+pub mod daemon;
 pub mod fuzz_targets;
+pub mod netns;
+pub mod tap;
+pub mod tcpdump;
 pub mod traffic;

@@ -1,0 +1,230 @@
+//! `sluiced run` under test: how is it started, watched and ended, and what did it say at the end?
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::netns::{Lab, Namespace, wait_for};
+
+/// How long the daemon may take to start, or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary: `SLUICED`, or the release build, or the debug build.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SLUICED") {
+        return path.into();
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from);
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("sluiced"));
+    let found = built.iter().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("no {}: run `cargo build -p sluiced` first", built[1].display())).clone()
+}
+
+/// A running daemon; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<String>>,
+}
+
+impl Daemon {
+    /// Starts it inside `namespace` and waits until it runs. `boot` is the boot config without `policy`; memory and
+    /// hugepages are chosen here unless it has `[eal]` or `[memory]` of its own.
+    pub fn start(lab: &Lab, namespace: &Namespace, boot: &str, policy: &str) -> Self {
+        let daemon = Self::spawn(namespace.command(binary()), lab.dir(), boot, policy);
+        daemon.wait_log("running;");
+        daemon
+    }
+
+    /// Starts it by `command`, which ends with the binary, and does not wait.
+    pub fn spawn(mut command: Command, dir: &Path, boot: &str, policy: &str) -> Self {
+        let mut text = "policy = \"policy.toml\"\n".to_owned();
+        text += boot;
+        if !boot.contains("[eal]") {
+            text += "\n[eal]\nhugepages = \"never\"\n";
+        }
+        if !boot.contains("[memory]") {
+            text += "\n[memory]\nmbufs = 8191\n";
+        }
+        let config = dir.join("boot.toml");
+        std::fs::write(&config, text).unwrap();
+        std::fs::write(dir.join("policy.toml"), policy).unwrap();
+        command.args(["run", "--config"]).arg(config).env_remove("RUST_LOG");
+        command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let readers = vec![
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                stdout.read_to_string(&mut text).unwrap();
+                text
+            }),
+            std::thread::spawn({
+                let log = Arc::clone(&log);
+                move || {
+                    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                        *log.lock().unwrap() += &(line + "\n");
+                    }
+                    String::new()
+                }
+            }),
+        ];
+        Self { child, log, readers }
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_log(&self, text: &str) {
+        self.wait_log_times(text, 1);
+    }
+
+    /// Waits until the log holds `text` so many times.
+    pub fn wait_log_times(&self, text: &str, times: usize) {
+        let what = format!("{times} x {text:?} in the log");
+        wait_for(&what, PATIENCE, || (self.log().matches(text).count() >= times).then_some(()));
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The state of the process, by the kernel's one letter: `R`, `S`, `T`.
+    #[must_use]
+    pub fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    }
+
+    /// Waits for its end; gives the exit status and what it printed.
+    pub fn wait(&mut self) -> (ExitStatus, String) {
+        let status = wait_for("the daemon to end", PATIENCE, || self.child.try_wait().unwrap());
+        let mut texts = self.readers.drain(..).map(|reader| reader.join().unwrap());
+        (status, texts.next().unwrap())
+    }
+
+    /// Ends it by `SIGINT`. Whatever was tested: it must end well, in balance, with all mbufs back.
+    pub fn stop(mut self) -> Summary {
+        self.signal(Signal::INT);
+        let (status, text) = self.wait();
+        eprintln!("{text}");
+        assert!(status.success(), "{status}\n{text}\n{}", self.log());
+        let summary = Summary::parse(&text);
+        assert!(!self.log().contains("panic"), "{}", self.log());
+        summary
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of the daemon:\n{}---",
+                self.log.lock().map_or_else(|e| e.into_inner().clone(), |l| l.clone())
+            );
+        }
+        // Ended already, as a rule.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The tables that the daemon prints at its end.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Rows by the first heading of their table and their name.
+    rows: BTreeMap<(String, String), Vec<u64>>,
+    /// The whole text.
+    pub text: String,
+}
+
+impl Summary {
+    fn parse(text: &str) -> Self {
+        let mut rows = BTreeMap::new();
+        let mut table = String::new();
+        for line in text.lines() {
+            let cells: Vec<_> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+            match cells.as_slice() {
+                ["packets", "bytes"] => table = "total".to_owned(),
+                [name, second, ..] if second.parse::<u64>().is_err() => (*name).clone_into(&mut table),
+                [name, numbers @ ..] if !numbers.is_empty() => {
+                    let numbers = numbers.iter().map(|number| number.parse().unwrap()).collect();
+                    let name = name.split(" (").next().unwrap_or(name);
+                    rows.insert((table.clone(), name.to_owned()), numbers);
+                }
+                _ => {}
+            }
+        }
+        let summary = Self { rows, text: text.to_owned() };
+        assert!(text.contains(": balanced"), "{text}");
+        let left = summary.rx() + summary.total("replicas");
+        assert_eq!(left, summary.tx() + summary.drops() + summary.total("held"), "{text}");
+        assert!(text.ends_with("mbufs not given back: 0\n"), "{text}");
+        summary
+    }
+
+    /// A number of a table (`total`, `dropped because of`, `policy`, `destination`, `port`): row and column, the first
+    /// column of numbers being 0. A row that is not there counts nothing.
+    #[must_use]
+    pub fn get(&self, table: &str, row: &str, column: usize) -> u64 {
+        let row = self.rows.get(&(table.to_owned(), row.to_owned()));
+        row.map_or(0, |numbers| *numbers.get(column).unwrap_or_else(|| panic!("{table}: {}", self.text)))
+    }
+
+    /// A row of the first table.
+    #[must_use]
+    pub fn total(&self, row: &str) -> u64 {
+        assert!(self.rows.contains_key(&("total".to_owned(), row.to_owned())), "no {row}: {}", self.text);
+        self.get("total", row, 0)
+    }
+
+    /// Packets received.
+    #[must_use]
+    pub fn rx(&self) -> u64 {
+        self.total("received")
+    }
+
+    /// Packets sent.
+    #[must_use]
+    pub fn tx(&self) -> u64 {
+        self.total("sent")
+    }
+
+    /// Packets dropped for one reason.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.get("dropped because of", reason, 0)
+    }
+
+    /// Packets dropped for any reason.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        self.rows.iter().filter(|((table, _), _)| table == "dropped because of").map(|(_, row)| row[0]).sum()
+    }
+
+    /// Copies sent to a destination.
+    #[must_use]
+    pub fn copies(&self, destination: &str) -> u64 {
+        self.get("destination", destination, 0)
+    }
+
+    /// Packets that a port received, sent, and lost before reception.
+    #[must_use]
+    pub fn port(&self, port: &str) -> [u64; 3] {
+        [0, 1, 2].map(|column| self.get("port", port, column))
+    }
+}

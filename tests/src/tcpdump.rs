@@ -1,0 +1,157 @@
+//! What did the kernel see on an interface? An independent capture, by tcpdump, and tshark's view of it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sluice_capture::CaptureReader;
+
+use crate::netns::{Lab, Namespace};
+
+/// A frame as captured.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Frame {
+    /// The captured bytes.
+    pub data: Vec<u8>,
+    /// The original length.
+    pub wire_len: u32,
+}
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Tcpdump {
+    child: Child,
+    messages: BufReader<std::process::ChildStderr>,
+    file: PathBuf,
+}
+
+impl Tcpdump {
+    /// Captures whole frames on `device`; returns when it is listening.
+    pub fn start(lab: &Lab, namespace: &Namespace, device: &str) -> Self {
+        let file = lab.dir().join(format!("{device}.pcap"));
+        let mut child = namespace
+            .command("tcpdump")
+            .args([
+                "-i",
+                device,
+                "-n",
+                "-U",
+                "-Z",
+                "root",
+                "-s",
+                "0",
+                "-B",
+                "65536",
+                "--immediate-mode",
+                "-w",
+            ])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut messages = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            assert_ne!(messages.read_line(&mut line).unwrap(), 0, "tcpdump on {device} ended");
+        }
+        Self { child, messages, file }
+    }
+
+    /// The file that is written.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Ends the capture once nothing has come for a while; the kernel may not have dropped anything.
+    pub fn stop(mut self) -> Vec<Frame> {
+        self.settle();
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        let mut text = String::new();
+        self.messages.read_to_string(&mut text).unwrap();
+        self.child.wait().unwrap();
+        assert!(text.contains("\n0 packets dropped by kernel"), "{text}");
+        read(&self.file)
+    }
+
+    fn settle(&self) {
+        let mut size = 0;
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_millis(300) {
+            let now = std::fs::metadata(&self.file).unwrap().len();
+            if now != size {
+                (size, since) = (now, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Tcpdump {
+    fn drop(&mut self) {
+        // Ended already, as a rule.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The frames of a capture file.
+pub fn read(path: &Path) -> Vec<Frame> {
+    let mut reader = CaptureReader::open(path).unwrap();
+    let mut frames = vec![];
+    while let Some(frame) = reader.next_frame().unwrap() {
+        frames.push(Frame { data: frame.data.to_vec(), wire_len: frame.wire_len });
+    }
+    frames
+}
+
+/// Without multicast IPv6 (router solicitations, group reports), which the kernel sends when it likes.
+#[must_use]
+pub fn without_multicast(frames: &[Frame]) -> Vec<Frame> {
+    frames.iter().filter(|frame| !frame.data.starts_with(&[0x33, 0x33])).cloned().collect()
+}
+
+/// The frames of each sender in their order: between senders, two captures may see different orders.
+#[must_use]
+pub fn by_sender(frames: &[Frame]) -> std::collections::BTreeMap<Vec<u8>, Vec<&Frame>> {
+    let mut senders = std::collections::BTreeMap::<_, Vec<&Frame>>::new();
+    for frame in frames {
+        senders.entry(frame.data[6..12].to_vec()).or_default().push(frame);
+    }
+    senders
+}
+
+/// Panics unless both hold the same frames, each sender's in the same order.
+pub fn assert_same(what: &str, got: &[Frame], expected: &[Frame]) {
+    let (got, expected) = (by_sender(got), by_sender(expected));
+    for (sender, expected) in &expected {
+        let got = got.get(sender).map_or(&[][..], Vec::as_slice);
+        let differs = got.iter().zip(expected).position(|(a, b)| a != b);
+        if let Some(at) = differs {
+            panic!("{what}: frame {at} of {sender:02x?}: {:02x?}, not {:02x?}", got[at], expected[at]);
+        }
+        assert_eq!(got.len(), expected.len(), "{what}: frames of {sender:02x?}");
+    }
+    assert_eq!(got.len(), expected.len(), "{what}: senders");
+}
+
+/// What tshark says of `fields` for every frame that passes `filter`, one line per frame, checksums verified.
+pub fn tshark(file: &Path, filter: &str, fields: &[&str], decode: &[&str]) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file).args(["-Y", filter, "-T", "fields", "-E", "occurrence=a"]);
+    for preference in ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"] {
+        command.args(["-o", preference]);
+    }
+    for rule in decode {
+        command.args(["-d", rule]);
+    }
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
