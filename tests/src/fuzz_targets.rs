@@ -5,13 +5,17 @@
 #![expect(clippy::missing_panics_doc, reason = "a target panics when a promise is broken")]
 
 use std::io::{self, Cursor, Read};
+use std::sync::OnceLock;
 
 use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
+use sluice_core::classify::{
+    Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Input as Packets, Program, VerdictId,
+};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
-use sluice_model::PolicySet;
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
+use sluice_model::{Generation, PolicySet, PortId};
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -21,6 +25,7 @@ pub const ALL: &[Target] = &[
     ("af_packet_block", af_packet_block),
     ("af_packet_link", af_packet_link),
     ("capture", capture),
+    ("classify", classify),
     ("neighbor", neighbor),
     ("policy", policy),
     ("segment", segment),
@@ -44,6 +49,112 @@ pub fn capture(data: &[u8]) {
     whole.read(Box::new(Cursor::new(data.to_vec())));
     pieces.read(Box::new(Pieces(Cursor::new(data.to_vec()))));
     assert_eq!(whole, pieces, "how the bytes arrive makes no difference");
+}
+
+/// Policies that look at every field, through both views.
+const POLICIES: &str = r#"
+    [[destination]]
+    name = "a"
+    type = "vxlan"
+    remote = "192.0.2.10"
+    [[destination]]
+    name = "b"
+    type = "pcap"
+    file = "b.pcap"
+    [[policy]]
+    name = "ends"
+    collect = { addresses = ["10.0.0.0/9", "2001:db8::/33", "02:00:00:00:00:01"], ports = "0-1023" }
+    peer = { addresses = ["10.64.0.0/10", "192.0.2.0/25", "2001:db8::/48", "02:00:00:00:00:02"], ports = "80-65535" }
+    payload = 30
+    to = ["a", "b"]
+    [[policy]]
+    name = "fields"
+    protocol = "6,17,44-60"
+    vlan = "0-2047"
+    vlan_inner = "0-2047"
+    ethertype = "0,0x0800,0x86dd"
+    length = "0-100"
+    fragment = "whole"
+    to = ["a"]
+    [[policy]]
+    name = "flags"
+    tcp_flags = "syn,!ack"
+    fragment = "fragments"
+    to = ["a"]
+    tag = 7
+    [[policy]]
+    name = "inside"
+    headers = "inner"
+    collect = { addresses = ["10.0.0.0/8", "2001:db8::/32", "02:00:00:00:00:01"], ports = "80" }
+    tunnel_id = "0-99,0x1000-0xffffff"
+    payload = 0
+    to = ["a"]
+    [[policy]]
+    name = "inside-later"
+    headers = "inner"
+    fragment = "later"
+    ethertype = "0"
+    to = ["b"]
+    [[policy]]
+    name = "out"
+    collect = { ports = "873" }
+    length = "64-1500"
+    action = "drop"
+"#;
+
+/// Gives verdicts to frames, each with its length (two bytes in network byte order) before it: a memory of one verdict
+/// and one of many say the same, and a verdict is consistent.
+pub fn classify(data: &[u8]) {
+    static PROGRAM: OnceLock<(Program, usize)> = OnceLock::new();
+    let (program, policies) = PROGRAM.get_or_init(|| {
+        let policies = parse_policy("fuzz", POLICIES).map(|loaded| loaded.value).unwrap_or_default();
+        (Program::compile(&policies, &["tap".to_owned()], Generation(1)).0, policies.policies().len())
+    });
+    assert!(program.needs_inner(), "the policies are valid");
+    let mut frames: Vec<&[u8]> = Vec::new();
+    let mut rest = data;
+    while let Some((len, after)) = rest.split_first_chunk::<2>() {
+        let frame = after.get(..u16::from_be_bytes(*len).into()).unwrap_or(after);
+        rest = &after[frame.len()..];
+        frames.push(frame);
+    }
+    let mut fragments = FragmentTable::new(&FragmentTableConfig { datagrams: 8, life_ns: 20 });
+    let mut classifiers = [(1024, 256), (1, 1)]
+        .map(|(cache_entries, sets)| Classifier::new(program, ClassifierConfig { cache_entries, sets }));
+    for (batch, now) in frames.chunks(64).zip((1..).step_by(64)) {
+        let mut outer: Vec<_> = batch.iter().map(|frame| wire::parse(frame)).collect();
+        let mut inner: Vec<_> =
+            batch.iter().zip(&outer).map(|(frame, outer)| wire::parse_innermost(frame, outer, 4)).collect();
+        for views in [&mut outer, &mut inner] {
+            for ((parsed, frame), now) in views.iter_mut().zip(batch).zip(now..) {
+                fragments.resolve(parsed, frame, now);
+            }
+        }
+        let wire_len: Vec<u32> =
+            batch.iter().map(|frame| frame.len().try_into().unwrap_or(u32::MAX)).collect();
+        let packets = Packets {
+            frames: batch,
+            outer: &outer,
+            inner: &inner,
+            wire_len: &wire_len,
+            ingress: &[PortId(0); 64][..batch.len()],
+        };
+        let [many, one] = classifiers.each_mut().map(|classifier| {
+            let mut verdicts = [VerdictId::NONE; 64];
+            classifier.classify(program, &packets, &mut verdicts[..batch.len()]);
+            verdicts
+        });
+        for (many, one) in many.into_iter().zip(one).take(batch.len()) {
+            let (many, one) = (classifiers[0].action_set(many), classifiers[1].action_set(one));
+            assert_eq!((many.excluded, many.matched, many.copies), (one.excluded, one.matched, one.copies));
+            assert!(many.matched.is_sorted() && many.matched.iter().all(|id| id.index() < *policies));
+            assert!(!many.excluded || (many.copies.is_empty() && !many.matched.is_empty()));
+            assert!(many.copies.is_sorted_by(|a, b| (a.destination, a.tag) < (b.destination, b.tag)));
+            let sharers = || many.copies.iter().flat_map(|copy| many.sharers_of(copy));
+            assert!(sharers().all(|policy| many.matched.contains(policy)));
+            assert!(many.copies.iter().all(|copy| copy.sharers > 0));
+        }
+    }
 }
 
 /// What came out of a capture file: a sum over all frames, and the error at the end.
