@@ -56,8 +56,16 @@ impl RxQueue {
     /// Appends received packets to the burst, as far as it has room; returns how many.
     #[inline]
     pub fn rx_burst(&mut self, burst: &mut Burst) -> usize {
+        self.rx_burst_up_to(burst, crate::BURST_CAPACITY)
+    }
+
+    /// As [`rx_burst`](Self::rx_burst), but at most `max` packets.
+    #[inline]
+    pub fn rx_burst_up_to(&mut self, burst: &mut Burst, max: usize) -> usize {
         let (port, queue) = (self.port.id, self.queue);
+        let max = u16::try_from(max).unwrap_or(u16::MAX);
         burst.append_with(|slots, n| {
+            let n = n.min(max);
             // SAFETY: the port is started and stays so while we hold it; the queue is polled by this thread
             // only (&mut self, not Sync, not Clone); `slots` has room for n pointers.
             usize::from(unsafe { dpdk_sys::sluice_rx_burst(port, queue, slots, n) })

@@ -35,15 +35,19 @@ pub struct Source {
     pub capture: bool,
     /// Recognises frames for the port's own addresses; `None` = it has none.
     pub own_filter: Option<OwnFilter>,
+    /// Bytes kept of each frame.
+    pub snaplen: u32,
+    /// Packets taken at once, at most [`BATCH`].
+    pub burst_pkts: usize,
     kind: SourceKind,
     burst: Burst,
 }
 
 impl Source {
-    /// A source over a driver.
+    /// A source over a driver, keeping whole frames and taking full batches.
     #[must_use]
     pub fn new(port: PortId, capture: bool, own_filter: Option<OwnFilter>, kind: SourceKind) -> Self {
-        Self { port, capture, own_filter, kind, burst: Burst::new() }
+        Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst: Burst::new() }
     }
 
     /// Replaces the ring of a kernel interface that went away and has come back.
@@ -59,11 +63,11 @@ impl Source {
         let port = self.port;
         match &mut self.kind {
             SourceKind::Dpdk(queue) => {
-                queue.rx_burst(&mut self.burst);
+                queue.rx_burst_up_to(&mut self.burst, self.burst_pkts);
             }
             SourceKind::Template(source) => source.rx_burst(&mut self.burst),
             SourceKind::AfPacket(rx, pool) => {
-                rx.rx_frames(BATCH - batch.len, |bytes, meta| {
+                rx.rx_frames(self.burst_pkts.min(BATCH - batch.len), |bytes, meta| {
                     // Without an mbuf the frame waits in the ring; the kernel counts what it then has to drop.
                     let Some(mbuf) = pool.copy_from(bytes) else { return false };
                     let info = RxInfo {
@@ -76,15 +80,19 @@ impl Source {
                 return batch.len;
             }
             SourceKind::Queue(queue) => {
-                while !batch.is_full() {
-                    let Some((mbuf, info)) = queue.pop() else { break };
+                while batch.len < self.burst_pkts {
+                    let Some((mut mbuf, info)) = queue.pop() else { break };
+                    mbuf.truncate(self.snaplen);
                     drop(batch.push(mbuf, info, port));
                 }
                 return batch.len;
             }
         }
-        for mbuf in self.burst.drain() {
+        for mut mbuf in self.burst.drain() {
             let info = RxInfo { wire_len: mbuf.pkt_len(), timestamp_ns: now_ns, gso_size: 0 };
+            if info.wire_len > self.snaplen {
+                mbuf.truncate(self.snaplen);
+            }
             drop(batch.push(mbuf, info, port));
         }
         batch.len

@@ -45,6 +45,14 @@ pub enum StartError {
         #[source]
         source: CaptureError,
     },
+    /// DPDK's AF_XDP driver cannot take frames of several buffers.
+    #[error(
+        "port \"{name}\": net_af_xdp takes no frames over an MTU of 1500; use spec = \"af_packet:IFACE\" for jumbo frames"
+    )]
+    JumboAfXdp {
+        /// The port.
+        name: String,
+    },
     /// A capture file was given as a way out.
     #[error("port \"{name}\": a capture file only receives; write files with a destination of type \"pcap\"")]
     FileOutput {

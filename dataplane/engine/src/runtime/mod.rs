@@ -23,6 +23,7 @@ use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, MempoolConfig, Socke
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortSpec};
 
+use crate::batch::BATCH;
 use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::files::{FileError, FileSink};
@@ -120,10 +121,11 @@ impl Engine {
             .collect();
         let guard = if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() };
 
+        let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         for index in 0..worker_count {
-            let (sources, exits) = ports::share(&mut open, index, worker_count, &packets);
+            let (sources, exits) = ports::share(&mut open, index, worker_count, &packets, burst_pkts);
             let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
             tables.push(Arc::clone(&own_tables));
             workers.push(Worker::new(WorkerParts {

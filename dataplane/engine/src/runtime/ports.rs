@@ -201,6 +201,9 @@ impl OpenPort {
         workers: usize,
     ) -> Result<Self, StartError> {
         let error = |source| StartError::Port { name: setup.name.clone(), source };
+        if name.starts_with("net_af_xdp") && setup.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) {
+            return Err(StartError::JumboAfXdp { name: setup.name.clone() });
+        }
         let config = dpdk::PortConfig {
             rx_queues: 1,
             tx_queues: if setup.role.sends() { u16::try_from(workers).unwrap_or(u16::MAX) } else { 0 },
@@ -318,6 +321,7 @@ pub(super) fn share(
     index: usize,
     workers: usize,
     pool: &Mempool,
+    burst_pkts: usize,
 ) -> (Vec<Source>, Vec<TxPort>) {
     let mut sources = Vec::new();
     let mut exits = Vec::new();
@@ -333,7 +337,12 @@ pub(super) fn share(
                 }
                 None => None,
             };
-            sources.extend(kind.map(|kind| Source::new(port.id, port.setup.role.captures(), filter, kind)));
+            if let Some(kind) = kind {
+                let mut source = Source::new(port.id, port.setup.role.captures(), filter, kind);
+                source.snaplen = port.setup.snaplen_bytes.unwrap_or(u32::MAX);
+                source.burst_pkts = burst_pkts;
+                sources.push(source);
+            }
         }
         if let Some(driver) = port.tx.pop() {
             exits.push(TxPort::new(port.id, driver, port.multi_segment, Arc::clone(&port.state.up)));
