@@ -80,8 +80,16 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sluiced: error: {error:#}");
+            eprintln!("sluiced: error: {}", describe(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, leaving out those that the text before already tells.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

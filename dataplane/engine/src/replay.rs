@@ -60,15 +60,9 @@ pub struct ReplayConfig {
 /// Why a replay could not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// A capture cannot be opened, or is damaged.
-    #[error("{path}: {source}", path = .path.display())]
-    Capture {
-        /// The capture.
-        path: PathBuf,
-        /// What is wrong, and where.
-        #[source]
-        source: CaptureError,
-    },
+    /// A capture cannot be opened, or is damaged; the text names it and says where.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// The output folder cannot be made.
     #[error("{path}: cannot make the output folder: {source}", path = .path.display())]
     OutDir {
@@ -131,18 +125,15 @@ pub fn replay(
 ) -> Result<ReplayReport, ReplayError> {
     let mut readers = Vec::with_capacity(config.inputs.len());
     for path in &config.inputs {
-        let error = |source| ReplayError::Capture { path: path.clone(), source };
-        readers.push((path, CaptureReader::open(path).map_err(error)?));
+        readers.push(CaptureReader::open(path)?);
     }
     let files = output_files(config)?;
     let mut session = Session::new(config, &files)?;
     let mut errors = Vec::new();
-    for (index, (path, mut reader)) in readers.into_iter().enumerate() {
+    for (index, mut reader) in readers.into_iter().enumerate() {
         let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
         let result = session.run(&mut reader, port, |at| progress(index, at));
-        if let Err(source) = result {
-            errors.push(ReplayError::Capture { path: path.clone(), source });
-        }
+        errors.extend(result.err().map(ReplayError::Capture));
     }
     session.sink.flush();
     errors.extend(session.sink.take_errors().into_iter().map(ReplayError::File));
