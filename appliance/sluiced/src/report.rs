@@ -131,10 +131,26 @@ fn drops_json(drops: &DropCounts) -> Value {
 
 /// The ports of a running engine.
 pub(crate) fn ports(reports: &[PortReport]) -> String {
-    let mut ports = numbers(&["port", "received", "sent", "lost before rx"]);
+    let mut ports = numbers(&[
+        "port",
+        "received",
+        "sent",
+        "lost before rx",
+        "cut",
+        "super-frames",
+        "checksums completed",
+    ]);
     for port in reports {
         let name = format!("{} ({})", port.name, if port.up { "up" } else { "down" });
-        ports.add_row(row(&name, &[port.rx_packets, port.tx_packets, port.lost_before_rx]));
+        let counts = [
+            port.rx_packets,
+            port.tx_packets,
+            port.lost_before_rx,
+            port.rx_cut,
+            port.rx_super_frames,
+            port.checksums_finished,
+        ];
+        ports.add_row(row(&name, &counts));
     }
     ports.to_string()
 }

@@ -46,7 +46,7 @@ pub(super) enum Device {
 }
 
 /// One port at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortReport {
     /// The name in the boot config.
     pub name: String,
@@ -58,6 +58,12 @@ pub struct PortReport {
     pub tx_packets: u64,
     /// Packets lost before they reached a worker.
     pub lost_before_rx: u64,
+    /// Frames received shorter than they were on the wire (snap length).
+    pub rx_cut: u64,
+    /// Super-frames received, which segmentation offloads made.
+    pub rx_super_frames: u64,
+    /// Checksums completed that the sender had left to its NIC.
+    pub checksums_finished: u64,
 }
 
 impl PortState {
@@ -98,27 +104,34 @@ impl PortState {
     /// The port at this moment.
     #[must_use]
     pub fn report(&self) -> PortReport {
-        let (rx_packets, tx_packets, lost) = match &self.device {
+        let mut report = PortReport {
+            name: self.name.clone(),
+            up: self.up.load(Ordering::Relaxed),
+            lost_before_rx: self.lost_before.get(),
+            ..PortReport::default()
+        };
+        match &self.device {
             Device::Closed(report) => return report.clone(),
             Device::Dpdk(port) => {
                 // A port that is gone has no more counts to give.
                 let stats = port.stats().unwrap_or_default();
-                (stats.ipackets, stats.opackets, stats.imissed + stats.ierrors + stats.rx_nombuf)
+                report.rx_packets = stats.ipackets;
+                report.tx_packets = stats.opackets;
+                report.lost_before_rx += stats.imissed + stats.ierrors + stats.rx_nombuf;
             }
             Device::AfPacket(port) => {
                 let port = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let stats = port.stats();
-                (stats.rx_packets, stats.tx_packets, af_packet_lost(&port))
+                report.rx_packets = stats.rx_packets;
+                report.tx_packets = stats.tx_packets;
+                report.lost_before_rx += af_packet_lost(&port);
+                report.rx_cut = stats.rx_cut;
+                report.rx_super_frames = stats.rx_super_frames;
+                report.checksums_finished = stats.checksums_finished;
             }
-            Device::File => (0, 0, 0),
-        };
-        PortReport {
-            name: self.name.clone(),
-            up: self.up.load(Ordering::Relaxed),
-            rx_packets,
-            tx_packets,
-            lost_before_rx: lost + self.lost_before.get(),
+            Device::File => {}
         }
+        report
     }
 }
 
