@@ -29,6 +29,7 @@ fn main() {
         ("subnets, ipv6", Shape::Subnets, true),
         ("mixed", Shape::Mixed, false),
         ("mixed, groups", Shape::Groups, false),
+        ("overlapping ports", Shape::Ports, false),
     ] {
         for count in [10, 1_000, 10_000] {
             let name = format!("{name} {count}");
@@ -91,6 +92,8 @@ enum Shape {
     Mixed,
     /// The same, with ends from 1,000 groups.
     Groups,
+    /// Port ranges within one another, which make as many classes as there are policies.
+    Ports,
 }
 
 fn policies(count: u32, shape: Shape) -> PolicySet {
@@ -104,6 +107,11 @@ fn policies(count: u32, shape: Shape) -> PolicySet {
             ..Policy::default()
         };
         if matches!(shape, Shape::Any) {
+            return policy;
+        }
+        if matches!(shape, Shape::Ports) {
+            let first = u16::try_from(number % 30_000).unwrap_or(0);
+            policy.collect.ports = Some(RangeSet::new([first..=u16::MAX - first]));
             return policy;
         }
         policy.collect = match shape {

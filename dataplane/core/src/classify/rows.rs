@@ -1,6 +1,8 @@
 //! Sets of policies as two-level bitmaps: which words are not zero, and those words.
 
-use crate::classify::sweep::Users;
+use std::rc::Rc;
+
+use super::sweep::Users;
 
 /// A table of sets of policies, one row per class.
 #[derive(Clone, Debug, Default)]
@@ -57,29 +59,22 @@ impl Rows {
 
     /// Adds a row that holds the policies `members` (ascending or not, repeats allowed); returns its number.
     pub(super) fn push(&mut self, members: impl IntoIterator<Item = u32>) -> usize {
-        let mut words: Vec<(u32, u64)> = members.into_iter().map(|m| (m / 64, 1 << (m % 64))).collect();
-        words.sort_unstable_by_key(|&(word, _)| word);
-        words.dedup_by(|next, last| {
-            let same = next.0 == last.0;
-            if same {
-                last.1 |= next.1;
-            }
-            same
-        });
-        let mut summary = vec![0_u64; self.summaries];
-        for &(word, _) in &words {
-            if let Some(s) = summary.get_mut(word as usize / 64) {
-                *s |= 1 << (word % 64);
+        let mut words = vec![0_u64; self.summaries * 64];
+        for member in members {
+            if let Some(word) = words.get_mut(member as usize / 64) {
+                *word |= 1 << (member % 64);
             }
         }
-        self.words.append(&mut summary);
+        for some in words.chunks(64) {
+            self.words.push((0..).zip(some).fold(0, |bits, (bit, &word)| bits | u64::from(word != 0) << bit));
+        }
         self.starts.push(u32::try_from(self.words.len()).unwrap_or(u32::MAX));
-        self.words.extend(words.iter().map(|&(_, bits)| bits));
+        self.words.extend(words.into_iter().filter(|&word| word != 0));
         self.starts.len() - 1
     }
 
     /// Adds a row per class: the policies that use any of the class's members.
-    pub(super) fn push_classes(&mut self, classes: &[Vec<u32>], users: &Users) {
+    pub(super) fn push_classes(&mut self, classes: &[Rc<[u32]>], users: &Users) {
         for members in classes {
             self.push(members.iter().flat_map(|&member| users.of(member).iter().copied()));
         }

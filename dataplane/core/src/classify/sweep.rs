@@ -1,6 +1,7 @@
 //! Which values do the policies tell apart? Ranges in, intervals of equal membership out.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Who uses each member: for a set of addresses (or of ports, ...) the policies that name it.
 #[derive(Clone, Debug, Default)]
@@ -27,13 +28,14 @@ impl Users {
 /// Equivalence classes: each is a distinct list of members; class 0 has none.
 #[derive(Clone, Debug)]
 pub(super) struct Classes {
-    numbers: HashMap<Vec<u32>, u32>,
-    members: Vec<Vec<u32>>,
+    numbers: HashMap<Rc<[u32]>, u32>,
+    members: Vec<Rc<[u32]>>,
 }
 
 impl Default for Classes {
     fn default() -> Self {
-        Self { numbers: HashMap::from([(Vec::new(), 0)]), members: vec![Vec::new()] }
+        let none: Rc<[u32]> = Rc::from([]);
+        Self { numbers: HashMap::from([(Rc::clone(&none), 0)]), members: vec![none] }
     }
 }
 
@@ -44,13 +46,14 @@ impl Classes {
             return number;
         }
         let number = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        self.numbers.insert(members.to_vec(), number);
-        self.members.push(members.to_vec());
+        let members: Rc<[u32]> = Rc::from(members);
+        self.numbers.insert(Rc::clone(&members), number);
+        self.members.push(members);
         number
     }
 
     /// The members of each class, by its number.
-    pub(super) fn members(&self) -> &[Vec<u32>] {
+    pub(super) fn members(&self) -> &[Rc<[u32]>] {
         &self.members
     }
 }
@@ -122,7 +125,7 @@ mod tests {
                 let members = &classes.members()[intervals[place].1 as usize];
                 let expected: Vec<u32> = (0..sets.len() as u32)
                     .filter(|&m| value < 64 && sets[m as usize].contains(value as u8)).collect();
-                prop_assert_eq!(members, &expected);
+                prop_assert_eq!(&**members, &*expected);
             }
         }
     }
