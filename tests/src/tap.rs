@@ -8,6 +8,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use crate::netns::{Lab, Namespace};
 
@@ -34,7 +35,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Namespaces and links; `mtu` of the tapped links, `tool_mtu` of the link to the tool, offloads on or off everywhere.
+    /// Namespaces and links, all quiet; `mtu` of the tapped links, `tool_mtu` of the link to the tool, offloads on or off everywhere.
     pub fn new(lab: &mut Lab, mtu: u32, tool_mtu: u32, offloads: bool) -> Self {
         let [client, server, broker, tool] =
             ["client", "server", "broker", "tool"].map(|tag| lab.namespace(tag));
@@ -60,6 +61,16 @@ impl Tap {
         client.address("c0", &CLIENT.map(with_prefix));
         server.address("s0", &SERVER.map(with_prefix));
         tool.address("in0", &TOOL.map(with_prefix));
+        // Client and server know one another for good: probing would come in the midst of a count.
+        for (namespace, device, others, mac) in
+            [(&client, "c0", SERVER, server.mac("s0")), (&server, "s0", CLIENT, client.mac("c0"))]
+        {
+            for other in others {
+                namespace.ip(format!("neigh add {other} lladdr {mac} dev {device} nud permanent"));
+            }
+        }
+        // What the kernel says about its new addresses (RFC 3810 section 9.11) it says within a second.
+        std::thread::sleep(Duration::from_millis(1300));
         Self { client, server, broker, tool }
     }
 

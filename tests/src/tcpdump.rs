@@ -108,12 +108,6 @@ pub fn read(path: &Path) -> Vec<Frame> {
     frames
 }
 
-/// Without multicast IPv6 (router solicitations, group reports), which the kernel sends when it likes.
-#[must_use]
-pub fn without_multicast(frames: &[Frame]) -> Vec<Frame> {
-    frames.iter().filter(|frame| !frame.data.starts_with(&[0x33, 0x33])).cloned().collect()
-}
-
 /// The frames of each sender in their order: between senders, two captures may see different orders.
 #[must_use]
 pub fn by_sender(frames: &[Frame]) -> std::collections::BTreeMap<Vec<u8>, Vec<&Frame>> {
