@@ -159,7 +159,7 @@ impl Summary {
         for line in text.lines() {
             let cells: Vec<_> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
             match cells.as_slice() {
-                ["packets", "bytes"] => table = "total".to_owned(),
+                ["packets", "bytes"] => "total".clone_into(&mut table),
                 [name, second, ..] if second.parse::<u64>().is_err() => (*name).clone_into(&mut table),
                 [name, numbers @ ..] if !numbers.is_empty() => {
                     let numbers = numbers.iter().map(|number| number.parse().unwrap()).collect();

@@ -27,6 +27,10 @@ use crate::stats::{Stage, WorkerStats};
 
 /// Polls between two looks at what the control thread wants.
 const HOUSEKEEPING_POLLS: u32 = 64;
+/// At the end, what was received is awaited: a kernel interface hands over a block that is not full after 1 ms.
+const DRAIN_QUIET_NS: u64 = 5_000_000;
+/// The longest time for that: not every device can be told to receive no more.
+const DRAIN_MAX_NS: u64 = 1_000_000_000;
 
 /// A frame for the control thread: ARP, ND or echo for one of our own addresses.
 #[derive(Debug)]
@@ -155,10 +159,19 @@ impl Worker {
         self.parts.ports
     }
 
-    /// Polls until `stop` is set, then sends what is queued and returns.
+    /// Polls until `stop` is set, then until nothing more comes, and returns.
     pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
         while !stop.load(Ordering::Relaxed) {
             self.poll(clock);
+        }
+        let begin_ns = clock.now_ns(Tsc::now());
+        let (mut now_ns, mut last_ns) = (begin_ns, begin_ns);
+        while now_ns < last_ns + DRAIN_QUIET_NS && now_ns < begin_ns + DRAIN_MAX_NS {
+            let packets = self.poll(clock);
+            now_ns = clock.now_ns(Tsc::now());
+            if packets > 0 {
+                last_ns = now_ns;
+            }
         }
         self.housekeeping();
     }

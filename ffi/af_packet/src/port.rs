@@ -147,6 +147,17 @@ impl AfPacketPort {
         }
     }
 
+    /// Ends reception: the kernel offers no more frames to the ring and counts none, those in it may still be taken.
+    /// The transmit side works on.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn end_receive(&self) -> Result<(), AfPacketError> {
+        // A filter that keeps 0 bytes refuses the frame before it is counted (packet_rcv: drop_n_restore).
+        sys::attach_snaplen(&self.shared.socket, 0)
+            .map_err(AfPacketError::system(&self.interface, "SO_ATTACH_FILTER"))
+    }
+
     /// All counters. Reads the kernel's too (one system call).
     pub fn stats(&self) -> AfPacketStats {
         let kernel = self.kernel_counters();

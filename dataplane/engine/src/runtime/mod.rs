@@ -234,6 +234,7 @@ impl Engine {
 
     /// Stops receiving, lets everything that is held go out, ends all threads and closes the ports.
     pub fn stop(&mut self) {
+        self.shared.ports.iter().for_each(|port| port.end_receive());
         self.stop_workers.store(true, Ordering::Relaxed);
         let ended = self.feeders.drain(..).chain(self.workers.drain(..)).map(JoinHandle::join);
         report_panics(ended);

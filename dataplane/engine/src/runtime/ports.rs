@@ -85,7 +85,7 @@ impl PortState {
     pub(super) fn replace(&self, port: AfPacketPort) {
         if let Device::AfPacket(current) = &self.device {
             let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            self.lost_before.add(af_packet_lost(&current));
+            self.lost_before.add(current.stats().kernel_drops);
             *current = port;
         }
     }
@@ -96,9 +96,26 @@ impl PortState {
         self.report().lost_before_rx
     }
 
-    /// Closes the device, which gives back the mbufs that it held to receive into. The counts stay.
+    /// Ends reception where the driver can, so that what was received by now is all that is left to do.
+    pub(super) fn end_receive(&self) {
+        if let Device::AfPacket(port) = &self.device {
+            let port = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Err(error) = port.end_receive() {
+                tracing::warn!(port = self.name, %error, "reception goes on until the end");
+            }
+        }
+    }
+
+    /// Closes the device, which gives back the mbufs that it held to receive into. The counts stay. The workers have
+    /// ended: what they left in a ring is lost.
     pub(super) fn close(&mut self) {
-        self.device = Device::Closed(self.report());
+        let mut report = self.report();
+        if let Device::AfPacket(port) = &self.device {
+            let stats = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stats();
+            report.lost_before_rx +=
+                stats.kernel_packets.saturating_sub(stats.kernel_drops + stats.rx_packets);
+        }
+        self.device = Device::Closed(report);
     }
 
     /// The port at this moment.
@@ -124,7 +141,7 @@ impl PortState {
                 let stats = port.stats();
                 report.rx_packets = stats.rx_packets;
                 report.tx_packets = stats.tx_packets;
-                report.lost_before_rx += af_packet_lost(&port);
+                report.lost_before_rx += stats.kernel_drops;
                 report.rx_cut = stats.rx_cut;
                 report.rx_super_frames = stats.rx_super_frames;
                 report.checksums_finished = stats.checksums_finished;
@@ -133,12 +150,6 @@ impl PortState {
         }
         report
     }
-}
-
-/// What the kernel and the driver lost. A frame that waits for an mbuf is not lost: it stays in the ring.
-fn af_packet_lost(port: &AfPacketPort) -> u64 {
-    let stats = port.stats();
-    stats.kernel_drops + stats.rx_kernel_refused
 }
 
 /// A port that is open but not yet shared out to workers.
