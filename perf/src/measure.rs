@@ -1,0 +1,279 @@
+//! How fast is one scenario? Runs it in this process, on one core, and checks that every packet is accounted for.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use dpdk::{
+    Burst, Eal, EalConfig, Hugepages, LcoreThread, Mempool, MempoolConfig, Port, PortConfig, SocketId, Tsc,
+    TxQueue,
+};
+use perf_event::Builder;
+use perf_event::events::Hardware;
+use serde::{Deserialize, Serialize};
+use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_engine::clock::Clock;
+use sluice_engine::counters::Tables;
+use sluice_engine::ledger::Ledger;
+use sluice_engine::output::{Egress, Output, TunnelEnds};
+use sluice_engine::port::{Source, SourceKind, TemplateSource, TxDriver, TxPort};
+use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::guard::LoopGuard;
+use sluice_engine::stats::{Stage, WorkerStats};
+use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+
+use crate::scenario::Scenario;
+use crate::thread_time::ThreadTime;
+use crate::traffic;
+
+/// Packets per poll: a full batch.
+const BURST: usize = 64;
+/// Mbufs for packets, and how many the core keeps to itself.
+const MBUFS: u32 = 8191;
+const CACHE: u32 = 512;
+/// Polls between two looks at the clock of the harness.
+const POLLS: usize = 256;
+/// Memory for DPDK without hugepages, MB.
+const MEMORY_MB: u32 = 128;
+
+/// How to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The CPU of the worker.
+    pub core: u16,
+    /// The CPU of everything else.
+    pub main_core: u16,
+    /// Samples; the median counts.
+    pub samples: usize,
+    /// Length of a sample.
+    pub sample: Duration,
+    /// Whether mbufs lie in hugepages.
+    pub hugepages: bool,
+}
+
+/// What a scenario came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// Packets of all samples.
+    pub packets: u64,
+    /// Seconds on the core, of all samples.
+    pub seconds: f64,
+    /// Median of the samples, million packets per second.
+    pub mpps: f64,
+    /// The slowest and the fastest sample.
+    pub spread: (f64, f64),
+    /// TSC cycles per packet at the median.
+    pub cycles_per_packet: f64,
+    /// Instructions per packet; none where there are no performance counters.
+    pub instructions_per_packet: Option<f64>,
+    /// The same harness with nothing between taking and freeing packets.
+    pub source_mpps: f64,
+    /// Distinct flows.
+    pub flows: usize,
+    /// Policies.
+    pub policies: usize,
+    /// Bytes of each packet, without FCS.
+    pub packet_bytes: usize,
+    /// Copies sent per packet.
+    pub copies_per_packet: f64,
+    /// Packets and copies dropped.
+    pub drops: u64,
+    /// TSC cycles per packet by stage.
+    pub stages: Vec<(String, f64)>,
+}
+
+/// Runs `scenario` in this process, which must not have started EAL before.
+pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
+    let policies = scenario.policies()?;
+    let eal = Eal::init(&EalConfig {
+        hugepages: if settings.hugepages { Hugepages::Use } else { Hugepages::Never },
+        memory_mb: MEMORY_MB,
+        vdevs: vec!["net_null0".into()],
+        main_lcore: Some(settings.main_core),
+        ..EalConfig::default()
+    })?;
+    let pool = |name: &str, data_room| {
+        let name = name.to_owned();
+        Mempool::new(
+            &eal,
+            &MempoolConfig { name, mbufs: MBUFS, cache: CACHE, data_room, socket: SocketId::ANY },
+        )
+    };
+    let (packets, headers) = (pool("packets", 2048)?, pool("headers", 128)?);
+    let (_port, _rx, mut tx) =
+        Port::by_name(&eal, "net_null0")?.configure(&PortConfig::new(packets.clone()))?;
+    let queue = tx.pop().context("net_null0 has no transmit queue")?;
+    let frames = traffic::packets(scenario.flows, 1);
+    let hz = Tsc::hz(&eal);
+    let bench = Bench { eal: &eal, policies: &policies, packets: &packets, headers: &headers, settings };
+    let measured = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| bench.run(frames, queue, hz));
+        worker.join().map_err(|_| anyhow!("the worker panicked"))?
+    })?;
+    ensure!(packets.in_use() + headers.in_use() == 0, "mbufs were lost");
+    Ok(Measured { flows: scenario.flows, ..measured })
+}
+
+/// What the worker's thread is given.
+struct Bench<'a> {
+    eal: &'a Eal,
+    policies: &'a PolicySet,
+    packets: &'a Mempool,
+    headers: &'a Mempool,
+    settings: &'a Settings,
+}
+
+impl Bench<'_> {
+    fn run(&self, frames: Vec<Box<[u8]>>, queue: TxQueue, hz: u64) -> Result<Measured> {
+        dpdk::pin_current_thread(self.settings.core)?;
+        let _registered = LcoreThread::register(self.eal)?;
+
+        let mut source = TemplateSource::new(self.packets.clone(), frames.clone(), BURST);
+        let mut burst = Burst::new();
+        let alone = self.sample(|| {
+            source.rx_burst(&mut burst);
+            let taken = burst.len();
+            burst.free_all();
+            taken
+        })?;
+
+        let mut worker = self.worker(frames, queue)?;
+        let clock = Clock::new(hz);
+        let (ledger, stats) = (worker.ledger(), worker.stats());
+        let samples = self.sample(|| worker.poll(&clock))?;
+        let stages = stage_cycles(&stats);
+        let instructions_per_packet = instructions(|| worker.poll(&clock));
+        // What is counted is published with the batch, so the last one is in it.
+        let ledger = ledger.snapshot();
+        check(&ledger)?;
+
+        let rx_packets = as_f64(ledger.rx_packets);
+        Ok(Measured {
+            packets: samples.packets,
+            seconds: samples.seconds,
+            mpps: samples.median() / 1e6,
+            spread: (
+                samples.rates.first().map_or(0.0, |r| r / 1e6),
+                samples.rates.last().map_or(0.0, |r| r / 1e6),
+            ),
+            cycles_per_packet: as_f64(hz) / samples.median(),
+            instructions_per_packet,
+            source_mpps: alone.median() / 1e6,
+            flows: 0,
+            policies: self.policies.policies().len(),
+            packet_bytes: traffic::PACKET_BYTES,
+            copies_per_packet: as_f64(ledger.tx_packets) / rx_packets,
+            drops: ledger.drops.total(),
+            stages,
+        })
+    }
+
+    fn worker(&self, frames: Vec<Box<[u8]>>, queue: TxQueue) -> Result<Worker> {
+        let policies = self.policies;
+        let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
+        let program = Arc::new(program);
+        let up = Arc::new(AtomicBool::new(true));
+        let source = TemplateSource::new(self.packets.clone(), frames, BURST);
+        Ok(Worker::new(WorkerParts {
+            sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
+            ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
+            outputs: policies.destinations().iter().map(output).collect::<Result<_>>()?,
+            classifier: Classifier::new(&program, ClassifierConfig::default()),
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            sequences: Sequences::new(Sequences::streams(program.streams().len())),
+            program,
+            headers: self.headers.clone(),
+            files: None,
+            guard: LoopGuard::new(policies, &[]),
+            control: ControlQueues::new(16),
+            tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+        }))
+    }
+
+    /// Samples of `poll`, which returns how many packets it moved, after one that does not count.
+    fn sample(&self, mut poll: impl FnMut() -> usize) -> Result<Samples> {
+        let time = ThreadTime::current();
+        let mut samples = Samples { packets: 0, seconds: 0.0, rates: Vec::new() };
+        for index in 0..=self.settings.samples {
+            let (start, run_start) = (Instant::now(), time.run_ns()?);
+            let mut packets = 0;
+            while start.elapsed() < self.settings.sample {
+                for _ in 0..POLLS {
+                    packets += poll() as u64;
+                }
+            }
+            let seconds = as_f64(time.run_ns()? - run_start) / 1e9;
+            if index > 0 {
+                samples.packets += packets;
+                samples.seconds += seconds;
+                samples.rates.push(as_f64(packets) / seconds);
+            }
+        }
+        samples.rates.sort_by(f64::total_cmp);
+        Ok(samples)
+    }
+}
+
+/// Samples of a rate, ascending.
+struct Samples {
+    packets: u64,
+    seconds: f64,
+    rates: Vec<f64>,
+}
+
+impl Samples {
+    fn median(&self) -> f64 {
+        self.rates.get(self.rates.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+fn output(destination: &Destination) -> Result<Output> {
+    const MTU: u16 = 1500;
+    match &destination.kind {
+        DestinationKind::Tunnel(tunnel) => {
+            let ends = TunnelEnds {
+                local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+                local_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                next_hop_mac: tunnel.mac.unwrap_or_default(),
+            };
+            Ok(Output::tunnel(destination, tunnel, ends, MTU, Egress::Port(0))?)
+        }
+        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => {
+            Ok(Output::plain(destination, MTU, Egress::Port(0)))
+        }
+    }
+}
+
+/// Every packet must have ended somewhere, and as nothing is in the way, all must have been sent.
+fn check(ledger: &Ledger) -> Result<()> {
+    ensure!(ledger.balances(), "the account does not balance: {ledger:?}");
+    ensure!(ledger.rx_packets > 0, "no packet was received");
+    Ok(())
+}
+
+/// Instructions per packet over a while of `poll`, where the machine counts them.
+fn instructions(mut poll: impl FnMut() -> usize) -> Option<f64> {
+    let mut counter = Builder::new().kind(Hardware::INSTRUCTIONS).build().ok()?;
+    counter.enable().ok()?;
+    let packets: usize = (0..20_000).map(|_| poll()).sum();
+    counter.disable().ok()?;
+    let count = counter.read().ok()?;
+    (count > 0 && packets > 0).then(|| as_f64(count) / as_f64(packets as u64))
+}
+
+fn stage_cycles(stats: &WorkerStats) -> Vec<(String, f64)> {
+    let row = |stage: Stage| {
+        let row = stats.stages.get(stage as usize)?;
+        Some((stage.name().to_owned(), as_f64(row.cycles.get()) / as_f64(row.packets.get())))
+    };
+    Stage::ALL.into_iter().filter_map(row).collect()
+}
+
+/// Counts as a floating number, for rates.
+#[expect(clippy::cast_precision_loss, reason = "rates need no more than 52 bits")]
+pub(crate) fn as_f64(count: u64) -> f64 {
+    count as f64
+}
