@@ -1,8 +1,8 @@
 //! Opening ports, and what is known of them from outside the workers.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use dpdk::{Eal, Mempool, Port, RxQueue};
@@ -12,7 +12,6 @@ use sluice_core::neighbor::OwnFilter;
 use sluice_model::{MacAddr, PortConfig, PortId, PortSpec};
 
 use super::{StartError, routes};
-use crate::counters::Counter;
 use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
 
 /// Descriptors of a receive and of a transmit queue.
@@ -29,8 +28,8 @@ pub struct PortState {
     device: Device,
     /// Whether the link is up (control: w, workers and others: r).
     up: Arc<AtomicBool>,
-    /// What earlier incarnations of the interface lost (control: w, others: r).
-    lost_before: Counter,
+    /// What earlier incarnations of the interface counted (control: w, others: r).
+    before: Mutex<PortReport>,
 }
 
 /// The control side of a driver.
@@ -38,7 +37,7 @@ pub struct PortState {
 pub(super) enum Device {
     Dpdk(Port),
     /// Replaced when the interface goes and comes back.
-    AfPacket(Box<std::sync::Mutex<AfPacketPort>>),
+    AfPacket(Box<Mutex<AfPacketPort>>),
     /// A capture file has no state of its own.
     File,
     /// Closed at the end of the run; this was its last report.
@@ -81,12 +80,12 @@ impl PortState {
         self.up.swap(up, Ordering::Relaxed) != up
     }
 
-    /// Replaces the handle of a kernel interface that came back; what the old one lost stays counted.
+    /// Replaces the handle of a kernel interface that came back; what the old one counted stays counted.
     pub(super) fn replace(&self, port: AfPacketPort) {
         if let Device::AfPacket(current) = &self.device {
-            let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            self.lost_before.add(current.stats().kernel_drops);
-            *current = port;
+            let so_far = self.report();
+            *self.before.lock().unwrap_or_else(PoisonError::into_inner) = so_far;
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = port;
         }
     }
 
@@ -99,7 +98,7 @@ impl PortState {
     /// Ends reception where the driver can, so that what was received by now is all that is left to do.
     pub(super) fn end_receive(&self) {
         if let Device::AfPacket(port) = &self.device {
-            let port = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let port = port.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = port.end_receive() {
                 tracing::warn!(port = self.name, %error, "reception goes on until the end");
             }
@@ -111,7 +110,7 @@ impl PortState {
     pub(super) fn close(&mut self) {
         let mut report = self.report();
         if let Device::AfPacket(port) = &self.device {
-            let stats = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stats();
+            let stats = port.lock().unwrap_or_else(PoisonError::into_inner).stats();
             report.lost_before_rx +=
                 stats.kernel_packets.saturating_sub(stats.kernel_drops + stats.rx_packets);
         }
@@ -121,12 +120,9 @@ impl PortState {
     /// The port at this moment.
     #[must_use]
     pub fn report(&self) -> PortReport {
-        let mut report = PortReport {
-            name: self.name.clone(),
-            up: self.up.load(Ordering::Relaxed),
-            lost_before_rx: self.lost_before.get(),
-            ..PortReport::default()
-        };
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut report =
+            PortReport { name: self.name.clone(), up: self.up.load(Ordering::Relaxed), ..before };
         match &self.device {
             Device::Closed(report) => return report.clone(),
             Device::Dpdk(port) => {
@@ -137,14 +133,14 @@ impl PortState {
                 report.lost_before_rx += stats.imissed + stats.ierrors + stats.rx_nombuf;
             }
             Device::AfPacket(port) => {
-                let port = port.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let port = port.lock().unwrap_or_else(PoisonError::into_inner);
                 let stats = port.stats();
-                report.rx_packets = stats.rx_packets;
-                report.tx_packets = stats.tx_packets;
+                report.rx_packets += stats.rx_packets;
+                report.tx_packets += stats.tx_packets;
                 report.lost_before_rx += stats.kernel_drops;
-                report.rx_cut = stats.rx_cut;
-                report.rx_super_frames = stats.rx_super_frames;
-                report.checksums_finished = stats.checksums_finished;
+                report.rx_cut += stats.rx_cut;
+                report.rx_super_frames += stats.rx_super_frames;
+                report.checksums_finished += stats.checksums_finished;
             }
             Device::File => {}
         }
@@ -201,7 +197,7 @@ impl OpenPort {
             name: setup.name.clone(),
             device,
             up: Arc::new(AtomicBool::new(true)),
-            lost_before: Counter::default(),
+            before: Mutex::default(),
         };
         Self {
             setup: setup.clone(),
