@@ -111,7 +111,7 @@ struct OpenFile {
 
 /// A capture file could not be made or written.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: cannot write the capture file: {source}; copies to it are dropped as file_write", path = path.display())]
+#[error("{path}: cannot write the capture file: {source}", path = path.display())]
 pub struct FileError {
     /// The file.
     pub path: PathBuf,

@@ -7,7 +7,9 @@ use crate::Errno;
 #[non_exhaustive]
 pub enum PortError {
     /// No such port.
-    #[error("there is no port {name:?}; ports are: {known}")]
+    #[error(
+        "DPDK has no port {name:?} (it has: {known}); its own messages say if a driver failed. A PCI device must be there and bound to vfio-pci (dpdk-devbind.py --status)"
+    )]
     NotFound {
         /// The name asked for.
         name: String,

@@ -1,0 +1,165 @@
+//! How does the daemon end: by signals, and when it cannot start?
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use std::net::UdpSocket;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use rustix::process::Signal;
+use sluice_tests::daemon::{Daemon, binary};
+use sluice_tests::netns::{Lab, Namespace};
+use sluice_tests::tap::{SERVER, TOOL, Tap};
+
+const BOOT: &str = r#"
+[[port]]
+name = "tap0"
+spec = "af_packet:tap0"
+role = "capture"
+
+[[port]]
+name = "out0"
+spec = "af_packet:out0"
+role = "output"
+addresses = ["192.0.2.1/24"]
+"#;
+
+const POLICY: &str = r#"
+[[destination]]
+name = "tool"
+type = "vxlan"
+remote = "192.0.2.10"
+
+[[destination]]
+name = "file"
+type = "pcap"
+file = "copies.pcap"
+
+[[policy]]
+name = "all"
+tag = 7
+to = ["tool", "file"]
+"#;
+
+/// Starts the daemon with a boot config that it must refuse; gives what it said.
+fn refusal(lab: &Lab, command: Command, boot: &str, policy: &str) -> String {
+    let mut daemon = Daemon::spawn(command, lab.dir(), boot, policy);
+    let (status, text) = daemon.wait();
+    assert_eq!(status.code(), Some(1), "{text}{}", daemon.log());
+    assert_eq!(text, "");
+    let log = daemon.log();
+    eprintln!("{log}");
+    assert!(!log.contains("panicked") && log.contains("error"), "{log}");
+    log
+}
+
+fn send(from: &Namespace, packets: u32) {
+    let send = move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..packets {
+            socket.send_to(&[0x5a; 300], (SERVER[0], 9)).unwrap();
+        }
+    };
+    from.inside(send).join().unwrap();
+}
+
+#[test]
+fn a_signal_lets_everything_received_go_out() {
+    let Some(mut lab) = Lab::new("signals") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    tap.vxlan(7, TOOL[0]);
+    let _sink = tap.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let before = tap.tool.counters("vx7").rx_packets;
+        let mut daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
+        daemon.wait_log("next hop resolved");
+        send(&tap.client, 5000);
+        // At once: most of them are on their way.
+        daemon.signal(signal);
+        let (status, text) = daemon.wait();
+        assert!(status.success(), "{status}\n{text}");
+        assert!(text.contains("rx 5000 + replicas 5000 = tx 10000"), "{text}");
+        assert!(text.contains("balanced") && text.contains("mbufs not given back: 0"), "{text}");
+        assert_eq!(tap.tool.counters("vx7").rx_packets - before, 5000);
+        assert_eq!(sluice_tests::tcpdump::read(&lab.dir().join("copies.pcap")).len(), 5000);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let Some(mut lab) = Lab::new("second signal") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let mut daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
+    // Both wait for it when it goes on.
+    daemon.signal(Signal::STOP);
+    daemon.signal(Signal::INT);
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::CONT);
+    let (status, text) = daemon.wait();
+    assert_eq!((status.code(), status.signal()), (Some(130), None));
+    assert_eq!(text, "");
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let Some(mut lab) = Lab::new("refusals") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let inside = || tap.broker.command(binary());
+    let says = |log: &str, words: &[&str]| {
+        for word in words {
+            assert!(log.contains(word), "no {word:?} in:\n{log}");
+        }
+    };
+    // Neither the privilege to open packet sockets, nor anything else of root's. It may read its files.
+    sluice_tests::netns::run(&format!("chmod 755 {}", lab.dir().display()));
+    let nobody = || {
+        let mut command = tap.broker.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(readable(&lab));
+        command
+    };
+    says(
+        &refusal(&lab, nobody(), BOOT, &POLICY.replace("copies.pcap", "/dev/null")),
+        &["tap0", "CAP_NET_RAW"],
+    );
+    says(
+        &refusal(&lab, nobody(), &BOOT.replace("af_packet:tap0", "net_af_packet0,iface=tap0"), POLICY),
+        &["tap0", "net_af_packet0"],
+    );
+
+    says(
+        &refusal(&lab, inside(), &BOOT.replace("af_packet:tap0", "af_packet:nosuch0"), POLICY),
+        &["\"tap0\"", "nosuch0"],
+    );
+    says(
+        &refusal(&lab, inside(), &BOOT.replace("af_packet:tap0", "pcap:/no/such.pcap"), POLICY),
+        &["/no/such.pcap"],
+    );
+    says(&refusal(&lab, inside(), &BOOT.replace("af_packet:tap0", "net_nosuch0"), POLICY), &["net_nosuch0"]);
+    says(
+        &refusal(&lab, inside(), &BOOT.replace("af_packet:tap0", "0000:7f:1f.7"), POLICY),
+        &["0000:7f:1f.7", "vfio-pci"],
+    );
+    says(
+        &refusal(&lab, inside(), &BOOT.replace("192.0.2.1/24", "2001:db8::1/64"), POLICY),
+        &["tool", "192.0.2.10"],
+    );
+    says(
+        &refusal(&lab, inside(), BOOT, &POLICY.replace("copies.pcap", "no/such/folder/x.pcap")),
+        &["no/such/folder/x.pcap"],
+    );
+    says(&refusal(&lab, inside(), BOOT, &POLICY.replace("vxlan", "vxlam")), &["policy.toml:4", "vxlam"]);
+    says(&refusal(&lab, inside(), &BOOT.replace("tap0\"", "tap 0\""), POLICY), &["boot.toml:"]);
+    let too_large = format!("{BOOT}\n[memory]\nmbufs = 100000000\n");
+    says(&refusal(&lab, inside(), &too_large, POLICY), &["memory"]);
+    let hugepages = format!("{BOOT}\n[eal]\nhugepages = \"require\"\n[memory]\nmbufs = 4000000\n");
+    says(&refusal(&lab, inside(), &hugepages, POLICY), &["vm.nr_hugepages"]);
+}
+
+/// A copy of the daemon where everybody may run it.
+fn readable(lab: &Lab) -> std::path::PathBuf {
+    let copy = lab.dir().join("sluiced");
+    if !copy.exists() {
+        std::fs::copy(binary(), &copy).unwrap();
+    }
+    copy
+}
