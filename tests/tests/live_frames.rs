@@ -1,0 +1,130 @@
+//! Do jumbo frames and VLAN tags of both kinds come through a tap and a tunnel as they are?
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use std::time::{Duration, Instant};
+
+use sluice_af_packet::{AfPacketConfig, TxConfig};
+use sluice_tests::daemon::Daemon;
+use sluice_tests::netns::{Lab, Namespace};
+use sluice_tests::tap::{SERVER, TOOL, Tap, pattern};
+use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same};
+
+const BOOT: &str = r#"
+[[port]]
+name = "tap0"
+spec = "af_packet:tap0"
+role = "capture"
+
+[[port]]
+name = "out0"
+spec = "af_packet:out0"
+role = "output"
+addresses = ["192.0.2.1/24"]
+"#;
+
+const POLICY: &str = r#"
+[[destination]]
+name = "tool"
+type = "vxlan"
+remote = "192.0.2.10"
+
+[[policy]]
+name = "all"
+tag = 7
+to = ["tool"]
+
+[[destination]]
+name = "tagged"
+type = "vxlan"
+remote = "192.0.2.10"
+inner_vlan = true
+
+[[policy]]
+name = "tagged"
+tag = 8
+to = ["tagged"]
+"#;
+
+/// Sends frames as they are.
+fn send(from: &Namespace, device: &str, frames: &[Frame]) {
+    let config = AfPacketConfig { interface: device.to_owned(), rx: None, tx: Some(TxConfig::default()) };
+    let frames = frames.to_vec();
+    let send = move || {
+        let (_port, _, tx) = sluice_af_packet::open(&config).unwrap();
+        let mut tx = tx.unwrap();
+        for frame in &frames {
+            let end = Instant::now() + Duration::from_secs(2);
+            let refused = |_, why| panic!("{} bytes: {why:?}", frame.data.len());
+            while tx.tx_frames(&[&[&frame.data]], refused) == 0 {
+                assert!(Instant::now() < end, "the kernel takes no frame");
+            }
+        }
+    };
+    from.inside(send).join().unwrap();
+}
+
+/// A frame with these bytes after the addresses, then something like a packet, `len` bytes in all.
+fn frame(tags: &[u8], len: usize) -> Frame {
+    let mut data = vec![0x02, 0, 0, 0, 0, 0x0b, 0x02, 0, 0, 0, 0, 0x0a];
+    data.extend_from_slice(tags);
+    data.extend([0x08, 0x00, 0x45, 0x00]);
+    data.extend(u16::try_from(len - data.len() + 2).unwrap().to_be_bytes());
+    data.extend([0, 1, 0, 0, 64, 253, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2]);
+    data.extend(pattern(u32::try_from(len - data.len()).unwrap(), 5));
+    Frame { wire_len: u32::try_from(len).unwrap(), data }
+}
+
+#[test]
+fn jumbo_frames_and_vlan_tags_come_through_intact() {
+    let Some(mut lab) = Lab::new("jumbo frames and tags") else { return };
+    let tap = Tap::new(&mut lab, 9000, 9100, false);
+    tap.vxlan(7, TOOL[0]);
+    tap.vxlan(8, TOOL[0]);
+    let c_tag = [0x81, 0x00, 0xa0, 0x64];
+    let s_tag = [0x88, 0xa8, 0x00, 0x65];
+    let both = [s_tag, c_tag].concat();
+    let three = [s_tag, c_tag, c_tag].concat();
+    let priority = [0x81, 0x00, 0xe0, 0x00];
+    let odd = [0x91, 0x00, 0x00, 0x66];
+    let mut sent = vec![];
+    for tags in [&[][..], &c_tag, &s_tag, &both, &three, &priority, &odd] {
+        sent.extend([64, 65, 1514, 2048, 2049, 4200, 9014].map(|len| frame(tags, len)));
+    }
+    // The kernel lets one tag of 0x8100 exceed the MTU.
+    sent.push(frame(&c_tag, 9018));
+
+    let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
+    daemon.wait_log("next hop resolved");
+    let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
+    let at_tool = Tcpdump::start(&lab, &tap.tool, "vx7");
+    let at_tagged = Tcpdump::start(&lab, &tap.tool, "vx8");
+    send(&tap.client, "c0", &sent);
+    let data = pattern(500_000, 1);
+    tap.tcp(SERVER[0], &data, &data);
+    let tapped = at_tap.stop();
+    let delivered = at_tool.stop();
+    let tagged = at_tagged.stop();
+
+    assert_eq!(&tapped[..sent.len()], &sent[..], "the kernel's own way to the tap");
+    assert_eq!(&delivered[..sent.len()], &sent[..]);
+    assert_same("all", &delivered, &tapped);
+    assert!(tapped.iter().filter(|frame| frame.data.len() == 9014).count() > 100, "jumbo frames of TCP");
+    // VLAN id 8; the top bit of PCP set. From client to server, or back: with an empty collection point both readings
+    // match, and a match as source makes it egress.
+    let expected: Vec<_> = tapped
+        .iter()
+        .map(|frame| {
+            let mut data = frame.data.clone();
+            data.splice(12..12, [0x81, 0x00, 0xa0, 0x08]);
+            Frame { data, wire_len: frame.wire_len + 4 }
+        })
+        .collect();
+    assert_same("inner VLAN", &tagged, &expected);
+
+    let summary = daemon.stop();
+    let seen = tapped.len() as u64;
+    assert_eq!(summary.port("tap0"), [seen, 0, 0]);
+    assert_eq!([summary.copies("tool"), summary.copies("tagged")], [seen, seen]);
+    assert_eq!(summary.total("cut to the MTU"), 0);
+}
