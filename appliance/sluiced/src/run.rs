@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{LogLevel, PolicySet};
@@ -16,6 +17,9 @@ use crate::report::{self, Summary};
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
+/// Signals so close to the first are no second one: `timeout` and shells signal a process and its group, which is the
+/// same process again.
+const SAME_GESTURE: Duration = Duration::from_millis(100);
 /// Exit code of a run that a second signal ended at once: as a shell reports SIGINT.
 const ENDED_AT_ONCE: i32 = 130;
 
@@ -32,14 +36,11 @@ pub(crate) fn run(config: &Path) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
 
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the first signal finds the flag unset and sets it, the second ends the process.
-        signal_hook::flag::register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("cannot handle signals")?;
-    }
+    // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
+    let signals = Arc::new(SignalState::default());
+    watch_signals(Arc::clone(&signals)).context("cannot handle signals")?;
     let mut engine = Engine::start(&boot, &policies)?;
+    signals.started.store(true, Ordering::Relaxed);
     tracing::info!(
         policies = policies.policies().len(),
         destinations = policies.destinations().len(),
@@ -48,7 +49,7 @@ pub(crate) fn run(config: &Path) -> Result<ExitCode> {
     );
     let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
     let mut reported = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    while !signals.stop.load(Ordering::Relaxed) {
         std::thread::sleep(ROUND);
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
@@ -58,6 +59,36 @@ pub(crate) fn run(config: &Path) -> Result<ExitCode> {
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
     Ok(print_summary(&engine, &policies))
+}
+
+/// What the main thread and the thread that waits for signals tell each other.
+#[derive(Debug, Default)]
+struct SignalState {
+    /// The engine runs: there is something to drain (main: w, signals: r).
+    started: AtomicBool,
+    /// The first signal came (signals: w, main: r).
+    stop: AtomicBool,
+}
+
+/// The first signal asks for an orderly end, the second one ends the process; so does the first before the engine runs,
+/// as some drivers wait for their peer while they start.
+fn watch_signals(state: Arc<SignalState>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let watch = move || {
+        let mut first: Option<Instant> = None;
+        for _ in signals.forever() {
+            let same_gesture = first.is_some_and(|at| at.elapsed() < SAME_GESTURE);
+            if same_gesture {
+                continue;
+            }
+            if first.is_some() || !state.started.load(Ordering::Relaxed) {
+                signal_hook::low_level::exit(ENDED_AT_ONCE);
+            }
+            first = Some(Instant::now());
+            state.stop.store(true, Ordering::Relaxed);
+        }
+    };
+    std::thread::Builder::new().name("sluice-signals".to_owned()).spawn(watch).map(drop)
 }
 
 /// Logs go to stderr; `RUST_LOG` overrides the boot config's level.
