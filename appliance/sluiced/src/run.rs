@@ -131,7 +131,9 @@ fn print_summary(engine: &Engine, policies: &PolicySet) -> ExitCode {
     };
     println!("{}", summary.table());
     println!("\n{}", report::ports(&engine.ports()));
-    let left = engine.mbufs_in_use();
-    println!("\nmbufs not given back: {left}");
+    let kept = engine.mbufs_kept();
+    let left = engine.mbufs_in_use().saturating_sub(kept);
+    let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
+    println!("\nmbufs not given back: {left}{aside}");
     if account.balances() && left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -53,6 +53,7 @@ pub struct Engine {
     files: Option<JoinHandle<()>>,
     feeders: Vec<JoinHandle<()>>,
     pools: Vec<Mempool>,
+    mbufs_kept: u32,
     // Last: the environment outlives everything above.
     _eal: Eal,
 }
@@ -83,6 +84,9 @@ impl Engine {
         let plan = MemoryPlan::new(boot);
         let use_hugepages = plan.use_hugepages(boot.eal.hugepages)?;
         let lcores = plan::lcores(boot);
+        for port in boot.ports.iter().filter(|port| waits_for_peer(&port.spec)) {
+            tracing::warn!(port = port.name, "this driver waits for its peer before anything else starts");
+        }
         let eal = Eal::init(&EalConfig {
             hugepages: if use_hugepages { Hugepages::Use } else { Hugepages::Never },
             memory_mb: boot.eal.memory_mb.unwrap_or(plan.memory_mb()),
@@ -102,8 +106,14 @@ impl Engine {
 
         let worker_count = lcores.len();
         let mut open = Vec::with_capacity(boot.ports.len());
+        let mut mbufs_kept = 0;
         for (index, setup) in boot.ports.iter().enumerate() {
-            open.push(OpenPort::open(&eal, index, setup, &packets, worker_count)?);
+            let in_use = packets.in_use();
+            let port = OpenPort::open(&eal, index, setup, &packets, worker_count)?;
+            if port.keeps_mbufs() {
+                mbufs_kept += packets.in_use() - in_use;
+            }
+            open.push(port);
         }
         let routes = routes::all(policies, &boot.ports, &open)?;
 
@@ -162,6 +172,7 @@ impl Engine {
             files: None,
             feeders: Vec::new(),
             pools: vec![packets.clone(), headers],
+            mbufs_kept,
             _eal: eal.clone(),
         };
         let queues = workers.iter().map(Worker::control).collect();
@@ -226,6 +237,12 @@ impl Engine {
         self.shared.workers.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
+    /// Of [`Engine::mbufs_in_use`], those that drivers took at the start and by a fault of theirs keep to the end.
+    #[must_use]
+    pub fn mbufs_kept(&self) -> u32 {
+        self.mbufs_kept
+    }
+
     /// Mbufs taken from the pools at the moment: after [`Engine::stop`], those that were lost.
     #[must_use]
     pub fn mbufs_in_use(&self) -> u32 {
@@ -269,6 +286,11 @@ fn report_panics(ended: impl Iterator<Item = std::thread::Result<()>>) {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|source| StartError::Thread { name: name.to_owned(), source })
+}
+
+/// Whether the driver blocks inside EAL until somebody connects.
+fn waits_for_peer(spec: &PortSpec) -> bool {
+    matches!(spec, PortSpec::Devargs(args) if args.starts_with("net_virtio_user") && args.contains("server=1"))
 }
 
 /// The devices of one kind, as DPDK wants to hear of them.

@@ -16,6 +16,10 @@ use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
 
 /// Descriptors of a receive and of a transmit queue.
 const DESCRIPTORS: u16 = 1024;
+/// Drivers that take only as many receive queues as transmit queues (22.11), and do not say so beforehand.
+const EQUAL_QUEUES: [&str; 2] = ["net_tap", "net_af_xdp"];
+/// Drivers that do not free the mbufs that they hold to receive into, when they are closed (22.11).
+const KEEP_MBUFS: [&str; 1] = ["net_af_xdp"];
 /// Frames that wait between the reader of a capture file and its worker.
 const FEED_QUEUE: usize = 1024;
 /// MTU assumed where a device does not tell.
@@ -165,7 +169,7 @@ pub(super) struct OpenPort {
 
 #[derive(Debug)]
 enum Rx {
-    Dpdk(RxQueue),
+    Dpdk(Vec<RxQueue>),
     AfPacket(Box<AfPacketRx>),
     Feed(Arc<Feed>, Option<CaptureReader>),
 }
@@ -224,17 +228,19 @@ impl OpenPort {
         if name.starts_with("net_af_xdp") && setup.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) {
             return Err(StartError::JumboAfXdp { name: setup.name.clone() });
         }
+        let port = Port::by_name(eal, name).map_err(error)?;
+        // Some drivers do not start without a transmit queue.
+        let tx_queues = if setup.role.sends() { u16::try_from(workers).unwrap_or(u16::MAX) } else { 1 };
         let config = dpdk::PortConfig {
-            rx_queues: 1,
-            tx_queues: if setup.role.sends() { u16::try_from(workers).unwrap_or(u16::MAX) } else { 0 },
+            rx_queues: if EQUAL_QUEUES.contains(&port.driver_name()) { tx_queues } else { 1 },
+            tx_queues,
             rx_desc: DESCRIPTORS,
             tx_desc: DESCRIPTORS,
             mtu: setup.mtu,
             promiscuous: setup.promiscuous,
             ..dpdk::PortConfig::new(pool.clone())
         };
-        let (port, rx, tx) =
-            Port::by_name(eal, name).and_then(|port| port.configure(&config)).map_err(error)?;
+        let (port, rx, tx) = port.configure(&config).map_err(error)?;
         let mut open = Self {
             mac: MacAddr(port.mac().0),
             mtu: port.mtu().unwrap_or(DEFAULT_MTU),
@@ -242,8 +248,10 @@ impl OpenPort {
             udp_checksum_offload: port.info().tx_udp_checksum,
             ..Self::new(id, setup, Device::Dpdk(port))
         };
-        open.rx = rx.into_iter().next().map(Rx::Dpdk);
-        open.tx = tx.into_iter().map(TxDriver::Dpdk).collect();
+        open.rx = Some(Rx::Dpdk(rx));
+        if setup.role.sends() {
+            open.tx = tx.into_iter().map(TxDriver::Dpdk).collect();
+        }
         Ok(open)
     }
 
@@ -288,6 +296,11 @@ impl OpenPort {
 
     pub(super) fn mtu(&self) -> u16 {
         self.mtu
+    }
+
+    /// Whether the driver will not give back, at the end, what it took from the pool at the start.
+    pub(super) fn keeps_mbufs(&self) -> bool {
+        matches!(self.state.device(), Device::Dpdk(port) if KEEP_MBUFS.contains(&port.driver_name()))
     }
 
     pub(super) fn udp_checksum_offload(&self) -> bool {
@@ -348,16 +361,16 @@ pub(super) fn share(
     for (number, port) in open.iter_mut().enumerate() {
         if number % workers == index {
             let filter = port.own_filter();
-            let kind = match port.rx.take() {
-                Some(Rx::Dpdk(queue)) => Some(SourceKind::Dpdk(queue)),
-                Some(Rx::AfPacket(rx)) => Some(SourceKind::AfPacket(rx, pool.clone())),
+            let kinds = match port.rx.take() {
+                Some(Rx::Dpdk(queues)) => queues.into_iter().map(SourceKind::Dpdk).collect(),
+                Some(Rx::AfPacket(rx)) => vec![SourceKind::AfPacket(rx, pool.clone())],
                 Some(Rx::Feed(queue, reader)) => {
                     port.rx = Some(Rx::Feed(Arc::clone(&queue), reader));
-                    Some(SourceKind::Queue(queue))
+                    vec![SourceKind::Queue(queue)]
                 }
-                None => None,
+                None => Vec::new(),
             };
-            if let Some(kind) = kind {
+            for kind in kinds {
                 let mut source = Source::new(port.id, port.setup.role.captures(), filter, kind);
                 source.snaplen = port.setup.snaplen_bytes.unwrap_or(u32::MAX);
                 source.burst_pkts = burst_pkts;
