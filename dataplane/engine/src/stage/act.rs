@@ -270,7 +270,8 @@ pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx:
             // A tunnel's outer packet is as long as it is; a plain copy keeps the original length beside its own.
             let wire_len = match draft.output.encap {
                 Some(_) => origin.bytes,
-                None => packet.info.wire_len + draft.tag_len(),
+                // Captures may lie about the original length.
+                None => packet.info.wire_len.saturating_add(draft.tag_len()),
             };
             let sharers = if origin.copy == Origin::FOLLOWER { &[][..] } else { draft.sharers };
             let record = FileFrame {

@@ -20,7 +20,8 @@ pub fn run(batch: &mut Batch) {
         let vlan = mbuf.rx_vlan();
         if vlan.stripped.is_some() || vlan.outer_stripped.is_some() {
             let added = restore_vlan(mbuf, vlan.stripped, vlan.outer_stripped);
-            batch.info[place].wire_len += added;
+            let wire_len = &mut batch.info[place].wire_len;
+            *wire_len = wire_len.saturating_add(added);
         }
         if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
             let wanted = u32::from(CONTIGUOUS).min(mbuf.pkt_len());
