@@ -10,8 +10,12 @@ use sluice_model::StreamId;
 use crate::batch::Batch;
 use crate::output::Output;
 
-/// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2).
+/// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2). Behind
+/// them stands one more counter, for the identifications of outer IP packets.
 pub type Streams = Arc<[CachePadded<AtomicU64>]>;
+
+/// Identifications that a worker takes at once.
+const ID_BLOCK: u32 = 64;
 
 /// One worker's view of the streams. A receiver may see numbers of different workers interleaved, never one twice.
 #[derive(Debug)]
@@ -21,25 +25,30 @@ pub struct Sequences {
     next: Box<[u32]>,
     /// Streams with `wanted` above zero; room for all of them, so that it never grows.
     touched: Vec<StreamId>,
+    next_id: u32,
+    /// How many identifications of the block are left.
+    ids_left: u32,
 }
 
 impl Sequences {
     /// A view of `streams`.
     #[must_use]
     pub fn new(streams: Streams) -> Self {
-        let count = streams.len();
+        let count = streams.len().saturating_sub(1);
         Self {
             streams,
             wanted: vec![0; count].into(),
             next: vec![0; count].into(),
             touched: Vec::with_capacity(count),
+            next_id: 0,
+            ids_left: 0,
         }
     }
 
     /// Zeroed counters for `count` streams.
     #[must_use]
     pub fn streams(count: usize) -> Streams {
-        std::iter::repeat_with(CachePadded::default).take(count).collect()
+        std::iter::repeat_with(CachePadded::default).take(count + 1).collect()
     }
 
     /// Takes one block per stream that the batch needs numbers of.
@@ -76,6 +85,20 @@ impl Sequences {
     pub fn extra(&mut self, stream: StreamId) -> u32 {
         take(&self.streams[stream.index()], 1)
     }
+
+    /// The identification of an outer IP packet that may be fragmented: no other copy of any worker has it for a long
+    /// time, whatever its destination (RFC 6864 section 4.2; IPv4 takes the low 16 bits).
+    #[inline]
+    pub fn datagram_id(&mut self) -> u32 {
+        if self.ids_left == 0 {
+            self.next_id = self.streams.last().map_or(0, |counter| take(counter, ID_BLOCK));
+            self.ids_left = ID_BLOCK;
+        }
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        self.ids_left -= 1;
+        id
+    }
 }
 
 /// The first of `count` numbers; the counter is wider than the field on the wire, which wraps.
@@ -83,4 +106,22 @@ fn take(counter: &AtomicU64, count: u32) -> u32 {
     let first = counter.fetch_add(u64::from(count), Ordering::Relaxed);
     let [.., a, b, c, d] = first.to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_workers_give_the_same_identification() {
+        let streams = Sequences::streams(3);
+        let mut workers = [Sequences::new(Arc::clone(&streams)), Sequences::new(streams)];
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1_000 {
+            for worker in &mut workers {
+                assert!(seen.insert(worker.datagram_id()));
+            }
+        }
+        assert_eq!(workers[0].extra(StreamId(2)), 0, "the streams have counters of their own");
+    }
 }

@@ -97,15 +97,13 @@ pub struct Act {
     pub(super) composer: Composer,
     /// Packets that ended, freed together.
     ended: Burst,
-    /// Identification of the last copy that was fragmented.
-    fragment_id: u32,
 }
 
 impl Act {
     /// The stage, taking small mbufs for headers and shares from `headers`.
     #[must_use]
     pub fn new(headers: Mempool) -> Self {
-        Self { composer: Composer::new(headers), ended: Burst::new(), fragment_id: 0 }
+        Self { composer: Composer::new(headers), ended: Burst::new() }
     }
 
     /// Decides every live packet of the batch. `with_inner`: the inner headers were parsed.
@@ -211,6 +209,12 @@ impl Act {
                 ctx.count_truncated(&origin);
             }
         }
+        // Where DF is clear, others may fragment what left in one piece.
+        let ip_id = if output.oversize == Oversize::Fragment && pieces == Pieces::One {
+            ip_id(ctx.sequences.datagram_id())
+        } else {
+            0
+        };
         let fields = CopyFields {
             inner_len: keep + tag_len,
             tag: action.tag,
@@ -220,7 +224,7 @@ impl Act {
             timestamp_ns: packet.info.timestamp_ns,
             truncated: keep < packet.info.wire_len,
             vlan_tci: (packet.outer.vlan_count > 0).then_some(packet.outer.vlan_tci),
-            ip_id: 0,
+            ip_id,
         };
         let draft = Draft { action, output, keep, tag, fields, origin, sharers };
         match pieces {
@@ -244,12 +248,13 @@ impl Act {
             None => ctx.drop_copy(DropReason::MbufAlloc, &draft.origin),
         }
     }
+}
 
-    /// An identification that no other fragmented copy of this worker has for a long time.
-    pub(super) fn next_fragment_id(&mut self) -> u32 {
-        self.fragment_id = self.fragment_id.wrapping_add(1);
-        self.fragment_id
-    }
+/// The part of an identification that fits the IPv4 header.
+#[inline]
+const fn ip_id(datagram_id: u32) -> u16 {
+    let [.., high, low] = datagram_id.to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 /// Queues a finished frame at the exit of its destination.

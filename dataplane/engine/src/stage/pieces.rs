@@ -44,7 +44,7 @@ impl Act {
                 encap.write_udp_checksum(header, sum_of(&inner));
             }
         }
-        let id = self.next_fragment_id();
+        let id = ctx.sequences.datagram_id();
         ctx.ledger.replicas += u64::from(plan.count().saturating_sub(1));
         for index in 0..plan.count() {
             let piece = draft.piece(index);
