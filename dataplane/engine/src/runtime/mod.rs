@@ -89,7 +89,7 @@ impl Engine {
         }
         let eal = Eal::init(&EalConfig {
             hugepages: if use_hugepages { Hugepages::Use } else { Hugepages::Never },
-            memory_mb: boot.eal.memory_mb.unwrap_or(plan.memory_mb()),
+            memory_mb: plan.memory_mb(),
             vdevs: devices(boot, |spec| matches!(spec, PortSpec::Devargs(_))),
             pci_allow: devices(boot, |spec| matches!(spec, PortSpec::Pci(_))),
             file_prefix: Some(format!("sluice-{}", std::process::id())),

@@ -28,6 +28,8 @@ pub struct MemoryPlan {
     pub data_room: u16,
     /// Mbufs for headers and shares.
     pub headers: u32,
+    /// What the boot config wants DPDK to be given instead of what the pools need, MB.
+    pub wanted_mb: Option<u32>,
 }
 
 impl MemoryPlan {
@@ -40,7 +42,7 @@ impl MemoryPlan {
         let per_frame = if kernel { SUPER_FRAME.div_ceil(data_room.max(256).into()) } else { 1 };
         let least = 64 * per_frame * 2 + 1024;
         let mbufs = boot.memory.mbufs.unwrap_or(MBUFS).max(least);
-        Self { mbufs, data_room, headers: mbufs.max(16_383) }
+        Self { mbufs, data_room, headers: mbufs.max(16_383), wanted_mb: boot.eal.memory_mb }
     }
 
     /// Bytes of all pools.
@@ -53,7 +55,8 @@ impl MemoryPlan {
     /// Memory to ask DPDK for, MB.
     #[must_use]
     pub fn memory_mb(&self) -> u32 {
-        u32::try_from(self.bytes() * 5 / 4 / 1_000_000 + EAL_MB).unwrap_or(u32::MAX)
+        let needed = || u32::try_from(self.bytes() * 5 / 4 / 1_000_000 + EAL_MB).unwrap_or(u32::MAX);
+        self.wanted_mb.unwrap_or_else(needed)
     }
 
     /// Whether hugepages are used, given what is free at the moment.
@@ -94,4 +97,20 @@ pub(super) fn lcores(boot: &BootConfig) -> Vec<u16> {
     }
     let last = dpdk::current_affinity().ok().and_then(|cpus| cpus.iter().last());
     vec![last.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_config_has_the_last_word() {
+        let port = "policy = \"p\"\n[[port]]\nname = \"a\"\nspec = \"net_null0\"\nrole = \"capture\"\n";
+        let plan = |text: String| {
+            MemoryPlan::new(&sluice_model::spec::parse_boot("boot.toml", &text).unwrap().value)
+        };
+        assert!(plan(port.to_owned()).memory_mb() > 100);
+        let plan = plan(format!("{port}[eal]\nmemory_mb = 777\n"));
+        assert_eq!(plan.memory_mb(), 777, "what is checked and printed is what is asked of DPDK");
+    }
 }
