@@ -39,6 +39,12 @@ struct FrameRecord {
     sharers: ArrayVec<PolicyId, SHARERS>,
 }
 
+/// The entries that a queue needs for so many frames which count for so many policies, shared copies for each.
+#[must_use]
+pub(crate) const fn queue_entries(frames: usize, sharers: usize) -> usize {
+    frames + sharers / SHARERS
+}
+
 /// What the writer needs to know of a frame besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct FileFrame<'a> {
@@ -192,9 +198,10 @@ impl FileSink {
         })
     }
 
-    /// A queue for one more worker, `frames` long.
-    pub fn producer(&mut self, frames: usize) -> FileProducer {
-        let queue = Arc::new(ArrayQueue::new(frames.max(1)));
+    /// A queue for one more worker with so many entries: one per frame, and one more for every six policies beyond six
+    /// that share it.
+    pub fn producer(&mut self, entries: usize) -> FileProducer {
+        let queue = Arc::new(ArrayQueue::new(entries.max(1)));
         self.queues.push(Arc::clone(&queue));
         self.prefixes.push(Vec::new());
         FileProducer(queue)

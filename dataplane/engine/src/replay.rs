@@ -15,7 +15,7 @@ use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet,
 
 use crate::batch::{BATCH, RxInfo};
 use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
-use crate::files::{FileError, FileSink};
+use crate::files::{self, FileError, FileSink};
 use crate::ledger::Account;
 use crate::output::{Egress, Output, TunnelEnds};
 use crate::sequence::Sequences;
@@ -41,6 +41,8 @@ const LARGE_MBUFS: u32 = 191;
 const HEADER_ROOM: u16 = 256;
 /// Header mbufs: at least, and at most.
 const HEADER_MBUFS: (usize, usize) = (16_383, 262_143);
+/// Entries of the queue to the file writer, unless one packet alone needs more.
+const QUEUE_ENTRIES: usize = 524_288;
 /// Bytes of an mbuf besides its data room: structure, headroom, mempool header.
 const MBUF_OVERHEAD: u64 = 384;
 
@@ -181,7 +183,10 @@ impl Session {
         let pieces = outputs.iter().map(most_pieces).max().unwrap_or(1);
         let per_packet = 3 * pieces * program.streams().len().max(1);
         let header_mbufs = (per_packet * BATCH).clamp(HEADER_MBUFS.0, HEADER_MBUFS.1);
-        let batch = (header_mbufs / per_packet).clamp(1, BATCH);
+        // Each piece also takes a place in the queue to the writer, and so do the policies that share a copy.
+        let copies = policies.policies().iter().map(|policy| policy.to.len()).sum();
+        let entries = files::queue_entries(pieces * program.streams().len().max(1), copies);
+        let batch = (header_mbufs / per_packet).min(QUEUE_ENTRIES / entries).clamp(1, BATCH);
 
         let header_mbufs = u32::try_from(header_mbufs).unwrap_or(u32::MAX);
         let pools = [(SMALL_MBUFS, SMALL_ROOM), (LARGE_MBUFS, LARGE_ROOM), (header_mbufs, HEADER_ROOM)];
@@ -203,8 +208,7 @@ impl Session {
 
         let paths: Vec<_> = files.iter().cloned().map(Some).collect();
         let mut sink = FileSink::create(&paths, policies.policies().len())?;
-        let sharers = policies.policies().len();
-        let producer = sink.producer(headers.capacity() as usize + sharers * batch);
+        let producer = sink.producer(entries * batch);
         let tables = Arc::new(crate::counters::Tables::new(policies.policies().len(), outputs.len()));
         let worker = Worker::new(WorkerParts {
             sources: Vec::new(),

@@ -26,7 +26,7 @@ use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortSpec}
 use crate::batch::BATCH;
 use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
-use crate::files::{FileError, FileSink};
+use crate::files::{self, FileError, FileSink};
 use crate::ledger::{Account, LedgerCell};
 use crate::sequence::Sequences;
 use crate::stage::guard::LoopGuard;
@@ -35,7 +35,7 @@ use crate::worker::{ControlQueues, Worker, WorkerParts};
 use control::Control;
 use ports::OpenPort;
 
-/// Frames that wait for the file writer, per worker.
+/// Frames that wait for the file writer, per worker, however many policies share one of them.
 const FILE_QUEUE: usize = 4096;
 /// Frames that wait between a worker and the control thread.
 const CONTROL_QUEUE: usize = 256;
@@ -131,6 +131,8 @@ impl Engine {
             .collect();
         let guard = if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() };
 
+        let copies = policies.policies().iter().map(|policy| policy.to.len()).sum();
+        let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
@@ -147,7 +149,7 @@ impl Engine {
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
                 headers: headers.clone(),
-                files: Some(sink.producer(FILE_QUEUE)),
+                files: Some(sink.producer(file_queue)),
                 guard: guard.clone(),
                 control: ControlQueues::new(CONTROL_QUEUE),
                 tables: own_tables,
