@@ -4,6 +4,7 @@
 //! for lack of room.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,13 +147,18 @@ pub fn replay(
 fn output_files(config: &ReplayConfig) -> Result<Vec<PathBuf>, ReplayError> {
     let dir = &config.out_dir;
     std::fs::create_dir_all(dir).map_err(|source| ReplayError::OutDir { path: dir.clone(), source })?;
-    let inputs: Vec<_> = config.inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let inputs: Vec<_> = config.inputs.iter().filter_map(|path| file_identity(path)).collect();
     let name = |destination: &Destination| dir.join(format!("{}.pcap", destination.name));
     let files: Vec<_> = config.policies.destinations().iter().map(name).collect();
-    match files.iter().find(|file| file.canonicalize().is_ok_and(|file| inputs.contains(&file))) {
+    match files.iter().find(|file| file_identity(file).is_some_and(|file| inputs.contains(&file))) {
         Some(file) => Err(ReplayError::Overwrite { path: file.clone() }),
         None => Ok(files),
     }
+}
+
+/// Device and inode: the same for all names and links of a file; `None` when there is no file.
+fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// The name of an input as an ingress port.
