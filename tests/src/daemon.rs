@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,21 +11,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::{Lab, Namespace, wait_for};
+use crate::sluiced::binary;
 
 /// How long the daemon may take to start, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The binary: `SLUICED`, or the release build, or the debug build.
-pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("SLUICED") {
-        return path.into();
-    }
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from);
-    let built = ["release", "debug"].map(|profile| target.join(profile).join("sluiced"));
-    let found = built.iter().find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("no {}: run `cargo build -p sluiced` first", built[1].display())).clone()
-}
 
 /// A running daemon; killed when dropped.
 #[derive(Debug)]
