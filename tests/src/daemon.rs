@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::{Lab, Namespace, wait_for};
-use crate::sluiced::binary;
+pub use crate::sluiced::binary;
 
 /// How long the daemon may take to start, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
