@@ -1,7 +1,8 @@
 //! Does every packet end in one counter, and does every mbuf come back, when something runs out?
 //!
 //! A worker is fed directly, in one process without hugepages; its output port is a DPDK ring that nobody empties, its
-//! pools are small, its next hop unresolved, its file queue short. After each case the pools are as full as before.
+//! pools are small, its next hop unresolved, its file queue short. After each case the pools are as full as before, and
+//! the worker has not allocated.
 
 #![allow(
     clippy::unwrap_used,
@@ -195,7 +196,8 @@ impl Rig {
                 let mbuf = self.packets.copy_from(frame).expect("the pool of packets is large enough");
                 worker.batch_mut().push(mbuf, info, PortId(0)).unwrap();
             }
-            worker.process(Tsc::now());
+            let allocations = allocation_counter::measure(|| worker.process(Tsc::now())).count_total;
+            assert_eq!(allocations, 0, "a worker must not allocate after its start");
             if drained {
                 on_ring += self.drain();
             }
