@@ -10,11 +10,24 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::netns::{Lab, Namespace, wait_for};
+use crate::netns::{Lab, Namespace, run, wait_for};
 pub use crate::sluiced::binary;
 
 /// How long the daemon may take to start, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The command of a daemon inside `namespace` without any privilege. The lab's folder becomes everybody's.
+pub fn unprivileged(lab: &Lab, namespace: &Namespace) -> Command {
+    // The build folder may be root's alone.
+    let copy = lab.dir().join("sluiced");
+    if !copy.exists() {
+        std::fs::copy(binary(), &copy).unwrap();
+    }
+    run(&format!("chmod 777 {}", lab.dir().display()));
+    let mut command = namespace.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(copy);
+    command
+}
 
 /// A running daemon; killed when dropped.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sluice_tests::daemon::{Daemon, binary};
+use sluice_tests::daemon::{Daemon, unprivileged};
 use sluice_tests::netns::{Lab, Namespace};
+use sluice_tests::sluiced::binary;
 use sluice_tests::tap::{SERVER, TOOL, Tap};
 
 const BOOT: &str = r#"
@@ -115,13 +116,7 @@ fn what_cannot_start_says_why() {
             assert!(log.contains(word), "no {word:?} in:\n{log}");
         }
     };
-    // Neither the privilege to open packet sockets, nor anything else of root's. It may read its files.
-    sluice_tests::netns::run(&format!("chmod 755 {}", lab.dir().display()));
-    let nobody = || {
-        let mut command = tap.broker.command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(readable(&lab));
-        command
-    };
+    let nobody = || unprivileged(&lab, &tap.broker);
     says(
         &refusal(&lab, nobody(), BOOT, &POLICY.replace("copies.pcap", "/dev/null")),
         &["tap0", "CAP_NET_RAW"],
@@ -158,13 +153,4 @@ fn what_cannot_start_says_why() {
     says(&refusal(&lab, inside(), &too_large, POLICY), &["memory"]);
     let hugepages = format!("{BOOT}\n[eal]\nhugepages = \"require\"\n[memory]\nmbufs = 4000000\n");
     says(&refusal(&lab, inside(), &hugepages, POLICY), &["vm.nr_hugepages"]);
-}
-
-/// A copy of the daemon where everybody may run it.
-fn readable(lab: &Lab) -> std::path::PathBuf {
-    let copy = lab.dir().join("sluiced");
-    if !copy.exists() {
-        std::fs::copy(binary(), &copy).unwrap();
-    }
-    copy
 }

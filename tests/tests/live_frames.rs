@@ -8,7 +8,7 @@ use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, Namespace};
 use sluice_tests::tap::{SERVER, TOOL, Tap, pattern};
-use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same};
+use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read, tshark};
 
 const BOOT: &str = r#"
 [[port]]
@@ -127,4 +127,42 @@ fn jumbo_frames_and_vlan_tags_come_through_intact() {
     assert_eq!(summary.port("tap0"), [seen, 0, 0]);
     assert_eq!([summary.copies("tool"), summary.copies("tagged")], [seen, seen]);
     assert_eq!(summary.total("cut to the MTU"), 0);
+}
+
+#[test]
+fn a_snap_length_keeps_the_original_length() {
+    let Some(mut lab) = Lab::new("snap length") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let boot = BOOT.replacen("role = \"capture\"", "role = \"capture\"\nsnaplen = 128", 1);
+    let policy = r#"
+[[destination]]
+name = "file"
+type = "pcap"
+file = "copies.pcap"
+
+[[destination]]
+name = "three"
+type = "erspan3"
+remote = "192.0.2.10"
+
+[[policy]]
+name = "all"
+tag = 7
+to = ["file", "three"]
+"#;
+    let daemon = Daemon::start(&lab, &tap.broker, &boot, policy);
+    daemon.wait_log("next hop resolved");
+    let at_tool = Tcpdump::start(&lab, &tap.tool, "in0");
+    let tunnels = at_tool.file().to_owned();
+    let lengths = [60, 127, 128, 129, 700, 1514];
+    let sent = lengths.map(|len| frame(&[], len));
+    send(&tap.client, "c0", &sent);
+    at_tool.stop();
+    let summary = daemon.stop();
+    let cut =
+        |frame: &Frame| Frame { data: frame.data[..frame.data.len().min(128)].to_vec(), ..frame.clone() };
+    assert_eq!(read(&lab.dir().join("copies.pcap")), sent.each_ref().map(cut));
+    let truncated = tshark(&tunnels, "erspan && !icmp", &["erspan.truncated"], &[]);
+    assert_eq!(truncated, ["0", "0", "0", "1", "1", "1"]);
+    assert_eq!(summary.get("policy", "all", 1), lengths.iter().sum::<usize>() as u64, "original bytes");
 }

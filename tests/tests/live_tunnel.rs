@@ -5,7 +5,7 @@
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::Lab;
 use sluice_tests::tap::{BROKER, SERVER, TOOL, Tap, pattern};
-use sluice_tests::tcpdump::{Tcpdump, assert_same};
+use sluice_tests::tcpdump::{Tcpdump, assert_same, read};
 
 const BOOT: &str = r#"
 [[port]]
@@ -96,4 +96,40 @@ fn tcp_arrives_at_kernel_vxlan_devices_as_it_was_tapped() {
     assert_eq!(broker_link.tx_packets, tool_link.rx_packets);
     assert!(broker_link.tx_packets > summary.tx() && broker_link.tx_packets < summary.tx() + 100);
     assert_eq!(tool_link.rx_dropped, 0);
+}
+
+#[test]
+fn two_workers_share_the_way_out() {
+    let Some(mut lab) = Lab::new("two workers") else { return };
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        eprintln!("SKIPPED: two workers need two CPUs");
+        return;
+    }
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    // Both ends of the bridge are tapped, each by a worker of its own.
+    let second = "[[port]]\nname = \"tap1\"\nspec = \"af_packet:srv0\"\nrole = \"capture\"\n";
+    let boot = BOOT.replacen("[[port]]\nname = \"out0\"", &format!("{second}\n[[port]]\nname = \"out0\""), 1)
+        + "\n[worker]\nlcores = [0, 1]\n";
+    tap.vxlan(7, TOOL[0]);
+    let policy = everything_to("tool7", 7, &format!("remote = \"{}\"\nmarking = \"reference\"", TOOL[0]));
+    let daemon = Daemon::start(&lab, &tap.broker, &boot, &policy);
+    daemon.wait_log("next hop resolved");
+    let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
+    let at_tool = Tcpdump::start(&lab, &tap.tool, "in0");
+    let tunnels = at_tool.file().to_owned();
+    let (up, down) = (pattern(300_000, 1), pattern(300_000, 2));
+    tap.tcp(SERVER[0], &up, &down);
+    let seen = at_tap.stop().len() as u64;
+    at_tool.stop();
+    let summary = daemon.stop();
+    assert_eq!(summary.rx() - summary.dropped("not_capture_port"), 2 * seen);
+    assert_eq!(summary.port("tap0"), [seen, 0, 0]);
+    assert_eq!(summary.port("tap1"), [seen, 0, 0]);
+    assert_eq!(summary.copies("tool7"), 2 * seen);
+    // Every sequence number once: the 24 bits behind the flags, as the reference marking has it.
+    let copies = read(&tunnels).into_iter().filter(|f| f.data[12..14] == [8, 0] && f.data[23] == 17);
+    let mut numbers: Vec<u32> =
+        copies.map(|f| u32::from_be_bytes([0, f.data[43], f.data[44], f.data[45]])).collect();
+    numbers.sort_unstable();
+    assert!(numbers.iter().copied().eq(0..u32::try_from(2 * seen).unwrap()), "{numbers:?}");
 }

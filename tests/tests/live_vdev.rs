@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_capture::PcapWriter;
-use sluice_tests::daemon::{Daemon, Summary};
+use sluice_tests::daemon::{Daemon, Summary, unprivileged};
 use sluice_tests::netns::{Lab, Namespace, wait_for};
 use sluice_tests::tap::pattern;
 use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read, tshark};
@@ -96,6 +96,19 @@ fn a_capture_file_is_read_once() {
     let copies = lab.dir().join("copies.pcap");
     assert_eq!(std::fs::read(&copies).unwrap(), std::fs::read(&input).unwrap(), "time stamps, too");
     assert_eq!(tshark(&copies, "frame", &["frame.number"], &[]).len(), 1000);
+}
+
+#[test]
+fn files_need_no_privilege() {
+    let Some((lab, broker, input)) = lab("no privilege") else { return };
+    let boot = port("in", &format!("pcap:{}", input.display()), "capture");
+    let command = unprivileged(&lab, &broker);
+    let daemon = Daemon::spawn(command, lab.dir(), &boot, &plain("file", "in", FILE));
+    daemon.wait_log("running;");
+    wait_ended(&daemon);
+    let summary = daemon.stop();
+    assert_eq!(summary.copies("file"), 1000);
+    assert_eq!(read(&lab.dir().join("copies.pcap")), frames(1000));
 }
 
 #[test]
@@ -233,7 +246,7 @@ fn a_virtio_user_server_waits_and_says_so() {
     let Some((lab, broker, _)) = lab("net_virtio_user server") else { return };
     let socket = lab.dir().join("server.sock");
     let boot = port("in", &format!("net_virtio_user0,path={},server=1", socket.display()), "capture");
-    let command = broker.command(sluice_tests::daemon::binary());
+    let command = broker.command(sluice_tests::sluiced::binary());
     let mut daemon = Daemon::spawn(command, lab.dir(), &boot, &plain("file", "in", FILE));
     daemon.wait_log("waits for its peer");
     wait_for("the socket", Duration::from_secs(10), || socket.exists().then_some(()));
