@@ -68,10 +68,8 @@ drop_reasons! {
     TxFull = "tx_full", intentional: false;
     /// The output port takes only frames of one segment, and this one does not fit in one mbuf.
     TxMultiSegment = "tx_multi_segment", intentional: false;
-    /// The kernel interface refused the frame for good, as too long for it.
+    /// The output port cannot carry the frame: too long for it, or shorter than an Ethernet header.
     TxRefused = "tx_refused", intentional: false;
-    /// The packet was held when the daemon was told to end at once.
-    Shutdown = "shutdown", intentional: false;
 }
 
 /// One counter per [`DropReason`].

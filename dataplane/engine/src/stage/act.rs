@@ -12,7 +12,7 @@ use crate::batch::{Batch, RxInfo};
 use crate::counters::Tables;
 use crate::files::{FileFrame, FileProducer};
 use crate::ledger::Ledger;
-use crate::output::{Egress, Output};
+use crate::output::{ETHERNET_LEN, Egress, Output};
 use crate::port::{Origin, TxPort, drop_copy};
 use crate::sequence::Sequences;
 
@@ -189,6 +189,11 @@ impl Act {
             .then(|| encap::inner_vlan_tag(action.tag, action.egress));
         let tag_len = if tag.is_some() { u32::from(TAG) } else { 0 };
         let mut room = output.frame_room().saturating_sub(tag_len);
+        if output.encap.is_none() {
+            // An MTU counts neither the Ethernet header nor the tags that devices add to it: one, or two stacked ones.
+            let tags = u32::from(packet.outer.vlan_count) + u32::from(tag.is_some());
+            room = room.saturating_add(u32::from(TAG) * tags.min(2));
+        }
         let mut pieces = Pieces::One;
         if keep > room {
             pieces = match output.oversize {
@@ -263,6 +268,8 @@ pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx:
     let mut origin = draft.origin;
     origin.bytes = frame.pkt_len();
     match draft.output.egress {
+        // Shorter frames than their own header stop the transmit queue of some NICs.
+        Egress::Port(_) if origin.bytes < ETHERNET_LEN => ctx.drop_copy(DropReason::TxRefused, &origin),
         Egress::Port(port) => {
             let port = &mut ctx.ports[port];
             if frame.segments() > 1 && !port.multi_segment && !frame.linearize() {
