@@ -108,6 +108,7 @@ fn start_log(level: LogLevel) {
 fn log_statistics(engine: &Engine) {
     let account = engine.account();
     let ledger = &account.ledger;
+    let (clock_steps, clock_error_ns) = engine.clock_quality();
     tracing::info!(
         rx_packets = ledger.rx_packets,
         tx_packets = ledger.tx_packets,
@@ -116,6 +117,8 @@ fn log_statistics(engine: &Engine) {
         held = account.held,
         lost_before_rx = account.lost_before_rx,
         balanced = account.balances(),
+        clock_steps,
+        clock_error_ns,
         "account"
     );
 }

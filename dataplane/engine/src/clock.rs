@@ -27,6 +27,8 @@ pub struct Clock {
     rate: AtomicU64,
     /// The rate before any slewing.
     nominal_rate: u64,
+    /// TSC when the clock was made.
+    start_tsc: u64,
     /// Calibrations in which the system clock had moved by more than a slew can follow at once.
     steps: AtomicU64,
     /// The last difference from the system clock, nanoseconds.
@@ -43,15 +45,23 @@ impl Clock {
     #[must_use]
     pub fn new(tsc_hz: u64) -> Self {
         let nominal_rate = (1_000_000_000_u64 << SHIFT) / tsc_hz.max(1_000_000);
+        let start_tsc = Tsc::now().0;
         Self {
             sequence: AtomicU64::new(0),
-            base_tsc: AtomicU64::new(Tsc::now().0),
+            start_tsc,
+            base_tsc: AtomicU64::new(start_tsc),
             base_ns: AtomicU64::new(realtime_ns()),
             rate: AtomicU64::new(nominal_rate),
             nominal_rate,
             steps: AtomicU64::new(0),
             error_ns: AtomicU64::new(0),
         }
+    }
+
+    /// Nanoseconds since the clock was made: no step of the system clock moves it. For timers.
+    #[must_use]
+    pub fn monotonic_ns(&self, tsc: Tsc) -> u64 {
+        scale(tsc.0.saturating_sub(self.start_tsc), self.nominal_rate)
     }
 
     /// Nanoseconds since the epoch at `tsc`.

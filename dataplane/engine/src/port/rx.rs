@@ -41,13 +41,19 @@ pub struct Source {
     pub burst_pkts: usize,
     kind: SourceKind,
     burst: Burst,
+    /// The last time given to a frame of a kernel interface.
+    last_ns: u64,
 }
+
+/// How far a kernel time stamp may lie behind our clock before the system clock must have been set back, nanoseconds.
+const STEP_BACK_NS: u64 = 1_000_000_000;
 
 impl Source {
     /// A source over a driver, keeping whole frames and taking full batches.
     #[must_use]
     pub fn new(port: PortId, capture: bool, own_filter: Option<OwnFilter>, kind: SourceKind) -> Self {
-        Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst: Burst::new() }
+        let burst = Burst::new();
+        Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst, last_ns: 0 }
     }
 
     /// Replaces the ring of a kernel interface that went away and has come back.
@@ -67,14 +73,15 @@ impl Source {
             }
             SourceKind::Template(source) => source.rx_burst(&mut self.burst),
             SourceKind::AfPacket(rx, pool) => {
+                let last_ns = &mut self.last_ns;
                 rx.rx_frames(self.burst_pkts.min(BATCH - batch.len), |bytes, meta| {
                     // Without an mbuf the frame waits in the ring; the kernel counts what it then has to drop.
                     let Some(mbuf) = pool.copy_from(bytes) else { return false };
-                    let info = RxInfo {
-                        wire_len: meta.wire_len,
-                        timestamp_ns: meta.timestamp_ns,
-                        gso_size: meta.gso_size,
-                    };
+                    // The kernel's clock may step; ours does not, and no frame is older than the one before it.
+                    let stepped = meta.timestamp_ns + STEP_BACK_NS < now_ns;
+                    *last_ns = if stepped { now_ns } else { meta.timestamp_ns }.max(*last_ns);
+                    let info =
+                        RxInfo { wire_len: meta.wire_len, timestamp_ns: *last_ns, gso_size: meta.gso_size };
                     batch.push(mbuf, info, port).is_ok()
                 });
                 return batch.len;

@@ -1,5 +1,6 @@
 //! The thread beside the workers: neighbours, links, clock. It may block and allocate; workers never wait for it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +30,8 @@ struct ControlPort {
     setup: PortConfig,
     state: Arc<PortState>,
     neighbors: Option<NeighborTable>,
+    /// The interface came back, but could not be opened: said once.
+    reopen_failed: Cell<bool>,
 }
 
 /// The state of the control thread.
@@ -58,6 +61,7 @@ impl Control {
             id: port.id(),
             state: port.state(),
             setup: port.setup,
+            reopen_failed: Cell::new(false),
         };
         Self { ports: open.into_iter().map(port).collect(), routes, queues, pool, shared, out: Vec::new() }
     }
@@ -81,7 +85,7 @@ impl Control {
     }
 
     fn now_ns(&self) -> u64 {
-        self.shared.clock.now_ns(Tsc::now())
+        self.shared.clock.monotonic_ns(Tsc::now())
     }
 
     /// Takes what the workers received for us.
@@ -212,11 +216,14 @@ fn reopen(port: &ControlPort, queues: &[ControlQueues]) -> bool {
                 }
             }
             port.state.replace(device);
+            port.reopen_failed.set(false);
             tracing::info!(port = port.state.name(), "the interface is back");
             true
         }
         Err(error) => {
-            tracing::warn!(port = port.state.name(), %error, "the interface is back but cannot be opened");
+            if !port.reopen_failed.replace(true) {
+                tracing::warn!(port = port.state.name(), %error, "the interface is back but cannot be opened yet");
+            }
             false
         }
     }

@@ -245,6 +245,12 @@ impl Engine {
         self.mbufs_kept
     }
 
+    /// How often the system clock was found more than a second away from ours, and the last difference in nanoseconds.
+    #[must_use]
+    pub fn clock_quality(&self) -> (u64, u64) {
+        self.shared.clock.quality()
+    }
+
     /// Mbufs taken from the pools at the moment: after [`Engine::stop`], those that were lost.
     #[must_use]
     pub fn mbufs_in_use(&self) -> u32 {
