@@ -113,6 +113,8 @@ struct OpenFile {
     /// Length of the file, all whole records.
     good_bytes: u64,
     failed: Option<io::Error>,
+    /// Whether the failure was told.
+    reported: bool,
 }
 
 /// A capture file could not be made or written.
@@ -138,6 +140,7 @@ impl OpenFile {
             sharers: Vec::new(),
             good_bytes: 0,
             failed: None,
+            reported: false,
         };
         let buffer = open.writer.get_mut();
         open.file.write_all(buffer).map_err(error)?;
@@ -174,7 +177,6 @@ pub struct FileSink {
     ledger: Ledger,
     cell: Arc<LedgerCell>,
     tables: Arc<Tables>,
-    reported: usize,
 }
 
 impl FileSink {
@@ -194,7 +196,6 @@ impl FileSink {
             files,
             ledger: Ledger::default(),
             cell: Arc::default(),
-            reported: 0,
         })
     }
 
@@ -248,14 +249,16 @@ impl FileSink {
 
     /// The files that failed since the last call.
     pub fn take_errors(&mut self) -> Vec<FileError> {
-        let failed = self.files.iter().flatten().filter(|f| f.failed.is_some()).count();
-        if failed == self.reported {
-            return Vec::new();
-        }
-        self.reported = failed;
-        let failed =
-            self.files.iter().flatten().filter_map(|f| f.failed.as_ref().map(|e| (f.path.clone(), e)));
-        failed.map(|(path, e)| FileError { path, source: io::Error::new(e.kind(), e.to_string()) }).collect()
+        let new = self.files.iter_mut().flatten().filter(|file| file.failed.is_some() && !file.reported);
+        let report = |file: &mut OpenFile| {
+            file.reported = true;
+            let error = file.failed.as_ref()?;
+            Some(FileError {
+                path: file.path.clone(),
+                source: io::Error::new(error.kind(), error.to_string()),
+            })
+        };
+        new.filter_map(report).collect()
     }
 
     fn gather(&mut self, frame: &FrameRecord, prefix: &[PolicyId]) {

@@ -53,6 +53,14 @@ pub enum StartError {
         /// The port.
         name: String,
     },
+    /// The receive side of a kernel interface would see what the other workers send.
+    #[error(
+        "port \"{name}\": role \"both\" on a kernel interface needs a single worker; name one CPU in lcores"
+    )]
+    BothWays {
+        /// The port.
+        name: String,
+    },
     /// A capture file was given as a way out.
     #[error("port \"{name}\": a capture file only receives; write files with a destination of type \"pcap\"")]
     FileOutput {

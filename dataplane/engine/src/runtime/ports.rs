@@ -9,7 +9,7 @@ use dpdk::{Eal, Mempool, Port, RxQueue};
 use sluice_af_packet::{AfPacketConfig, AfPacketPort, AfPacketRx, AfPacketTx, LinkState, RxConfig, TxConfig};
 use sluice_capture::CaptureReader;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::{MacAddr, PortConfig, PortId, PortSpec};
+use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec};
 
 use super::{StartError, routes};
 use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
@@ -61,6 +61,8 @@ pub struct PortReport {
     pub tx_packets: u64,
     /// Packets lost before they reached a worker.
     pub lost_before_rx: u64,
+    /// Packets that the device accepted and then failed to send.
+    pub tx_errors: u64,
     /// Frames received shorter than they were on the wire (snap length).
     pub rx_cut: u64,
     /// Super-frames received, which segmentation offloads made.
@@ -134,6 +136,7 @@ impl PortState {
                 let stats = port.stats().unwrap_or_default();
                 report.rx_packets = stats.ipackets;
                 report.tx_packets = stats.opackets;
+                report.tx_errors = stats.oerrors;
                 report.lost_before_rx += stats.imissed + stats.ierrors + stats.rx_nombuf;
             }
             Device::AfPacket(port) => {
@@ -142,6 +145,7 @@ impl PortState {
                 report.rx_packets += stats.rx_packets;
                 report.tx_packets += stats.tx_packets;
                 report.lost_before_rx += stats.kernel_drops;
+                report.tx_errors += stats.tx_errors;
                 report.rx_cut += stats.rx_cut;
                 report.rx_super_frames += stats.rx_super_frames;
                 report.checksums_finished += stats.checksums_finished;
@@ -261,6 +265,9 @@ impl OpenPort {
         interface: &str,
         workers: usize,
     ) -> Result<Self, StartError> {
+        if workers > 1 && setup.role == PortRole::Both {
+            return Err(StartError::BothWays { name: setup.name.clone() });
+        }
         let (port, rx, tx) = open_interface(setup, interface, workers)
             .map_err(|source| StartError::AfPacket { name: setup.name.clone(), source })?;
         let mtu = u16::try_from(port.mtu()).unwrap_or(u16::MAX);
