@@ -69,14 +69,15 @@ fn plain(data: &[u8], at: usize, parsed: &mut Parsed) -> bool {
     let src_port = be16::<34, _>(head);
     let dst_port = be16::<36, _>(head);
     let tcp_len = usize::from(byte::<46, _>(head) >> 4) * 4;
-    // Choices and not branches, as the traffic mixes both.
-    let (least, len) = if is_tcp { (tcp::HEADER_LEN, tcp_len) } else { (udp::HEADER_LEN, udp::HEADER_LEN) };
-    let tcp_flags = if is_tcp { byte::<47, _>(head) } else { 0 };
-    let tunnel_port = if is_udp { dst_port } else { 0 };
+    // Arithmetic and not branches, as the traffic mixes both: the compiler makes branches of choices.
+    let least = udp::HEADER_LEN + usize::from(is_tcp) * (tcp::HEADER_LEN - udp::HEADER_LEN);
+    let len = usize::from(is_tcp) * tcp_len + usize::from(is_udp) * udp::HEADER_LEN;
+    let tcp_flags = byte::<47, _>(head) & u8::from(is_tcp).wrapping_neg();
+    let tunnel_port = dst_port & u16::from(is_udp).wrapping_neg();
     // EtherType 0x0800, version 4, five words of header; no fragment.
     let differs = ((be32::<12, _>(head) ^ 0x0800_4500) & 0xffff_ff00) | (be32::<20, _>(head) & 0x3fff_0000);
     if differs != 0
-        || !(is_tcp || is_udp)
+        || !(is_tcp | is_udp)
         || usize::from(be16::<16, _>(head)) < ipv4::HEADER_LEN + least
         || len < least
         || PLAIN_L4 + len > data.len()
