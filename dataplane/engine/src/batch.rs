@@ -1,6 +1,7 @@
 //! The unit of work: up to 64 packets as parallel arrays.
 
-use dpdk::Mbuf;
+use arrayvec::ArrayVec;
+use dpdk::{Burst, Mbuf};
 use sluice_core::classify::VerdictId;
 use sluice_core::wire::Parsed;
 use sluice_model::PortId;
@@ -78,6 +79,27 @@ impl Batch {
         Ok(())
     }
 
+    /// Adds the packets of `burst`, captured at `now_ns` and whole, as far as there is room; the rest is freed. Each is
+    /// cut to `snaplen` bytes.
+    #[inline]
+    pub fn push_burst(&mut self, burst: &mut Burst, now_ns: u64, ingress: PortId, snaplen: u32) {
+        let first = self.len;
+        for (info, mbuf) in self.info[first..].iter_mut().zip(burst.iter_mut()) {
+            let wire_len = mbuf.pkt_len();
+            *info = RxInfo { wire_len, timestamp_ns: now_ns, gso_size: 0 };
+            if wire_len > snaplen {
+                mbuf.truncate(snaplen);
+            }
+        }
+        let end = BATCH.min(first + burst.len());
+        for (place, mbuf) in self.mbufs[first..end].iter_mut().zip(burst.drain()) {
+            *place = Some(mbuf);
+        }
+        self.ingress[first..end].fill(ingress);
+        self.live |= ones(end) & !ones(first);
+        self.len = end;
+    }
+
     /// Takes packet `place` out of the pipeline.
     #[inline]
     pub fn take(&mut self, place: usize) -> Option<Mbuf> {
@@ -93,10 +115,77 @@ impl Batch {
         self.live = 0;
     }
 
+    /// The live packets as runs of equal verdicts, in order; replaces what is in `runs`.
+    #[inline]
+    pub fn verdict_runs(&self, runs: &mut Runs) {
+        runs.clear();
+        let mut left = self.live_places();
+        let Some(first) = left.next() else { return };
+        let mut run = Run::new(first, self);
+        for place in left {
+            if self.verdicts[place] == run.verdict {
+                run.places |= 1 << place;
+                run.wire_bytes += u64::from(self.info[place].wire_len);
+            } else {
+                runs.push(run);
+                run = Run::new(place, self);
+            }
+        }
+        runs.push(run);
+    }
+
     /// The places still live, ascending.
     #[inline]
     pub fn live_places(&self) -> Places {
         Places(self.live)
+    }
+
+    /// Those of `places` (bit i: place i) that are still live, ascending.
+    #[inline]
+    pub fn live_places_of(&self, places: u64) -> Places {
+        Places(self.live & places)
+    }
+}
+
+/// The lowest `count` bits.
+#[inline]
+fn ones(count: usize) -> u64 {
+    if count >= BATCH { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// Packets in a row that have the same verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Their verdict.
+    pub verdict: VerdictId,
+    /// Bit i: the packet at place i.
+    places: u64,
+    /// Their original lengths in bytes.
+    pub wire_bytes: u64,
+}
+
+/// The runs of one batch.
+pub type Runs = ArrayVec<Run, BATCH>;
+
+impl Run {
+    #[inline]
+    fn new(place: usize, batch: &Batch) -> Self {
+        let wire_bytes = batch.info[place].wire_len.into();
+        Self { verdict: batch.verdicts[place], places: 1 << place, wire_bytes }
+    }
+
+    /// How many packets they are.
+    #[inline]
+    #[must_use]
+    pub fn packets(&self) -> u32 {
+        self.places.count_ones()
+    }
+
+    /// Their places, ascending.
+    #[inline]
+    #[must_use]
+    pub fn places(&self) -> Places {
+        Places(self.places)
     }
 }
 
@@ -115,5 +204,32 @@ impl Iterator for Places {
         let place = self.0.trailing_zeros() as usize;
         self.0 &= self.0 - 1;
         Some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_cover_the_live_packets_in_order() {
+        let mut batch = Batch::default();
+        let mut runs = Runs::new();
+        batch.verdict_runs(&mut runs);
+        assert!(runs.is_empty());
+        batch.len = BATCH;
+        batch.live = !(1 << 2 | 1 << 5);
+        for place in 0..BATCH {
+            batch.info[place].wire_len = 100;
+            batch.verdicts[place] =
+                if (4..6).contains(&place) { VerdictId::NONE } else { VerdictId::default() };
+        }
+        batch.verdict_runs(&mut runs);
+        let seen: Vec<_> =
+            runs.iter().map(|run| (run.places().collect::<Vec<_>>(), run.wire_bytes)).collect();
+        assert_eq!(seen[0], (vec![0, 1, 3], 300));
+        assert_eq!(seen[1], (vec![4], 100));
+        assert_eq!(seen[2], ((6..64).collect(), 5800));
+        assert_eq!(runs.iter().map(Run::packets).sum::<u32>(), 62);
     }
 }

@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 use sluice_core::classify::Classifier;
 use sluice_model::StreamId;
 
-use crate::batch::Batch;
+use crate::batch::Run;
 use crate::output::Output;
 
 /// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2). Behind
@@ -53,15 +53,15 @@ impl Sequences {
 
     /// Takes one block per stream that the batch needs numbers of.
     #[inline]
-    pub fn reserve(&mut self, batch: &Batch, classifier: &Classifier, outputs: &[Output]) {
-        for place in batch.live_places() {
-            for copy in classifier.action_set(batch.verdicts[place]).copies {
+    pub fn reserve(&mut self, runs: &[Run], classifier: &Classifier, outputs: &[Output]) {
+        for run in runs {
+            for copy in classifier.action_set(run.verdict).copies {
                 if outputs[copy.destination.index()].uses_sequence() {
                     let wanted = &mut self.wanted[copy.stream.index()];
                     if *wanted == 0 {
                         self.touched.push(copy.stream);
                     }
-                    *wanted += 1;
+                    *wanted += run.packets();
                 }
             }
         }

@@ -278,7 +278,8 @@ impl Worker {
     /// Ends the packets that are our own copies come back.
     #[inline]
     fn drop_own_copies(&mut self) {
-        for place in self.batch.live_places() {
+        let candidates = self.parts.guard.candidates(&self.batch.outer[..self.batch.len]);
+        for place in self.batch.live_places_of(candidates) {
             let Some(mbuf) = &self.batch.mbufs[place] else { continue };
             if self.parts.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
                 self.drop_packet(place, DropReason::LoopGuard);

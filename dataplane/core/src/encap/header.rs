@@ -241,6 +241,12 @@ impl Encap {
         !matches!(self.shape, Shape::Vxlan4 | Shape::Vxlan6)
     }
 
+    /// Whether a hash of the flow is written: to the VXLAN source port, or the IPv6 flow label.
+    #[inline]
+    pub fn uses_entropy(&self) -> bool {
+        self.shape.vxlan() || self.shape.ipv6()
+    }
+
     /// Whether the outer UDP checksum must be filled in after [`write`](Self::write), by
     /// [`write_udp_checksum`](Self::write_udp_checksum) or
     /// [`write_udp_pseudo_header`](Self::write_udp_pseudo_header) and the NIC.

@@ -16,33 +16,46 @@ use crate::ledger::Ledger;
 /// than a worker may wait.
 const ATTEMPTS: usize = 4;
 
-/// What a queued frame is counted for.
-#[derive(Clone, Copy, Debug)]
+/// What a queued frame is counted for: two words, so that it travels in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The verdict that asked for the copy.
-    pub verdict: VerdictId,
-    /// Which of its copies; [`Origin::FOLLOWER`] for fragments and segments after the first.
-    pub copy: u32,
-    /// Where it goes.
-    pub destination: DestinationId,
-    /// Length of the frame in bytes.
-    pub bytes: u32,
+    verdict: VerdictId,
+    /// Which of its copies; marked when it is a piece after the first.
+    copy: u32,
 }
 
 impl Origin {
-    /// A fragment or segment after the first: policies count copies, not their pieces.
-    pub const FOLLOWER: u32 = u32::MAX;
-    const NONE: Self =
-        Self { verdict: VerdictId::NONE, copy: Self::FOLLOWER, destination: DestinationId(0), bytes: 0 };
+    /// Marks a fragment or segment after the first: policies count copies, not their pieces.
+    const FOLLOWER: u32 = 1 << 31;
+    const NONE: Self = Self { verdict: VerdictId::NONE, copy: 0 };
 
-    /// The policies that share the copy.
+    /// Copy number `copy` of the action set `verdict`.
     #[inline]
-    fn sharers<'a>(&self, classifier: &'a Classifier) -> &'a [PolicyId] {
-        if self.copy == Self::FOLLOWER {
-            return &[];
-        }
+    #[must_use]
+    pub fn new(verdict: VerdictId, copy: u32) -> Self {
+        Self { verdict, copy }
+    }
+
+    /// A fragment or segment of it after the first.
+    #[must_use]
+    pub fn follower(self) -> Self {
+        Self { copy: self.copy | Self::FOLLOWER, ..self }
+    }
+
+    /// Whether it is a fragment or segment after the first.
+    #[inline]
+    #[must_use]
+    pub fn is_follower(self) -> bool {
+        self.copy & Self::FOLLOWER != 0
+    }
+
+    /// Where the frame goes, and the policies that count it.
+    #[inline]
+    fn counted_for(self, classifier: &Classifier) -> Option<(DestinationId, &[PolicyId])> {
         let set = classifier.action_set(self.verdict);
-        set.copies.get(self.copy as usize).map_or(&[], |copy| set.sharers_of(copy))
+        let copy = set.copies.get((self.copy & !Self::FOLLOWER) as usize)?;
+        Some((copy.destination, if self.is_follower() { &[] } else { set.sharers_of(copy) }))
     }
 }
 
@@ -67,13 +80,23 @@ pub struct TxPort {
     up: Arc<AtomicBool>,
     burst: Burst,
     origins: [Origin; BATCH],
+    /// Lengths of the frames, in bytes.
+    lengths: [u32; BATCH],
 }
 
 impl TxPort {
     /// An output port over `driver`.
     #[must_use]
     pub fn new(id: PortId, driver: TxDriver, multi_segment: bool, up: Arc<AtomicBool>) -> Self {
-        Self { id, driver, multi_segment, up, burst: Burst::new(), origins: [Origin::NONE; BATCH] }
+        Self {
+            id,
+            driver,
+            multi_segment,
+            up,
+            burst: Burst::new(),
+            origins: [Origin::NONE; BATCH],
+            lengths: [0; BATCH],
+        }
     }
 
     /// Whether the link is up.
@@ -108,8 +131,9 @@ impl TxPort {
         }
         let place = self.burst.len();
         self.origins[place] = origin;
+        self.lengths[place] = mbuf.pkt_len();
         if self.burst.push(mbuf).is_err() {
-            drop_copy(DropReason::TxFull, &origin, classifier, tables, ledger);
+            drop_copy(DropReason::TxFull, origin, classifier, tables, ledger);
         }
     }
 
@@ -135,19 +159,19 @@ impl TxPort {
                     });
                 }
             }
-            for (place, origin) in self.origins[first..total - self.burst.len()].iter().enumerate() {
-                if refused >> place & 1 == 0 {
-                    count_sent(origin, classifier, tables, ledger);
-                } else {
-                    drop_copy(DropReason::TxRefused, origin, classifier, tables, ledger);
-                }
+            let done = first..total - self.burst.len();
+            let (origins, lengths) = (&self.origins[done.clone()], &self.lengths[done]);
+            if refused == 0 {
+                count_sent(origins, lengths, classifier, tables, ledger);
+            } else {
+                count_some_refused(refused, origins, lengths, classifier, tables, ledger);
             }
             if self.burst.is_empty() {
                 return;
             }
         }
         let reason = if self.is_up() { DropReason::TxFull } else { DropReason::PortDown };
-        for origin in &self.origins[total - self.burst.len()..total] {
+        for &origin in &self.origins[total - self.burst.len()..total] {
             drop_copy(reason, origin, classifier, tables, ledger);
         }
         self.burst.free_all();
@@ -164,17 +188,48 @@ impl TxPort {
     }
 }
 
-/// Counts one frame as sent.
+/// Counts frames as sent, those in a row that belong to one copy together.
 #[inline]
-fn count_sent(origin: &Origin, classifier: &Classifier, tables: &Tables, ledger: &mut Ledger) {
-    let bytes = u64::from(origin.bytes);
-    ledger.tx_packets += 1;
-    ledger.tx_bytes += bytes;
-    let row = &tables.destinations[origin.destination.index()];
-    row.packets.add(1);
-    row.bytes.add(bytes);
-    for policy in origin.sharers(classifier) {
-        tables.policies[policy.index()].sent_packets.add(1);
+fn count_sent(
+    origins: &[Origin],
+    lengths: &[u32],
+    classifier: &Classifier,
+    tables: &Tables,
+    ledger: &mut Ledger,
+) {
+    let mut lengths = lengths.iter();
+    for run in origins.chunk_by(|a, b| a == b) {
+        let packets = run.len() as u64;
+        let bytes: u64 = lengths.by_ref().take(run.len()).map(|&length| u64::from(length)).sum();
+        ledger.tx_packets += packets;
+        ledger.tx_bytes += bytes;
+        let origin = run.first().copied().unwrap_or(Origin::NONE);
+        let Some((destination, sharers)) = origin.counted_for(classifier) else { continue };
+        let row = &tables.destinations[destination.index()];
+        row.packets.add(packets);
+        row.bytes.add(bytes);
+        for policy in sharers {
+            tables.policies[policy.index()].sent_packets.add(packets);
+        }
+    }
+}
+
+/// Counts frames of which the driver refused those marked in `refused`.
+#[cold]
+fn count_some_refused(
+    refused: u64,
+    origins: &[Origin],
+    lengths: &[u32],
+    classifier: &Classifier,
+    tables: &Tables,
+    ledger: &mut Ledger,
+) {
+    for (place, (&origin, &length)) in origins.iter().zip(lengths).enumerate() {
+        if refused >> place & 1 == 0 {
+            count_sent(&[origin], &[length], classifier, tables, ledger);
+        } else {
+            drop_copy(DropReason::TxRefused, origin, classifier, tables, ledger);
+        }
     }
 }
 
@@ -182,14 +237,15 @@ fn count_sent(origin: &Origin, classifier: &Classifier, tables: &Tables, ledger:
 #[cold]
 pub(crate) fn drop_copy(
     reason: DropReason,
-    origin: &Origin,
+    origin: Origin,
     classifier: &Classifier,
     tables: &Tables,
     ledger: &mut Ledger,
 ) {
     ledger.drops.add(reason, 1);
-    tables.destinations[origin.destination.index()].drops[reason as usize].add(1);
-    for policy in origin.sharers(classifier) {
+    let Some((destination, sharers)) = origin.counted_for(classifier) else { return };
+    tables.destinations[destination.index()].drops[reason as usize].add(1);
+    for policy in sharers {
         tables.policies[policy.index()].drops[reason as usize].add(1);
     }
 }

@@ -8,7 +8,8 @@ use sluice_core::wire::Parsed;
 use sluice_model::{DropReason, Oversize, PolicyId};
 
 use super::compose::{ADDRESSES, Body, Composer, TAG};
-use crate::batch::{Batch, RxInfo};
+use super::straight::StraightWay;
+use crate::batch::{Batch, Runs, RxInfo};
 use crate::counters::Tables;
 use crate::files::{FileFrame, FileProducer};
 use crate::ledger::Ledger;
@@ -40,12 +41,14 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Counts a copy that is cut to the MTU.
-    pub(super) fn count_truncated(&mut self, origin: &Origin) {
+    #[cold]
+    pub(super) fn count_truncated(&mut self, action: &CopyAction) {
         self.ledger.truncated += 1;
-        self.tables.destinations[origin.destination.index()].truncated.add(1);
+        self.tables.destinations[action.destination.index()].truncated.add(1);
     }
 
-    pub(super) fn drop_copy(&mut self, reason: DropReason, origin: &Origin) {
+    #[cold]
+    pub(super) fn drop_copy(&mut self, reason: DropReason, origin: Origin) {
         drop_copy(reason, origin, self.classifier, self.tables, self.ledger);
     }
 }
@@ -55,13 +58,14 @@ impl Context<'_> {
 pub(super) struct Packet<'a> {
     pub(super) outer: &'a Parsed,
     inner_header_end: u16,
-    pub(super) info: RxInfo,
+    pub(super) info: &'a RxInfo,
     pub(super) cap_len: u32,
     entropy: u32,
     verdict: VerdictId,
 }
 
-/// One copy while it is made.
+/// One copy while it is made. Built once and passed by reference: a copy of it right after it was written would wait
+/// for the stores.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draft<'a> {
     pub(super) action: &'a CopyAction,
@@ -110,40 +114,68 @@ impl Act {
     #[inline]
     pub fn run(&mut self, batch: &mut Batch, with_inner: bool, ctx: &mut Context<'_>) {
         let classifier = ctx.classifier;
-        ctx.sequences.reserve(batch, classifier, ctx.outputs);
-        for place in batch.live_places() {
-            let Some(mut mbuf) = batch.take(place) else { continue };
-            let set = classifier.action_set(batch.verdicts[place]);
-            let info = batch.info[place];
+        let mut runs = Runs::new();
+        batch.verdict_runs(&mut runs);
+        ctx.sequences.reserve(&runs, classifier, ctx.outputs);
+        for run in &runs {
+            let set = classifier.action_set(run.verdict);
             for policy in set.matched {
                 let row = &ctx.tables.policies[policy.index()];
-                row.matched_packets.add(1);
-                row.matched_bytes.add(u64::from(info.wire_len));
+                row.matched_packets.add(run.packets().into());
+                row.matched_bytes.add(run.wire_bytes);
             }
-            let Some((last, others)) = set.copies.split_last() else {
-                let reason = if set.excluded { DropReason::Excluded } else { DropReason::NoPolicy };
-                ctx.ledger.drops.add(reason, 1);
-                self.end(mbuf);
-                continue;
-            };
-            let outer = &batch.outer[place];
-            let packet = Packet {
-                outer,
-                inner_header_end: if with_inner { batch.inner[place].header_end } else { outer.header_end },
-                info,
-                cap_len: mbuf.pkt_len(),
-                entropy: encap::entropy(outer),
-                verdict: batch.verdicts[place],
-            };
-            ctx.ledger.replicas += others.len() as u64;
-            let mut index = 0;
-            for action in others {
-                self.copy(Body::Share(&mut mbuf), &packet, action, index, set.sharers_of(action), ctx);
-                index += 1;
+            match set.copies {
+                [] => {
+                    let reason = if set.excluded { DropReason::Excluded } else { DropReason::NoPolicy };
+                    ctx.ledger.drops.add(reason, run.packets().into());
+                    for place in run.places() {
+                        batch.take(place).into_iter().for_each(|mbuf| self.end(mbuf));
+                    }
+                }
+                [action] if let Some(way) = StraightWay::new(action, ctx.outputs) => {
+                    self.straight(&way, run, batch, with_inner, ctx);
+                }
+                _ => {
+                    for place in run.places() {
+                        if let Some(mbuf) = batch.take(place) {
+                            self.copies(mbuf, place, batch, with_inner, ctx);
+                        }
+                    }
+                }
             }
-            self.copy(Body::Own(mbuf), &packet, last, index, set.sharers_of(last), ctx);
         }
         self.ended.free_all();
+    }
+
+    /// Makes all copies of the packet that was at `place`.
+    #[inline(never)]
+    pub(super) fn copies(
+        &mut self,
+        mut mbuf: Mbuf,
+        place: usize,
+        batch: &Batch,
+        with_inner: bool,
+        ctx: &mut Context<'_>,
+    ) {
+        let outer = &batch.outer[place];
+        let verdict = batch.verdicts[place];
+        let packet = Packet {
+            outer,
+            inner_header_end: if with_inner { batch.inner[place].header_end } else { outer.header_end },
+            info: &batch.info[place],
+            cap_len: mbuf.pkt_len(),
+            entropy: encap::entropy(outer),
+            verdict,
+        };
+        let set = ctx.classifier.action_set(verdict);
+        let Some((last, others)) = set.copies.split_last() else { return self.end(mbuf) };
+        ctx.ledger.replicas += others.len() as u64;
+        let mut index = 0;
+        for action in others {
+            self.copy(Body::Share(&mut mbuf), &packet, action, index, set.sharers_of(action), ctx);
+            index += 1;
+        }
+        self.copy(Body::Own(mbuf), &packet, last, index, set.sharers_of(last), ctx);
     }
 
     /// Frees a packet together with the others of its batch that ended.
@@ -162,7 +194,6 @@ impl Act {
     }
 
     /// Makes one copy and queues it, in one piece if the MTU allows.
-    #[inline]
     fn copy(
         &mut self,
         body: Body<'_>,
@@ -173,12 +204,11 @@ impl Act {
         ctx: &mut Context<'_>,
     ) {
         let output = &ctx.outputs[action.destination.index()];
-        let origin =
-            Origin { verdict: packet.verdict, copy: index, destination: action.destination, bytes: 0 };
+        let origin = Origin::new(packet.verdict, index);
         // A number is used up even if the copy is dropped below: the receiver then sees the loss.
         let sequence = if output.uses_sequence() { ctx.sequences.next(action.stream) } else { 0 };
         if let Some(reason) = output.unready {
-            ctx.drop_copy(reason, &origin);
+            ctx.drop_copy(reason, origin);
             self.discard(body);
             return;
         }
@@ -198,7 +228,7 @@ impl Act {
         if keep > room {
             pieces = match output.oversize {
                 Oversize::Drop => {
-                    ctx.drop_copy(DropReason::Oversize, &origin);
+                    ctx.drop_copy(DropReason::Oversize, origin);
                     self.discard(body);
                     return;
                 }
@@ -211,7 +241,7 @@ impl Act {
             }
             if pieces != Pieces::Segments && keep > room {
                 keep = room;
-                ctx.count_truncated(&origin);
+                ctx.count_truncated(action);
             }
         }
         // Where DF is clear, others may fragment what left in one piece.
@@ -220,22 +250,29 @@ impl Act {
         } else {
             0
         };
-        let fields = CopyFields {
-            inner_len: keep + tag_len,
-            tag: action.tag,
-            egress: action.egress,
-            sequence,
-            entropy: packet.entropy,
-            timestamp_ns: packet.info.timestamp_ns,
-            truncated: keep < packet.info.wire_len,
-            vlan_tci: (packet.outer.vlan_count > 0).then_some(packet.outer.vlan_tci),
-            ip_id,
+        let draft = Draft {
+            action,
+            output,
+            keep,
+            tag,
+            fields: CopyFields {
+                inner_len: keep + tag_len,
+                tag: action.tag,
+                egress: action.egress,
+                sequence,
+                entropy: packet.entropy,
+                timestamp_ns: packet.info.timestamp_ns,
+                truncated: keep < packet.info.wire_len,
+                vlan_tci: (packet.outer.vlan_count > 0).then_some(packet.outer.vlan_tci),
+                ip_id,
+            },
+            origin,
+            sharers,
         };
-        let draft = Draft { action, output, keep, tag, fields, origin, sharers };
         match pieces {
-            Pieces::One => self.one(body, draft, packet, ctx),
-            Pieces::Fragments => self.fragments(body, draft, packet, ctx),
-            Pieces::Segments => self.segments(body, draft, room, packet, ctx),
+            Pieces::One => self.one(body, &draft, packet, ctx),
+            Pieces::Fragments => self.fragments(body, &draft, packet, ctx),
+            Pieces::Segments => self.segments(body, &draft, room, packet, ctx),
         }
     }
 
@@ -244,13 +281,13 @@ impl Act {
     pub(super) fn one(
         &mut self,
         body: Body<'_>,
-        draft: Draft<'_>,
+        draft: &Draft<'_>,
         packet: &Packet<'_>,
         ctx: &mut Context<'_>,
     ) {
-        match self.composer.whole(body, &draft) {
-            Some(frame) => emit(frame, &draft, packet, ctx),
-            None => ctx.drop_copy(DropReason::MbufAlloc, &draft.origin),
+        match self.composer.whole(body, draft) {
+            Some(frame) => emit(frame, draft, packet, ctx),
+            None => ctx.drop_copy(DropReason::MbufAlloc, draft.origin),
         }
     }
 }
@@ -265,38 +302,41 @@ const fn ip_id(datagram_id: u32) -> u16 {
 /// Queues a finished frame at the exit of its destination.
 #[inline]
 pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Context<'_>) {
-    let mut origin = draft.origin;
-    origin.bytes = frame.pkt_len();
     match draft.output.egress {
         // Shorter frames than their own header stop the transmit queue of some NICs.
-        Egress::Port(_) if origin.bytes < ETHERNET_LEN => ctx.drop_copy(DropReason::TxRefused, &origin),
+        Egress::Port(_) if frame.pkt_len() < ETHERNET_LEN => {
+            ctx.drop_copy(DropReason::TxRefused, draft.origin);
+        }
         Egress::Port(port) => {
             let port = &mut ctx.ports[port];
             if frame.segments() > 1 && !port.multi_segment && !frame.linearize() {
-                ctx.drop_copy(DropReason::TxMultiSegment, &origin);
+                ctx.drop_copy(DropReason::TxMultiSegment, draft.origin);
                 return;
             }
-            port.push(frame, origin, ctx.classifier, ctx.tables, ctx.ledger);
+            port.push(frame, draft.origin, ctx.classifier, ctx.tables, ctx.ledger);
         }
-        Egress::File => {
-            // A tunnel's outer packet is as long as it is; a plain copy keeps the original length beside its own.
-            let wire_len = match draft.output.encap {
-                Some(_) => origin.bytes,
-                // Captures may lie about the original length.
-                None => packet.info.wire_len.saturating_add(draft.tag_len()),
-            };
-            let sharers = if origin.copy == Origin::FOLLOWER { &[][..] } else { draft.sharers };
-            let record = FileFrame {
-                timestamp_ns: packet.info.timestamp_ns,
-                wire_len,
-                destination: origin.destination,
-                sharers,
-            };
-            match ctx.files.map(|files| files.push(frame, &record)) {
-                Some(Ok(())) => ctx.ledger.to_files += 1,
-                Some(Err(_)) | None => ctx.drop_copy(DropReason::FileQueueFull, &origin),
-            }
-        }
-        Egress::None => ctx.drop_copy(DropReason::NextHopUnresolved, &origin),
+        Egress::File => to_file(frame, draft, packet, ctx),
+        Egress::None => ctx.drop_copy(DropReason::NextHopUnresolved, draft.origin),
+    }
+}
+
+/// Queues a finished frame for the file writer.
+#[inline(never)]
+fn to_file(frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Context<'_>) {
+    // A tunnel's outer packet is as long as it is; a plain copy keeps the original length beside its own.
+    let wire_len = match draft.output.encap {
+        Some(_) => frame.pkt_len(),
+        // Captures may lie about the original length.
+        None => packet.info.wire_len.saturating_add(draft.tag_len()),
+    };
+    let record = FileFrame {
+        timestamp_ns: packet.info.timestamp_ns,
+        wire_len,
+        destination: draft.action.destination,
+        sharers: if draft.origin.is_follower() { &[] } else { draft.sharers },
+    };
+    match ctx.files.map(|files| files.push(frame, &record)) {
+        Some(Ok(())) => ctx.ledger.to_files += 1,
+        Some(Err(_)) | None => ctx.drop_copy(DropReason::FileQueueFull, draft.origin),
     }
 }

@@ -34,6 +34,8 @@ struct OwnTunnel {
 #[derive(Clone, Debug, Default)]
 pub struct LoopGuard {
     tunnels: Vec<OwnTunnel>,
+    /// The UDP destination ports of `tunnels`.
+    udp_ports: Vec<u16>,
     own_addresses: Vec<WireAddr>,
     enabled: bool,
 }
@@ -53,8 +55,13 @@ impl LoopGuard {
             DestinationKind::Tunnel(t) => Some(tunnel(t)),
             DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => None,
         });
+        let tunnels: Vec<OwnTunnel> = tunnels.collect();
+        let mut udp_ports: Vec<u16> = tunnels.iter().filter_map(|own| own.udp_port).collect();
+        udp_ports.sort_unstable();
+        udp_ports.dedup();
         Self {
-            tunnels: tunnels.collect(),
+            tunnels,
+            udp_ports,
             own_addresses: own_addresses.iter().copied().map(wire_addr).collect(),
             enabled: true,
         }
@@ -70,10 +77,36 @@ impl LoopGuard {
     #[inline]
     #[must_use]
     pub fn is_own_copy(&self, frame: &[u8], outer: &Parsed) -> bool {
-        let maybe = matches!(outer.protocol, UDP | GRE) && matches!(outer.l3, L3::Ipv4 | L3::Ipv6);
-        self.enabled && maybe && self.is_own_tunnel(frame, outer)
+        self.enabled
+            && self.may_be_own(outer)
+            && matches!(outer.l3, L3::Ipv4 | L3::Ipv6)
+            && self.is_own_tunnel(frame, outer)
     }
 
+    /// The packets of a batch that are worth a closer look, as bits; nearly always none.
+    #[inline]
+    #[must_use]
+    pub fn candidates(&self, outer: &[Parsed]) -> u64 {
+        if !self.enabled {
+            return 0;
+        }
+        let bits = outer.iter().enumerate().map(|(place, outer)| u64::from(self.may_be_own(outer)) << place);
+        bits.fold(0, |all, bit| all | bit)
+    }
+
+    /// Lets most packets pass by protocol and port alone.
+    #[inline]
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "traffic mixes protocols: branches would be mispredicted"
+    )]
+    fn may_be_own(&self, outer: &Parsed) -> bool {
+        let to_port = self.udp_ports.iter().fold(false, |any, &port| any | (port == outer.dst_port));
+        let in_udp = (outer.tunnel != TunnelHeader::None) | (outer.fragment == Fragment::Later) | to_port;
+        (outer.protocol == GRE) | ((outer.protocol == UDP) & in_udp)
+    }
+
+    #[inline(never)]
     fn is_own_tunnel(&self, frame: &[u8], outer: &Parsed) -> bool {
         let destination = (outer.l3, outer.dst_addr);
         if self.own_addresses.contains(&destination) {

@@ -8,3 +8,4 @@ pub mod guard;
 pub mod parse;
 mod pieces;
 pub mod rx;
+mod straight;

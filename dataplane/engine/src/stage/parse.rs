@@ -22,7 +22,7 @@ pub fn run(batch: &mut Batch, fragments: &mut FragmentTable, with_inner: bool) -
         let Some(mbuf) = &batch.mbufs[place] else { continue };
         let frame = mbuf.data();
         let outer = &mut batch.outer[place];
-        *outer = wire::parse(frame);
+        wire::parse_into(frame, outer);
         let now_ns = batch.info[place].timestamp_ns;
         if outer.fragment != Fragment::Whole
             && fragments.resolve(outer, frame, now_ns) == FragmentOutcome::Unknown

@@ -7,16 +7,16 @@ use sluice_core::encap::{CopyFields, FragmentPlan, MAX_HEADER_LEN, segment};
 use super::act::{Act, Context, Draft, Packet, emit};
 use super::compose::{Body, TAG, sum_of};
 use crate::output::OuterChecksum;
-use crate::port::Origin;
 
 use sluice_model::DropReason;
 
 impl Act {
     /// Sends a copy as outer IP fragments.
+    #[inline(never)]
     pub(super) fn fragments(
         &mut self,
         body: Body<'_>,
-        draft: Draft<'_>,
+        draft: &Draft<'_>,
         packet: &Packet<'_>,
         ctx: &mut Context<'_>,
     ) {
@@ -28,12 +28,12 @@ impl Act {
             .and_then(|e| FragmentPlan::new(e, draft.fields.inner_len, mtu).zip(Some(e)));
         let Some((plan, encap)) = plan else {
             // The MTU does not hold the headers: the check of the policies refuses such a destination.
-            ctx.drop_copy(DropReason::Oversize, &draft.origin);
+            ctx.drop_copy(DropReason::Oversize, draft.origin);
             self.discard(body);
             return;
         };
-        let Some(mut inner) = self.composer.inner(body, &draft) else {
-            ctx.drop_copy(DropReason::MbufAlloc, &draft.origin);
+        let Some(mut inner) = self.composer.inner(body, draft) else {
+            ctx.drop_copy(DropReason::MbufAlloc, draft.origin);
             return;
         };
         let mut header = [0; MAX_HEADER_LEN];
@@ -50,16 +50,17 @@ impl Act {
             let piece = draft.piece(index);
             match self.composer.fragment(&mut inner, &header, &plan, index, id) {
                 Some(frame) => emit(frame, &piece, packet, ctx),
-                None => ctx.drop_copy(DropReason::MbufAlloc, &piece.origin),
+                None => ctx.drop_copy(DropReason::MbufAlloc, piece.origin),
             }
         }
     }
 
     /// Sends a copy of a TCP super-frame as segments of at most `room` bytes; any other copy is cut to fit.
+    #[inline(never)]
     pub(super) fn segments(
         &mut self,
         mut body: Body<'_>,
-        draft: Draft<'_>,
+        draft: &Draft<'_>,
         room: u32,
         packet: &Packet<'_>,
         ctx: &mut Context<'_>,
@@ -73,9 +74,9 @@ impl Act {
         let Some(plan) = segment::plan(mbuf.data(), packet.outer, draft.keep, longest, mss)
             .filter(|plan| plan.header_len() <= MAX_SEGMENT_HEADER)
         else {
-            ctx.count_truncated(&draft.origin);
+            ctx.count_truncated(draft.action);
             let fields = CopyFields { inner_len: room + draft.tag_len(), truncated: true, ..draft.fields };
-            self.one(body, Draft { keep: room, fields, ..draft }, packet, ctx);
+            self.one(body, &Draft { keep: room, fields, ..*draft }, packet, ctx);
             return;
         };
         ctx.ledger.replicas += u64::from(plan.count().saturating_sub(1));
@@ -88,9 +89,9 @@ impl Act {
             if index > 0 && draft.output.uses_sequence() {
                 fields.sequence = ctx.sequences.extra(draft.action.stream);
             }
-            match self.composer.segment(mbuf, &draft, &plan, index, &fields) {
+            match self.composer.segment(mbuf, draft, &plan, index, &fields) {
                 Some(frame) => emit(frame, &piece, packet, ctx),
-                None => ctx.drop_copy(DropReason::MbufAlloc, &piece.origin),
+                None => ctx.drop_copy(DropReason::MbufAlloc, piece.origin),
             }
         }
         self.discard(body);
@@ -105,7 +106,7 @@ impl Draft<'_> {
     fn piece(&self, index: u32) -> Self {
         let mut piece = *self;
         if index > 0 {
-            piece.origin.copy = Origin::FOLLOWER;
+            piece.origin = piece.origin.follower();
         }
         piece
     }

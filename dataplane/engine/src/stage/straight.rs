@@ -1,0 +1,95 @@
+//! How do most copies leave? One copy of the packet, in one piece, by a port, with no more than a header before it.
+//!
+//! The same as [`Act::copies`] does, with what holds for a whole run of packets asked once. What turns out to need
+//! more (a cut to the MTU, several segments, no headroom) is handed over to it.
+
+use sluice_core::encap::{self, CopyFields, Encap};
+use sluice_core::verdict::CopyAction;
+use sluice_model::Oversize;
+
+use super::act::{Act, Context};
+use crate::batch::{Batch, Run};
+use crate::output::{ETHERNET_LEN, Egress, OuterChecksum, Output};
+use crate::port::Origin;
+
+/// An action whose copies can go straight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StraightWay<'a> {
+    action: &'a CopyAction,
+    encap: Option<&'a Encap>,
+    header_len: u16,
+    uses_sequence: bool,
+    /// The longest frame that fits the MTU.
+    room: u32,
+    port: usize,
+}
+
+impl<'a> StraightWay<'a> {
+    /// The way of `action`, if nothing but a header is to be added.
+    #[inline]
+    pub(super) fn new(action: &'a CopyAction, outputs: &'a [Output]) -> Option<Self> {
+        let output = &outputs[action.destination.index()];
+        let Egress::Port(port) = output.egress else { return None };
+        let plain = output.unready.is_none()
+            && !output.inner_vlan
+            && output.checksum == OuterChecksum::None
+            // Where DF is clear, each copy has an identification of its own.
+            && output.oversize != Oversize::Fragment;
+        plain.then(|| Self {
+            action,
+            encap: output.encap.as_ref(),
+            header_len: output.header_len,
+            uses_sequence: output.uses_sequence(),
+            room: output.frame_room(),
+            port,
+        })
+    }
+}
+
+impl Act {
+    /// Sends the one copy of each packet of `run`.
+    #[inline]
+    pub(super) fn straight(
+        &mut self,
+        way: &StraightWay<'_>,
+        run: &Run,
+        batch: &mut Batch,
+        with_inner: bool,
+        ctx: &mut Context<'_>,
+    ) {
+        let origin = Origin::new(run.verdict, 0);
+        for place in run.places() {
+            let Some(mut mbuf) = batch.take(place) else { continue };
+            let (outer, info) = (&batch.outer[place], &batch.info[place]);
+            let cap_len = mbuf.pkt_len();
+            let inner_header_end = if with_inner { batch.inner[place].header_end } else { outer.header_end };
+            let keep = way.action.keep.frame_bytes(outer.header_end, inner_header_end, cap_len);
+            if keep > way.room || keep < ETHERNET_LEN || mbuf.segments() > 1 {
+                self.copies(mbuf, place, batch, with_inner, ctx);
+                continue;
+            }
+            if keep < cap_len {
+                mbuf.truncate(keep);
+            }
+            if let Some(encap) = way.encap {
+                let Some(header) = mbuf.prepend(way.header_len) else {
+                    self.copies(mbuf, place, batch, with_inner, ctx);
+                    continue;
+                };
+                let fields = CopyFields {
+                    inner_len: keep,
+                    tag: way.action.tag,
+                    egress: way.action.egress,
+                    sequence: if way.uses_sequence { ctx.sequences.next(way.action.stream) } else { 0 },
+                    entropy: if encap.uses_entropy() { encap::entropy(outer) } else { 0 },
+                    timestamp_ns: info.timestamp_ns,
+                    truncated: keep < info.wire_len,
+                    vlan_tci: (outer.vlan_count > 0).then_some(outer.vlan_tci),
+                    ip_id: 0,
+                };
+                encap.write(header, &fields);
+            }
+            ctx.ports[way.port].push(mbuf, origin, ctx.classifier, ctx.tables, ctx.ledger);
+        }
+    }
+}
