@@ -89,6 +89,13 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until so many next hops are resolved and the workers know of it.
+    pub fn wait_resolved(&self, next_hops: usize) {
+        self.wait_log_times("next hop resolved", next_hops);
+        // A worker looks every 64 polls: at once, once it gets to run on a busy machine.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
     /// Waits until the log holds `text`.
     pub fn wait_log(&self, text: &str) {
         self.wait_log_times(text, 1);

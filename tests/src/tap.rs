@@ -7,10 +7,10 @@
 //! ```
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::netns::{Lab, Namespace};
+use crate::netns::{Lab, Namespace, wait_for};
 
 /// Addresses of client and server.
 pub const CLIENT: [&str; 2] = ["10.1.0.1", "fd01::1"];
@@ -82,6 +82,33 @@ impl Tap {
         self.tool.silent(&device);
         self.tool.run(&format!("ethtool -K {device} gro off"));
         self.tool.ip(format!("link set dev {device} up"));
+    }
+
+    /// Sends UDP packets from the client to the discard port of the server, and waits until they crossed the tap.
+    /// Nobody may answer them: see [`Tap::sink`].
+    pub fn flood(&self, packets: u32, bytes: usize) {
+        let before = self.server.counters("s0").rx_packets;
+        let send = move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let data = vec![0x5a; bytes];
+            for _ in 0..packets {
+                // A queue on the way may be full for a moment.
+                while socket.send_to(&data, (SERVER[0], 9)).is_err() {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            }
+        };
+        self.client.inside(send).join().unwrap();
+        // On a busy machine the kernel lets packets wait between two interfaces, where it already counted them.
+        wait_for("the packets to cross", Duration::from_secs(5), || {
+            (self.server.counters("s0").rx_packets >= before + u64::from(packets)).then_some(())
+        });
+    }
+
+    /// A socket that swallows what [`Tap::flood`] sends.
+    #[must_use]
+    pub fn sink(&self) -> UdpSocket {
+        self.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap()
     }
 
     /// Sends `to_server` and `to_client` over one TCP connection to `server`; panics unless all of it arrives.

@@ -2,16 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use std::net::UdpSocket;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sluice_tests::daemon::{Daemon, unprivileged};
-use sluice_tests::netns::{Lab, Namespace};
+use sluice_tests::netns::Lab;
 use sluice_tests::sluiced::binary;
-use sluice_tests::tap::{SERVER, TOOL, Tap};
+use sluice_tests::tap::{TOOL, Tap};
 
 const BOOT: &str = r#"
 [[port]]
@@ -55,27 +54,17 @@ fn refusal(lab: &Lab, command: Command, boot: &str, policy: &str) -> String {
     log
 }
 
-fn send(from: &Namespace, packets: u32) {
-    let send = move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        for _ in 0..packets {
-            socket.send_to(&[0x5a; 300], (SERVER[0], 9)).unwrap();
-        }
-    };
-    from.inside(send).join().unwrap();
-}
-
 #[test]
 fn a_signal_lets_everything_received_go_out() {
     let Some(mut lab) = Lab::new("signals") else { return };
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
-    let _sink = tap.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap();
+    let _sink = tap.sink();
     for signal in [Signal::INT, Signal::TERM] {
         let before = tap.tool.counters("vx7").rx_packets;
         let mut daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-        daemon.wait_log("next hop resolved");
-        send(&tap.client, 5000);
+        daemon.wait_resolved(1);
+        tap.flood(5000, 300);
         // At once: most of them are on their way.
         daemon.signal(signal);
         let (status, text) = daemon.wait();

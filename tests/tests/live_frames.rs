@@ -95,7 +95,7 @@ fn jumbo_frames_and_vlan_tags_come_through_intact() {
     sent.push(frame(&c_tag, 9018));
 
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-    daemon.wait_log("next hop resolved");
+    daemon.wait_resolved(1);
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
     let at_tool = Tcpdump::start(&lab, &tap.tool, "vx7");
     let at_tagged = Tcpdump::start(&lab, &tap.tool, "vx8");
@@ -151,7 +151,7 @@ tag = 7
 to = ["file", "three"]
 "#;
     let daemon = Daemon::start(&lab, &tap.broker, &boot, policy);
-    daemon.wait_log("next hop resolved");
+    daemon.wait_resolved(1);
     let at_tool = Tcpdump::start(&lab, &tap.tool, "in0");
     let tunnels = at_tool.file().to_owned();
     let lengths = [60, 127, 128, 129, 700, 1514];

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use std::net::UdpSocket;
 use std::time::Duration;
 
 use sluice_tests::daemon::Daemon;
@@ -44,16 +43,6 @@ tag = 7
 to = ["tool", "wire"]
 "#;
 
-fn send(from: &Namespace, packets: u32) {
-    let send = move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        for _ in 0..packets {
-            socket.send_to(&[0x5a; 300], (SERVER[0], 9)).unwrap();
-        }
-    };
-    from.inside(send).join().unwrap();
-}
-
 fn wait_received(namespace: &Namespace, device: &str, packets: u64) {
     let enough = || (namespace.counters(device).rx_packets >= packets).then_some(());
     wait_for(&format!("{packets} packets on {device}"), Duration::from_secs(5), enough);
@@ -66,10 +55,10 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
     tap.broker.veth("out1", &tap.tool, "in1", 1500);
-    let _sink = tap.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap();
+    let _sink = tap.sink();
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-    daemon.wait_log("next hop resolved");
-    send(&tap.client, 100);
+    daemon.wait_resolved(1);
+    tap.flood(100, 300);
     wait_received(&tap.tool, "vx7", 100);
     wait_received(&tap.tool, "in1", 100);
 
@@ -77,12 +66,12 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     tap.tool.ip("link set dev in1 down");
     daemon.wait_log("link down");
     std::thread::sleep(Duration::from_millis(50));
-    send(&tap.client, 30);
+    tap.flood(30, 300);
     wait_received(&tap.tool, "vx7", 130);
     tap.tool.ip("link set dev in1 up");
     daemon.wait_log("link up");
     std::thread::sleep(Duration::from_millis(50));
-    send(&tap.client, 20);
+    tap.flood(20, 300);
     wait_received(&tap.tool, "in1", 120);
     wait_received(&tap.tool, "vx7", 150);
 
@@ -90,13 +79,13 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     tap.tool.ip("link del dev in1");
     daemon.wait_log_times("link down", 2);
     std::thread::sleep(Duration::from_millis(50));
-    send(&tap.client, 40);
+    tap.flood(40, 300);
     wait_received(&tap.tool, "vx7", 190);
     tap.broker.veth("out1", &tap.tool, "in1", 1500);
     daemon.wait_log("the interface is back");
     daemon.wait_log_times("link up", 2);
     std::thread::sleep(Duration::from_millis(50));
-    send(&tap.client, 10);
+    tap.flood(10, 300);
     wait_received(&tap.tool, "in1", 10);
     wait_received(&tap.tool, "vx7", 200);
 
@@ -116,9 +105,9 @@ fn a_tap_that_comes_back_is_captured_again() {
     tap.vxlan(7, TOOL[0]);
     tap.broker.veth("out1", &tap.tool, "in1", 1500);
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-    daemon.wait_log("next hop resolved");
-    let _sink = tap.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap();
-    send(&tap.client, 100);
+    daemon.wait_resolved(1);
+    let _sink = tap.sink();
+    tap.flood(100, 300);
     wait_received(&tap.tool, "vx7", 100);
 
     tap.broker.ip("link del dev tap0");
@@ -130,7 +119,7 @@ fn a_tap_that_comes_back_is_captured_again() {
     daemon.wait_log("the interface is back");
     std::thread::sleep(Duration::from_millis(100));
     let before = tap.tool.counters("vx7").rx_packets;
-    send(&tap.client, 50);
+    tap.flood(50, 300);
     wait_received(&tap.tool, "vx7", before + 50);
 
     let summary = daemon.stop();
@@ -144,10 +133,10 @@ fn the_last_frames_of_a_tap_that_vanishes_are_received() {
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
     tap.broker.veth("out1", &tap.tool, "in1", 1500);
-    let _sink = tap.server.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap();
+    let _sink = tap.sink();
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-    daemon.wait_log("next hop resolved");
-    send(&tap.client, 3000);
+    daemon.wait_resolved(1);
+    tap.flood(3000, 300);
     tap.broker.ip("link del dev tap0");
     daemon.wait_log("link down");
     let summary = daemon.stop();

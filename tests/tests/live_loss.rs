@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
-use std::net::UdpSocket;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sluice_tests::daemon::Daemon;
-use sluice_tests::netns::{Lab, Namespace, wait_for};
-use sluice_tests::tap::{SERVER, TOOL, Tap};
+use sluice_tests::netns::{Lab, wait_for};
+use sluice_tests::tap::{TOOL, Tap};
 
 const TAP: &str = r#"
 [[port]]
@@ -37,43 +36,22 @@ tag = 7
 to = ["tool"]
 "#;
 
-/// Sends UDP packets through the tap. Nobody reads them; nobody answers either.
-fn flood(from: &Namespace, to: &str, packets: u32, bytes: usize) {
-    let to = format!("{to}:9");
-    let send = move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let data = vec![0x5a; bytes];
-        for _ in 0..packets {
-            // A queue on the way may be full for a moment.
-            while socket.send_to(&data, &to).is_err() {
-                std::thread::sleep(Duration::from_micros(100));
-            }
-        }
-    };
-    from.inside(send).join().unwrap();
-}
-
-/// A socket that swallows what [`flood`] sends to `namespace`.
-fn sink(namespace: &Namespace) -> UdpSocket {
-    namespace.inside(|| UdpSocket::bind("0.0.0.0:9").unwrap()).join().unwrap()
-}
-
 #[test]
 fn what_the_kernel_drops_is_lost_before_rx() {
     let Some(mut lab) = Lab::new("kernel drops") else { return };
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
-    let _sink = sink(&tap.server);
+    let _sink = tap.sink();
     let daemon = Daemon::start(&lab, &tap.broker, &[TAP, OUT].concat(), EVERYTHING);
-    daemon.wait_log("next hop resolved");
+    daemon.wait_resolved(1);
     let before = tap.broker.counters("tap0");
-    flood(&tap.client, SERVER[0], 1000, 1000);
+    tap.flood(1000, 1000);
     daemon.signal(Signal::STOP);
     wait_for("the daemon to stop", Duration::from_secs(5), || (daemon.state() == 'T').then_some(()));
     // More than the ring holds (32 MiB).
-    flood(&tap.client, SERVER[0], 40_000, 1400);
+    tap.flood(40_000, 1400);
     daemon.signal(Signal::CONT);
-    flood(&tap.client, SERVER[0], 1000, 1000);
+    tap.flood(1000, 1000);
     let link = tap.broker.counters("tap0") - before;
     let seen = link.rx_packets + link.tx_packets;
     assert!(seen >= 42_000);
@@ -83,23 +61,23 @@ fn what_the_kernel_drops_is_lost_before_rx() {
     assert!(lost > 5_000, "the ring holds less than that: {lost}");
     assert_eq!(received + lost, seen, "what came is received or lost");
     assert_eq!(summary.total("lost before rx"), lost);
-    assert_eq!(summary.copies("tool") + summary.dropped("tx_full"), received);
+    assert_eq!(summary.copies("tool") + summary.dropped("tx_full"), received, "{}", summary.text);
 }
 
 #[test]
 fn copies_wait_for_no_tool() {
     let Some(mut lab) = Lab::new("unresolved") else { return };
     let tap = Tap::new(&mut lab, 1500, 1600, false);
-    let _sink = sink(&tap.server);
+    let _sink = tap.sink();
     tap.tool.ip("addr del 192.0.2.10/24 dev in0");
     let daemon = Daemon::start(&lab, &tap.broker, &[TAP, OUT].concat(), EVERYTHING);
-    flood(&tap.client, SERVER[0], 100, 500);
+    tap.flood(100, 500);
     std::thread::sleep(Duration::from_millis(200));
     // The tool appears.
     tap.vxlan(7, "192.0.2.10");
     tap.tool.address("in0", &["192.0.2.10/24"]);
-    daemon.wait_log("next hop resolved");
-    flood(&tap.client, SERVER[0], 50, 500);
+    daemon.wait_resolved(1);
+    tap.flood(50, 500);
     wait_for("the copies", Duration::from_secs(5), || {
         (tap.tool.counters("vx7").rx_packets >= 50).then_some(())
     });
@@ -117,7 +95,7 @@ fn own_copies_are_not_copied_again() {
     let Some(mut lab) = Lab::new("loop guard") else { return };
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
-    let _sink = sink(&tap.server);
+    let _sink = tap.sink();
     // A second tap sits on the way to the tool: everything that leaves by out0 comes back through it.
     let mirror = r#"
 [[port]]
@@ -131,8 +109,8 @@ role = "both"
         "tc filter add dev in0 ingress protocol ip prio 1 u32 match ip protocol 17 0xff action mirred egress mirror dev span0",
     );
     let daemon = Daemon::start(&lab, &tap.broker, &[TAP, OUT, mirror].concat(), EVERYTHING);
-    daemon.wait_log("next hop resolved");
-    flood(&tap.client, SERVER[0], 200, 500);
+    daemon.wait_resolved(1);
+    tap.flood(200, 500);
     wait_for("the mirrored copies", Duration::from_secs(5), || {
         (tap.broker.counters("mirror0").rx_packets >= 200).then_some(())
     });

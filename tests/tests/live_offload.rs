@@ -83,7 +83,7 @@ fn super_frames_lose_no_payload() {
     });
     let policy = policy.concat();
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, &policy);
-    daemon.wait_log_times("next hop resolved", 2);
+    daemon.wait_resolved(2);
 
     let before = tap.broker.counters("tap0");
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");

@@ -66,7 +66,7 @@ fn every_kind_of_output_carries_what_was_tapped() {
     // Nothing at the tool takes GRE: it must not answer every packet with an error.
     tap.tool.run("sysctl -qw net.ipv4.icmp_ratelimit=1000000 net.ipv6.icmp.ratelimit=1000000");
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
-    daemon.wait_log_times("next hop resolved", 2);
+    daemon.wait_resolved(2);
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
     let at_tunnels = Tcpdump::start(&lab, &tap.tool, "in0");
     let at_wire = Tcpdump::start(&lab, &tap.tool, "in1");

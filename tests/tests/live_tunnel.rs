@@ -45,7 +45,7 @@ fn tcp_arrives_at_kernel_vxlan_devices_as_it_was_tapped() {
     }
 
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, &policy);
-    daemon.wait_log_times("next hop resolved", 2);
+    daemon.wait_resolved(2);
     // The daemon answers for its own addresses: ARP, ND, echo.
     let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/netns/echo.py");
     let own = BROKER.map(|address| address.split('/').next().unwrap());
@@ -113,7 +113,7 @@ fn two_workers_share_the_way_out() {
     tap.vxlan(7, TOOL[0]);
     let policy = everything_to("tool7", 7, &format!("remote = \"{}\"\nmarking = \"reference\"", TOOL[0]));
     let daemon = Daemon::start(&lab, &tap.broker, &boot, &policy);
-    daemon.wait_log("next hop resolved");
+    daemon.wait_resolved(1);
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
     let at_tool = Tcpdump::start(&lab, &tap.tool, "in0");
     let tunnels = at_tool.file().to_owned();
