@@ -80,7 +80,8 @@ fn every_kind_of_output_carries_what_was_tapped() {
     daemon.wait_log("capture file failed");
     let summary = daemon.stop();
     let seen = tapped.len() as u64;
-    assert!(seen > 600);
+    // 700 kB of payload in segments of at most 1,460 bytes, acknowledgements not counted.
+    assert!(seen > 480, "{seen}");
     assert_eq!(summary.port("tap0"), [seen, 0, 0]);
     assert_eq!(summary.total("replicas"), 4 * seen);
 
