@@ -1,0 +1,161 @@
+//! A worker allocates nothing once it runs: not while it receives, decides, copies and sends, nor when it looks up from
+//! its work. One process, as EAL starts once.
+#![allow(clippy::unwrap_used)]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use dpdk::{Eal, EalConfig, LcoreThread, Mempool, MempoolConfig, Port, PortConfig, SocketId, Tsc};
+use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_engine::clock::Clock;
+use sluice_engine::counters::Tables;
+use sluice_engine::output::{Egress, Output, TunnelEnds};
+use sluice_engine::port::{Source, SourceKind, TemplateSource, TxDriver, TxPort};
+use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::guard::LoopGuard;
+use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_model::spec::parse_policy;
+use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+
+/// TCP to port 80 takes the straight way to one tool; the others get shared copies, tags, cuts, outer fragments and a
+/// software checksum.
+const POLICIES: &str = r#"
+[[destination]]
+name = "vxlan"
+type = "vxlan"
+remote = "192.0.2.10"
+mac = "02:00:00:00:00:10"
+[[destination]]
+name = "summed"
+type = "vxlan"
+remote = "192.0.2.11"
+mac = "02:00:00:00:00:11"
+udp_checksum = "on"
+inner_vlan = true
+[[destination]]
+name = "erspan"
+type = "erspan3"
+remote = "192.0.2.12"
+mac = "02:00:00:00:00:12"
+oversize = "fragment"
+mtu = 1280
+[[destination]]
+name = "wire"
+type = "port"
+port = "out"
+
+[[policy]]
+name = "web"
+peer = { ports = 80 }
+protocol = "tcp"
+tag = 7
+to = ["vxlan"]
+[[policy]]
+name = "udp"
+protocol = "udp"
+tag = 8
+to = ["vxlan", "summed", "erspan", "wire"]
+[[policy]]
+name = "names"
+peer = { ports = 53 }
+payload = 16
+tag = 9
+to = ["erspan", "wire"]
+[[policy]]
+name = "no-telephony"
+action = "drop"
+peer = { ports = 5060 }
+"#;
+
+const PACKETS: usize = 120_000;
+
+/// UDP and TCP of many flows, short and long, to a few services; a part of it matches no policy.
+fn frames() -> Vec<Box<[u8]>> {
+    let frame = |index: u16| {
+        let (protocol, port) = [(6, 80), (17, 53), (17, 5060), (6, 22), (17, 443)][usize::from(index % 5)];
+        let ip_len: u16 = if index.is_multiple_of(7) { 1486 } else { 50 + index % 100 };
+        let mut frame = vec![0x5a; usize::from(ip_len) + 14];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol]);
+        frame[16..18].copy_from_slice(&ip_len.to_be_bytes());
+        frame[26..30].copy_from_slice(&[10, 0, index.to_be_bytes()[0], index.to_be_bytes()[1]]);
+        frame[30..34].copy_from_slice(&[172, 16, 0, 1]);
+        frame[34..36].copy_from_slice(&(1024 + index).to_be_bytes());
+        frame[36..38].copy_from_slice(&u16::to_be_bytes(port));
+        frame[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
+        frame[46] = 0x50;
+        frame.into_boxed_slice()
+    };
+    (0..5000).map(frame).collect()
+}
+
+fn output(destination: &Destination) -> Output {
+    let mtu = destination.mtu.unwrap_or(1600);
+    let DestinationKind::Tunnel(tunnel) = &destination.kind else {
+        return Output::plain(destination, mtu, Egress::Port(0));
+    };
+    let ends = TunnelEnds {
+        local: Ipv4Addr::new(192, 0, 2, 1).into(),
+        local_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        next_hop_mac: tunnel.mac.unwrap_or_default(),
+    };
+    Output::tunnel(destination, tunnel, ends, mtu, Egress::Port(0)).unwrap()
+}
+
+fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPort) -> Worker {
+    let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
+    let program = Arc::new(program);
+    let source = TemplateSource::new(packets.clone(), frames(), 64);
+    Worker::new(WorkerParts {
+        sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
+        ports: vec![exit],
+        outputs: policies.destinations().iter().map(output).collect(),
+        classifier: Classifier::new(&program, ClassifierConfig::default()),
+        fragments: FragmentTable::new(&FragmentTableConfig::default()),
+        sequences: Sequences::new(Sequences::streams(program.streams().len())),
+        program,
+        headers: headers.clone(),
+        files: None,
+        guard: LoopGuard::new(policies, &[]),
+        control: ControlQueues::new(16),
+        tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+    })
+}
+
+#[test]
+fn a_running_worker_does_not_allocate() {
+    let eal =
+        Eal::init(&EalConfig { memory_mb: 96, vdevs: vec!["net_null0".into()], ..EalConfig::default() })
+            .unwrap();
+    let pool = |name: &str, data_room| {
+        let config =
+            MempoolConfig { name: name.into(), mbufs: 4095, cache: 256, data_room, socket: SocketId::ANY };
+        Mempool::new(&eal, &config).unwrap()
+    };
+    let (packets, headers) = (pool("packets", 2048), pool("headers", 256));
+    let (_port, _rx, mut tx) =
+        Port::by_name(&eal, "net_null0").unwrap().configure(&PortConfig::new(packets.clone())).unwrap();
+    let driver = TxDriver::Dpdk(tx.pop().unwrap());
+    let exit = TxPort::new(PortId(1), driver, true, Arc::new(AtomicBool::new(true)));
+    let policies = parse_policy("no_alloc.toml", POLICIES).unwrap().value;
+    let clock = Clock::new(Tsc::hz(&eal));
+
+    let _registered = LcoreThread::register(&eal).unwrap();
+    let mut worker = worker(&policies, &packets, &headers, exit);
+    let mut received = 0;
+    let allocated = allocation_counter::measure(|| {
+        while received < PACKETS {
+            received += worker.poll(&clock);
+        }
+    });
+    assert_eq!(allocated.count_total, 0, "{allocated:?}");
+
+    let ledger = worker.ledger().snapshot();
+    assert!(ledger.balances(), "{ledger:?}");
+    assert_eq!(ledger.rx_packets, received as u64);
+    // Every way was taken: shares and fragments, exclusion, no policy; and nothing else was lost.
+    assert!(ledger.replicas > ledger.rx_packets, "{ledger:?}");
+    let drops: Vec<_> = ledger.drops.iter().filter(|(_, packets)| *packets > 0).map(|d| d.0.name()).collect();
+    assert_eq!(drops, ["excluded", "no_policy"]);
+    assert_eq!(packets.in_use() + headers.in_use(), 0);
+}
