@@ -1,5 +1,6 @@
 """Frames between an interface and this process's standard streams, each behind its length (16 bits, network order)."""
 
+import errno
 import socket
 import struct
 import sys
@@ -22,4 +23,10 @@ def receive():
 
 threading.Thread(target=receive, daemon=True).start()
 while head := sys.stdin.buffer.read(2):
-    sock.send(sys.stdin.buffer.read(struct.unpack("!H", head)[0]))
+    frame = sys.stdin.buffer.read(struct.unpack("!H", head)[0])
+    try:
+        sock.send(frame)
+    except OSError as error:
+        # A wire may lose frames, above all one whose other end is being taken down.
+        if error.errno not in (errno.ENOBUFS, errno.ENETDOWN):
+            raise
