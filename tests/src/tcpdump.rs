@@ -122,7 +122,7 @@ pub fn by_sender(frames: &[Frame]) -> std::collections::BTreeMap<Vec<u8>, Vec<&F
 /// acknowledgement and data, say): each capture has a queue of its own, and the CPUs reach them in either order.
 const DISPLACEMENT: usize = 16;
 
-/// Panics unless both hold the same frames, each sender's in the same order but for [`DISPLACEMENT`].
+/// Panics unless both hold the same frames, each sender's in the same order up to `DISPLACEMENT` places.
 pub fn assert_same(what: &str, got: &[Frame], expected: &[Frame]) {
     let (got, expected) = (by_sender(got), by_sender(expected));
     assert_eq!(got.len(), expected.len(), "{what}: senders");
