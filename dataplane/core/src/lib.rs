@@ -8,6 +8,7 @@
 )]
 
 pub mod classify;
+pub mod decap;
 pub mod encap;
 pub mod neighbor;
 pub mod verdict;

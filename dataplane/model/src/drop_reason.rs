@@ -46,6 +46,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A policy with `action = "drop"` matched the packet.
     Excluded = "excluded", intentional: true;
+    /// The packet was received within the deduplication window before, and `mode = "drop"`.
+    Duplicate = "duplicate", intentional: true;
     /// The packet is one of our own copies, seen again on a capture port.
     LoopGuard = "loop_guard", intentional: true;
     /// No policy asked for a copy of the packet.
@@ -54,6 +56,12 @@ drop_reasons! {
     NotCapturePort = "not_capture_port", intentional: true;
     /// The copy exceeds the MTU of its destination, whose setting is `oversize = "drop"`.
     Oversize = "oversize", intentional: true;
+    /// The copy exceeds the rate limit of its destination, or that of all destinations together.
+    RateLimit = "rate_limit", intentional: true;
+    /// The distribution breaker is open: the output interface carries more than its threshold.
+    Breaker = "breaker", intentional: true;
+    /// The ring from the distributor to the worker is full.
+    DistributorFull = "distributor_full", intentional: false;
     /// No mbuf was free for the header of a copy, a fragment or a segment.
     MbufAlloc = "mbuf_alloc", intentional: false;
     /// The next hop of the destination is not resolved (yet), or it has no output port.
