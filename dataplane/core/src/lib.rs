@@ -10,6 +10,7 @@
 pub mod classify;
 pub mod decap;
 pub mod encap;
+pub mod flow;
 pub mod neighbor;
 pub mod verdict;
 pub mod wire;

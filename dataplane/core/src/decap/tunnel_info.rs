@@ -21,12 +21,6 @@ pub struct TunnelInfo {
 
 impl TunnelInfo {
     /// No tunnel.
-    pub const NONE: Self = Self {
-        kind: TunnelHeader::None,
-        depth: 0,
-        ipv4: false,
-        id: 0,
-        src_addr: [0; 16],
-        dst_addr: [0; 16],
-    };
+    pub const NONE: Self =
+        Self { kind: TunnelHeader::None, depth: 0, ipv4: false, id: 0, src_addr: [0; 16], dst_addr: [0; 16] };
 }

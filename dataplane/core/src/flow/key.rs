@@ -1,0 +1,163 @@
+//! What makes two packets packets of one flow?
+//!
+//! Both directions give one key: the end with the lower (address, port) comes first, and the packet says whether its
+//! source is the other one.
+
+use sluice_cpu::{hash_u64x3, hash_u64x4};
+
+use crate::decap::TunnelInfo;
+use crate::wire::{Fragment, L3, Parsed};
+
+/// Seed of the hash; a table adds nothing secret, but collisions must not be those of other tables.
+const SEED: u64 = 0x9d39_247e_3377_6d41;
+/// EtherType and hardware type of the only ARP whose addresses are read (RFC 826): IPv4 over Ethernet.
+const ARP_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// The identity of a flow: tap, VLAN, tunnel, protocol, addresses and ports (of both directions).
+///
+/// Frames without IP addresses are keyed by their EtherType and their Ethernet addresses; ARP for IPv4 by the protocol
+/// addresses in it, so that a request and its reply are one flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowKey {
+    /// IPv4: both addresses, the lower end's in the upper half; otherwise a hash of `long`.
+    /// Then the ports and the tunnel id; then tap, VLAN, EtherType (of frames without IP), protocol and kind.
+    pub(super) words: [u64; 3],
+    /// IPv6 (or Ethernet) addresses, the lower end's first; zero for IPv4.
+    pub(super) long: [u64; 4],
+}
+
+/// A key with what else follows from the headers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyedPacket {
+    /// The key.
+    pub key: FlowKey,
+    /// Its hash.
+    pub hash: u64,
+    /// Whether the packet's source is the second end of the key.
+    pub from_second: bool,
+}
+
+/// What of the VLAN tags is part of the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VlanKey {
+    /// Nothing: tags that differ by direction do not split flows.
+    Ignored,
+    /// The id of the innermost of the first two tags.
+    #[default]
+    Id,
+}
+
+impl FlowKey {
+    /// Bits of the kind: the network layer, then the tunnel's kind.
+    const LONG: u8 = 0x80;
+
+    /// The key of a packet with these headers, which came in by `tap`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(
+        frame: &[u8],
+        headers: &Parsed,
+        tunnel: &TunnelInfo,
+        tap: u16,
+        vlan_key: VlanKey,
+    ) -> KeyedPacket {
+        let vlan = match vlan_key {
+            VlanKey::Ignored => 0,
+            VlanKey::Id => vlan_id(headers),
+        };
+        let (src_port, dst_port) = (headers.src_port, headers.dst_port);
+        let kind = headers.l3 as u8 | (tunnel.kind as u8) << 2;
+        let mut third = u64::from(tap) << 48 | u64::from(vlan) << 32 | u64::from(headers.protocol) << 8;
+        let (key, from_second) = if headers.l3 == L3::Ipv4 {
+            let src = u64::from(be32(&headers.src_addr)) << 16 | u64::from(src_port);
+            let dst = u64::from(be32(&headers.dst_addr)) << 16 | u64::from(dst_port);
+            let from_second = src > dst;
+            let (low, high) = if from_second { (dst, src) } else { (src, dst) };
+            third |= u64::from(kind);
+            let addresses = (low >> 16) << 32 | high >> 16;
+            let ports = (low & 0xffff) << 48 | (high & 0xffff) << 32 | u64::from(tunnel.id);
+            (FlowKey { words: [addresses, ports, third], long: [0; 4] }, from_second)
+        } else {
+            Self::long(frame, headers, tunnel.id, third | u64::from(kind))
+        };
+        KeyedPacket { key, hash: hash_u64x3(&key.words, SEED), from_second }
+    }
+
+    /// The key of a packet that is not IPv4.
+    fn long(frame: &[u8], headers: &Parsed, tunnel_id: u32, mut third: u64) -> (Self, bool) {
+        let (src, dst) = match headers.l3 {
+            L3::Ipv6 => (u128::from_be_bytes(headers.src_addr), u128::from_be_bytes(headers.dst_addr)),
+            L3::Arp | L3::None | L3::Ipv4 => {
+                third |= u64::from(headers.ethertype) << 16;
+                arp_addresses(frame, headers).unwrap_or_else(|| ethernet_addresses(frame, headers))
+            }
+        };
+        let src = (src, headers.src_port);
+        let dst = (dst, headers.dst_port);
+        let from_second = src > dst;
+        let ((low, low_port), (high, high_port)) = if from_second { (dst, src) } else { (src, dst) };
+        let ports = u64::from(low_port) << 48 | u64::from(high_port) << 32 | u64::from(tunnel_id);
+        let long = [upper(low), lower(low), upper(high), lower(high)];
+        let words = [hash_u64x4(&long, SEED), ports, third | u64::from(Self::LONG)];
+        (Self { words, long }, from_second)
+    }
+
+    /// Whether the addresses are in [`FlowKey::long`].
+    #[inline(always)]
+    pub(super) fn is_long(words: &[u64; 3]) -> bool {
+        words[2] & u64::from(Self::LONG) != 0
+    }
+
+    /// The hash of a key with these words.
+    #[inline(always)]
+    pub(super) fn hash_of(words: &[u64; 3]) -> u64 {
+        hash_u64x3(words, SEED)
+    }
+}
+
+/// The id of the innermost of the first two VLAN tags; 0 = untagged.
+#[inline(always)]
+#[must_use]
+pub fn vlan_id(headers: &Parsed) -> u16 {
+    let tci = if headers.vlan_count > 1 { headers.vlan_inner_tci } else { headers.vlan_tci };
+    tci & 0xfff
+}
+
+/// The protocol addresses of an ARP packet for IPv4: sender and target.
+pub(super) fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u128)> {
+    if headers.l3 != L3::Arp || headers.fragment != Fragment::Whole {
+        return None;
+    }
+    let arp = frame.get(usize::from(headers.l3_offset)..)?;
+    if arp.get(..6)? != ARP_IPV4 {
+        return None;
+    }
+    let sender: &[u8; 4] = arp.get(14..18)?.first_chunk()?;
+    let target: &[u8; 4] = arp.get(24..28)?.first_chunk()?;
+    Some((u32::from_be_bytes(*sender).into(), u32::from_be_bytes(*target).into()))
+}
+
+/// The Ethernet addresses of the headers, as numbers: source and destination; zero when they are not there.
+fn ethernet_addresses(frame: &[u8], headers: &Parsed) -> (u128, u128) {
+    let address = |offset: usize| {
+        let bytes = frame.get(usize::from(headers.l2_offset) + offset..)?.first_chunk::<6>()?;
+        Some(bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))
+    };
+    (address(6).unwrap_or(0), address(0).unwrap_or(0))
+}
+
+#[inline(always)]
+fn be32(address: &[u8; 16]) -> u32 {
+    u32::from_be_bytes([address[0], address[1], address[2], address[3]])
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn lower(number: u128) -> u64 {
+    number as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the upper half fits")]
+fn upper(number: u128) -> u64 {
+    (number >> 64) as u64
+}
