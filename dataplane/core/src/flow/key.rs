@@ -108,12 +108,6 @@ impl FlowKey {
     pub(super) fn is_long(words: &[u64; 3]) -> bool {
         words[2] & u64::from(Self::LONG) != 0
     }
-
-    /// The hash of a key with these words.
-    #[inline(always)]
-    pub(super) fn hash_of(words: &[u64; 3]) -> u64 {
-        hash_u64x3(words, SEED)
-    }
 }
 
 /// The id of the innermost of the first two VLAN tags; 0 = untagged.
@@ -157,7 +151,6 @@ fn lower(number: u128) -> u64 {
     number as u64
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half fits")]
 fn upper(number: u128) -> u64 {
     (number >> 64) as u64
 }
