@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::MacAddr;
+use crate::{FlowSettings, MacAddr, TapSide};
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct BootConfig {
     pub worker: WorkerSettings,
     /// The packet buffers.
     pub memory: MemorySettings,
+    /// How flows are metered.
+    pub flow: FlowSettings,
     /// The ports, in the order of the file; at least one captures.
     pub ports: Vec<PortConfig>,
     /// Whether Sluice ignores its own copies on capture ports.
@@ -104,6 +106,11 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Bytes kept of each frame at reception; `None` = all.
     pub snaplen_bytes: Option<u32>,
+    /// The tap it belongs to, from 1: flows of different taps are different flows, ports of one tap (the two directions
+    /// of a link, say) share them.
+    pub tap: u16,
+    /// Which side of the path it sees: the `tap_side` of flow records.
+    pub tap_side: TapSide,
 }
 
 /// What a port is for.

@@ -8,22 +8,28 @@
 )]
 
 mod boot;
+mod close_type;
 mod destination;
 mod drop_reason;
+mod flow_settings;
 mod ids;
 mod policy;
 mod range_set;
 pub mod spec;
+mod tap_side;
 
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
     PortSpec, PortSpecError, WorkerSettings,
 };
+pub use close_type::CloseType;
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};
+pub use flow_settings::{FlowSettings, FlowTimeouts};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,
 };
 pub use range_set::{RangeSet, RangeValue};
+pub use tap_side::TapSide;

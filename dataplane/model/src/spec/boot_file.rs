@@ -6,13 +6,14 @@ use std::path::Path;
 
 use crate::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, RangeSet, WorkerSettings,
+    PortSpec, RangeSet, TapSide, WorkerSettings,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
 use super::destinations::{mac, non_empty};
 use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
+use super::flow_section::flow_settings;
 use super::names::Names;
 use super::policy_file::read_text;
 use super::ranges::{self, Kind};
@@ -76,6 +77,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -
     let eal = top.table("eal", "{ hugepages = \"auto\" }").map(eal_settings);
     let worker = top.table("worker", "{ lcores = [1] }").map(|fields| worker_settings(fields, report));
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
+    let flow = top.table("flow", "{ flows = 262144 }").map(flow_settings);
     let ports = ports(&mut top, folder, report);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
@@ -95,6 +97,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -
         eal: eal.unwrap_or_default(),
         worker: worker.unwrap_or_default(),
         memory: memory.unwrap_or_default(),
+        flow: flow.unwrap_or_default(),
         ports,
         loop_guard,
         log_level: log_level.map_or(LogLevel::Info, |at| at.value),
@@ -200,6 +203,8 @@ fn port(
     let mac = mac(f, "mac", report);
     let promiscuous = f.boolean("promiscuous");
     let snaplen = f.integer("snaplen", 64..=262_144, "a snaplen (bytes)");
+    let tap = f.integer("tap", 1..=u64::from(u16::MAX), "the number of a tap");
+    let tap_side = f.choice("tap_side", &TapSide::ALL.map(|side| (side.name(), side)));
     let role_place = f.place_of("role");
     let span = f.span.clone();
     let role_field = f.field("role");
@@ -228,6 +233,8 @@ fn port(
         mac,
         promiscuous: promiscuous.map_or(role.captures(), |at| at.value),
         snaplen_bytes: narrow(snaplen),
+        tap: narrow(tap).unwrap_or(1),
+        tap_side: tap_side.map_or(TapSide::Rest, |at| at.value),
     })
 }
 
@@ -316,6 +323,6 @@ fn gateway(
 }
 
 /// A bounded integer in its own type.
-fn narrow<T: TryFrom<u64>>(value: Option<At<u64>>) -> Option<T> {
+pub(super) fn narrow<T: TryFrom<u64>>(value: Option<At<u64>>) -> Option<T> {
     T::try_from(value?.value).ok()
 }

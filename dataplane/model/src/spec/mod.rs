@@ -11,6 +11,7 @@ mod contradiction;
 mod destinations;
 mod diagnostic;
 mod document;
+mod flow_section;
 mod groups;
 mod names;
 mod policies;

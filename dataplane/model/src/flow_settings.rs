@@ -1,0 +1,54 @@
+//! How flows are metered: the `[flow]` section of the boot config.
+
+/// How flows are metered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowSettings {
+    /// Whether flows are kept at all.
+    pub enabled: bool,
+    /// Flows at the same time, per worker; `None` = as many as memory allows.
+    pub flows: Option<u32>,
+    /// Whether the VLAN id tells flows apart.
+    pub vlan_in_key: bool,
+    /// Whether 1-second and 1-minute metrics are kept.
+    pub metrics: bool,
+    /// When silent flows end.
+    pub timeouts: FlowTimeouts,
+    /// The number of this appliance in records.
+    pub vtap_id: u16,
+}
+
+impl Default for FlowSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            flows: None,
+            vlan_in_key: true,
+            metrics: true,
+            timeouts: FlowTimeouts::default(),
+            vtap_id: 1,
+        }
+    }
+}
+
+/// How long a flow may be silent before it ends, in seconds (the reference system's manual, section on its flow states).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTimeouts {
+    /// During the handshake.
+    pub opening_s: u32,
+    /// Established.
+    pub established_s: u32,
+    /// One or both sides sent FIN.
+    pub closing_s: u32,
+    /// After RST, or after flags that fit no state.
+    pub reset_s: u32,
+    /// Only one side sent packets, whatever the state.
+    pub one_way_s: u32,
+    /// Both sides sent packets, not TCP.
+    pub other_s: u32,
+}
+
+impl Default for FlowTimeouts {
+    fn default() -> Self {
+        Self { opening_s: 5, established_s: 300, closing_s: 35, reset_s: 5, one_way_s: 5, other_s: 35 }
+    }
+}
