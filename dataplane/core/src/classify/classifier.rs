@@ -17,6 +17,20 @@ pub struct VerdictId(u32);
 impl VerdictId {
     /// A verdict that names no set: no policy, no copy.
     pub const NONE: Self = Self(u32::MAX);
+
+    /// The number, for keeping it elsewhere together with [`Classifier::stamp`].
+    #[inline]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The verdict of a number that was kept.
+    #[inline]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// How much memory a classifier takes.
@@ -58,6 +72,7 @@ pub struct Classifier {
     keys: Box<[[u64; BATCH]; KEY_WORDS]>,
     matched: Vec<u32>,
     counts: CacheCounts,
+    stamp: u32,
 }
 
 impl Classifier {
@@ -70,6 +85,7 @@ impl Classifier {
             keys: Box::new([[0; BATCH]; KEY_WORDS]),
             matched: Vec::with_capacity(program.bounds.matched),
             counts: CacheCounts::default(),
+            stamp: 1,
         }
     }
 
@@ -100,6 +116,21 @@ impl Classifier {
     #[must_use]
     pub fn action_set(&self, id: VerdictId) -> ActionSet<'_> {
         self.sets.get(id.0)
+    }
+
+    /// Says which verdicts are valid: those given under this stamp. It changes when all verdicts are forgotten; a new
+    /// program has a new classifier, whose stamps its maker keeps apart by [`Classifier::starting_at`].
+    #[inline]
+    #[must_use]
+    pub fn stamp(&self) -> u32 {
+        self.stamp
+    }
+
+    /// The classifier with stamps from `stamp` on.
+    #[must_use]
+    pub fn starting_at(mut self, stamp: u32) -> Self {
+        self.stamp = stamp;
+        self
     }
 
     /// How often the cache had an answer.
@@ -186,6 +217,7 @@ impl Classifier {
     /// Forgets all verdicts, so that there is room for new ones.
     #[cold]
     fn forget(&mut self) {
+        self.stamp = self.stamp.wrapping_add(1);
         self.counts.resets += 1;
         self.sets.clear();
         self.cache.clear();

@@ -61,6 +61,22 @@ impl Scalar {
         matches!(self, Self::TcpFlags | Self::Length | Self::Fragment)
     }
 
+    /// Whether it is the same in all packets that come from one end of a flow, because it is part of the flow's key.
+    pub(super) const fn is_fixed_in_flow(self, vlan_in_key: bool) -> bool {
+        match self {
+            Self::Protocol => true,
+            Self::Vlan | Self::VlanInner => vlan_in_key,
+            // Several ports may belong to a tap, several tunnels to a flow between their ends, MPLS may come and go; the
+            // others are of single packets.
+            Self::Ingress
+            | Self::TunnelId
+            | Self::Ethertype
+            | Self::Fragment
+            | Self::TcpFlags
+            | Self::Length => false,
+        }
+    }
+
     /// The value of a packet; `None` = the packet has none, and no policy that asks for one matches.
     #[inline(always)]
     pub(super) fn value(self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> Option<u32> {

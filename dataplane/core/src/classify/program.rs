@@ -169,6 +169,25 @@ impl Program {
         self.inner.is_some()
     }
 
+    /// Whether all packets of a flow that come from the same end have one verdict: then it can be kept with the flow.
+    /// `vlan_in_key`: the VLAN ids tell flows apart.
+    #[must_use]
+    pub fn flow_decides(&self, vlan_in_key: bool) -> bool {
+        let fixed = |slot: &Slot| match (slot.inner, slot.dimension) {
+            // The headers of a tunnel say little of the many flows in it.
+            (true, _) | (false, Dimension::SrcMac | Dimension::DstMac) => false,
+            (false, Dimension::Scalar(index)) => {
+                let scalar = self.outer.as_ref().and_then(|view| view.scalar(index));
+                scalar.is_some_and(|scalar| scalar.is_fixed_in_flow(vlan_in_key))
+            }
+            (
+                false,
+                Dimension::SrcAddress | Dimension::DstAddress | Dimension::SrcPort | Dimension::DstPort,
+            ) => true,
+        };
+        self.layout.iter().all(fixed)
+    }
+
     /// The distinct (destination, tag) pairs, by [`StreamId`].
     #[must_use]
     pub fn streams(&self) -> &[(DestinationId, Tag)] {

@@ -112,6 +112,11 @@ impl View {
         matches!(dimension, Dimension::Scalar(i) if self.scalars.get(i).is_some_and(|t| t.scalar.varies_in_flow()))
     }
 
+    /// The field of a scalar dimension.
+    pub(super) fn scalar(&self, index: usize) -> Option<Scalar> {
+        self.scalars.get(index).map(|table| table.scalar)
+    }
+
     /// The class of a packet in one dimension.
     #[inline]
     pub(super) fn class(&self, dimension: Dimension, packet: &Packet<'_>) -> u32 {

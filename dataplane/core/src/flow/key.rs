@@ -20,8 +20,8 @@ const ARP_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowKey {
-    /// IPv4: both addresses, the lower end's in the upper half; otherwise a hash of `long`.
-    /// Then the ports and the tunnel id; then tap, VLAN, EtherType (of frames without IP), protocol and kind.
+    /// IPv4: both addresses, the lower end's in the upper half; otherwise a hash of `long`. Then the ports and the tunnel
+    /// id. Then tap, VLAN tag, second VLAN tag (without IP: EtherType), protocol and kind.
     pub(super) words: [u64; 3],
     /// IPv6 (or Ethernet) addresses, the lower end's first; zero for IPv4.
     pub(super) long: [u64; 4],
@@ -43,9 +43,9 @@ pub struct KeyedPacket {
 pub enum VlanKey {
     /// Nothing: tags that differ by direction do not split flows.
     Ignored,
-    /// The id of the innermost of the first two tags.
+    /// The ids of the first two tags.
     #[default]
-    Id,
+    Ids,
 }
 
 impl FlowKey {
@@ -62,13 +62,16 @@ impl FlowKey {
         tap: u16,
         vlan_key: VlanKey,
     ) -> KeyedPacket {
-        let vlan = match vlan_key {
-            VlanKey::Ignored => 0,
-            VlanKey::Id => vlan_id(headers),
-        };
         let (src_port, dst_port) = (headers.src_port, headers.dst_port);
-        let kind = headers.l3 as u8 | (tunnel.kind as u8) << 2;
-        let mut third = u64::from(tap) << 48 | u64::from(vlan) << 32 | u64::from(headers.protocol) << 8;
+        // Packets whose ports are not known are not those of port 0.
+        let kind = headers.l3 as u8 | (tunnel.kind as u8) << 2 | u8::from(headers.has_ports) << 6;
+        let mut third = u64::from(tap) << 48 | u64::from(headers.protocol) << 8;
+        if vlan_key == VlanKey::Ids {
+            // The count tells no tag from one with id 0.
+            let count = u16::from(headers.vlan_count.min(2));
+            third |= u64::from(count << 12 | headers.vlan_tci & 0xfff) << 32;
+            third |= u64::from(headers.vlan_inner_tci & 0xfff) << 16;
+        }
         let (key, from_second) = if headers.l3 == L3::Ipv4 {
             let src = u64::from(be32(&headers.src_addr)) << 16 | u64::from(src_port);
             let dst = u64::from(be32(&headers.dst_addr)) << 16 | u64::from(dst_port);
@@ -89,7 +92,7 @@ impl FlowKey {
         let (src, dst) = match headers.l3 {
             L3::Ipv6 => (u128::from_be_bytes(headers.src_addr), u128::from_be_bytes(headers.dst_addr)),
             L3::Arp | L3::None | L3::Ipv4 => {
-                third |= u64::from(headers.ethertype) << 16;
+                third = third & !0xffff_0000 | u64::from(headers.ethertype) << 16;
                 arp_addresses(frame, headers).unwrap_or_else(|| ethernet_addresses(frame, headers))
             }
         };
