@@ -59,9 +59,9 @@ uint64_t sluice_rdtsc(void)
 	return rte_rdtsc();
 }
 
-int sluice_dynfield_u16(const char *name)
+static int dynfield(const char *name, size_t size, size_t align)
 {
-	struct rte_mbuf_dynfield field = { .size = sizeof(uint16_t), .align = __alignof__(uint16_t) };
+	struct rte_mbuf_dynfield field = { .size = size, .align = align };
 	int offset;
 
 	if (strlen(name) >= sizeof(field.name))
@@ -69,6 +69,16 @@ int sluice_dynfield_u16(const char *name)
 	strcpy(field.name, name);
 	offset = rte_mbuf_dynfield_register(&field);
 	return offset < 0 ? -rte_errno : offset;
+}
+
+int sluice_dynfield_u16(const char *name)
+{
+	return dynfield(name, sizeof(uint16_t), __alignof__(uint16_t));
+}
+
+int sluice_dynfield_note(const char *name)
+{
+	return dynfield(name, sizeof(struct sluice_note), __alignof__(struct sluice_note));
 }
 
 int sluice_dev_remove(const char *name)

@@ -123,6 +123,15 @@ uint32_t sluice_lcore_id(void);
 uint64_t sluice_rdtsc(void);
 /* A u16 dynamic mbuf field; its offset, or a negative errno. */
 int sluice_dynfield_u16(const char *name);
+/* What one thread tells the next about a packet that goes over a ring. */
+struct sluice_note {
+	uint64_t timestamp_ns;
+	uint32_t wire_len;
+	uint16_t gso_size;
+	uint16_t port;
+};
+/* A dynamic mbuf field for a struct sluice_note; its offset, or a negative errno. */
+int sluice_dynfield_note(const char *name);
 /* Removes a device by name; 0 or a negative errno. */
 int sluice_dev_remove(const char *name);
 

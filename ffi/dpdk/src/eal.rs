@@ -207,6 +207,15 @@ pub(crate) fn share_low_offset() -> i32 {
     SHARE_LOW_OFFSET.load(Ordering::Relaxed)
 }
 
+/// Where mbufs keep the note that travels with them over a ring.
+static NOTE_OFFSET: AtomicI32 = AtomicI32::new(0);
+
+/// Offset of the dynamic field with the note; set before the first mbuf exists.
+#[inline]
+pub(crate) fn note_offset() -> i32 {
+    NOTE_OFFSET.load(Ordering::Relaxed)
+}
+
 /// The version of the DPDK library in use: "DPDK 22.11.11".
 #[must_use]
 pub fn dpdk_version() -> &'static str {
@@ -255,15 +264,18 @@ impl Eal {
         unsafe { dpdk_sys::sluice_eal_release_main_thread() };
         // SAFETY: EAL is up; the name is a NUL-terminated string.
         let low = unsafe { dpdk_sys::sluice_dynfield_u16(c"sluice_share_low".as_ptr()) };
+        // SAFETY: as above.
+        let note = unsafe { dpdk_sys::sluice_dynfield_note(c"sluice_note".as_ptr()) };
         let eal = Self(Arc::new(EalInner {
             iova_contig: config.hugepages == Hugepages::Use || !config.pci_allow.is_empty(),
             memory_mb: config.memory_mb,
             state: Mutex::new(State::default()),
         }));
-        if low < 0 {
-            return Err(EalError::Other { args: shown, errno: Errno::from_ret(low) });
+        if low < 0 || note < 0 {
+            return Err(EalError::Other { args: shown, errno: Errno::from_ret(low.min(note)) });
         }
         SHARE_LOW_OFFSET.store(low, Ordering::SeqCst);
+        NOTE_OFFSET.store(note, Ordering::SeqCst);
         restored.map_err(EalError::Affinity)?;
         Ok(eal)
     }

@@ -59,7 +59,7 @@ pub use lcore::{
 };
 pub use mbuf::{HEADROOM, Mbuf};
 pub use mbuf_chain::{ChainError, SegmentSlices};
-pub use mbuf_meta::{RxChecksum, RxVlan};
+pub use mbuf_meta::{Note, RxChecksum, RxVlan};
 pub use mempool::{Mempool, MempoolConfig, MempoolError};
 pub use port::{Link, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash};
 pub use port_error::{PortError, PortStep};

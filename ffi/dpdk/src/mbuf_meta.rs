@@ -25,6 +25,19 @@ pub enum RxChecksum {
     NotComputed,
 }
 
+/// What one thread tells the next about a packet that it hands over on a [`Ring`](crate::Ring); kept in the mbuf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Capture time, nanoseconds since the epoch.
+    pub timestamp_ns: u64,
+    /// The original length of the frame in bytes.
+    pub wire_len: u32,
+    /// Payload bytes of each segment of a super-frame; 0 = none, or not known.
+    pub gso_size: u16,
+    /// The port that received it, in the program's own numbers.
+    pub port: u16,
+}
+
 impl RxChecksum {
     fn of(flags: u64, mask: u64, bad: u64, good: u64) -> Self {
         let bits = flags & mask;
@@ -52,6 +65,30 @@ impl Mbuf {
     #[inline]
     pub fn set_port(&mut self, port: u16) {
         self.seg().set_port(port);
+    }
+
+    /// The note that travels with the packet; of an mbuf that has none, zeros or an old one.
+    #[inline]
+    #[must_use]
+    pub fn note(&self) -> Note {
+        let field = self.seg().note_ptr();
+        // SAFETY: inside our mbuf, aligned, and initialised: pools zero their mbufs, and any integers are a note.
+        let raw = unsafe { field.read() };
+        Note {
+            timestamp_ns: raw.timestamp_ns,
+            wire_len: raw.wire_len,
+            gso_size: raw.gso_size,
+            port: raw.port,
+        }
+    }
+
+    /// Writes the note that travels with the packet.
+    #[inline]
+    pub fn set_note(&mut self, note: Note) {
+        let Note { timestamp_ns, wire_len, gso_size, port } = note;
+        let field = self.seg().note_ptr();
+        // SAFETY: inside our mbuf and aligned; we are borrowed mutably, and only owners touch the field.
+        unsafe { field.write(dpdk_sys::sluice_note { timestamp_ns, wire_len, gso_size, port }) };
     }
 
     /// VLAN tags that are in metadata and no longer in the bytes.

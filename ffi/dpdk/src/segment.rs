@@ -6,9 +6,9 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use dpdk_sys::{rte_mempool, sluice_mbuf};
+use dpdk_sys::{rte_mempool, sluice_mbuf, sluice_note};
 
-use crate::eal::share_low_offset;
+use crate::eal::{note_offset, share_low_offset};
 
 /// A segment that is alive. Whoever holds one must own, by an `Mbuf`, the chain it lies in, for as long as it
 /// is used; that is what the safety of all methods rests on.
@@ -149,6 +149,14 @@ impl Seg {
         // SAFETY: alive, and only touched by the owner of the mbuf.
         let low = unsafe { low.cast::<u16>().read() };
         self.data_off() <= low
+    }
+
+    /// The note field of the mbuf.
+    #[inline(always)]
+    pub(crate) fn note_ptr(self) -> *mut sluice_note {
+        let offset = usize::try_from(note_offset()).unwrap_or(0);
+        // SAFETY: the offset is of a note that EAL reserved inside struct rte_mbuf, aligned for it.
+        unsafe { self.0.as_ptr().byte_add(offset) }.cast()
     }
 
     /// The first byte of the data.

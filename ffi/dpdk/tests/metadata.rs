@@ -35,6 +35,11 @@ fn metadata_is_kept_and_checksums_requested() {
     // c000 + 0201 + c000 + 0202 + 0011 + 000c = 18420 -> 8421 (RFC 768, RFC 1071).
     assert_eq!(packet.data()[40..42], [0x84, 0x21]);
 
+    let note = Note { timestamp_ns: u64::MAX - 1, wire_len: 70_000, gso_size: 1448, port: 255 };
+    packet.set_note(note);
+    assert_eq!(packet.note(), note);
+    assert_eq!((packet.rx_vlan(), packet.data().len()), (vlan, 46), "the note is beside all else");
+
     let view = packet.share(14, 20, &pool).unwrap();
     assert_eq!((view.rx_vlan(), view.port()), (vlan, 3));
     assert!(!packet.set_tx_udp_checksum(14, 20, false), "shared bytes are not written");
