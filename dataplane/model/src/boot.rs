@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{FlowSettings, MacAddr, TapSide};
+use crate::{FlowSettings, MacAddr, TapSide, WorkerSettings};
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,15 +51,6 @@ pub enum Hugepages {
     Never,
     /// Hugepages, or no start.
     Require,
-}
-
-/// The cores that move packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerSettings {
-    /// The CPUs that workers are pinned to, ascending; empty = one is chosen.
-    pub lcores: Vec<u16>,
-    /// Packets taken from a queue at once; `None` = the engine's own number.
-    pub burst_pkts: Option<u16>,
 }
 
 /// The packet buffers.

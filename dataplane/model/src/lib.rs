@@ -17,10 +17,11 @@ mod policy;
 mod range_set;
 pub mod spec;
 mod tap_side;
+mod worker_settings;
 
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, PortSpecError, WorkerSettings,
+    PortSpec, PortSpecError,
 };
 pub use close_type::CloseType;
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
@@ -33,3 +34,4 @@ pub use policy::{
 };
 pub use range_set::{RangeSet, RangeValue};
 pub use tap_side::TapSide;
+pub use worker_settings::{DistributorMode, Polling, SpreadBy, WorkerSettings};

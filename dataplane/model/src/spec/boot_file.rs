@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, RangeSet, TapSide, WorkerSettings,
+    PortSpec, TapSide,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
@@ -16,17 +16,11 @@ use super::document::{self, Fields};
 use super::flow_section::flow_settings;
 use super::names::Names;
 use super::policy_file::read_text;
-use super::ranges::{self, Kind};
 use super::source::{At, Report, quote};
+use super::worker_section::worker_settings;
 
 /// The most ports.
 pub const MAX_PORTS: usize = 256;
-
-/// The largest burst: the capacity of a batch.
-const MAX_BURST: u64 = 64;
-
-/// CPU numbers.
-const LCORES: Kind = Kind { what: "CPUs", min: 0, max: 1023, names: &[] };
 
 /// Reads and validates a boot config.
 ///
@@ -118,16 +112,6 @@ fn eal_settings(mut fields: Fields<'_>) -> EalSettings {
         memory_mb: narrow(memory_mb),
         args: args.map_or(Vec::new(), |at| at.value.iter().map(|arg| arg.value.to_owned()).collect()),
     }
-}
-
-fn worker_settings(mut fields: Fields<'_>, report: &Report<'_>) -> WorkerSettings {
-    let lcores: Option<RangeSet<u16>> = fields
-        .words("lcores", "[1]")
-        .and_then(|words| ranges::range_set(&words.value, &LCORES, &fields.field("lcores"), report));
-    let burst = fields.integer("burst", 1..=MAX_BURST, "a burst (packets)");
-    fields.finish();
-    let lcores = lcores.iter().flat_map(RangeSet::iter).flatten().collect();
-    WorkerSettings { lcores, burst_pkts: narrow(burst) }
 }
 
 fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {

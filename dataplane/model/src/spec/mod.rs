@@ -20,6 +20,7 @@ mod ranges;
 mod shadow;
 mod source;
 mod suggest;
+mod worker_section;
 
 pub use boot_file::{MAX_PORTS, load_boot, parse_boot};
 pub use check::check_against;
