@@ -11,12 +11,14 @@ mod boot;
 mod close_type;
 mod destination;
 mod drop_reason;
+mod flow_record;
 mod flow_settings;
 mod ids;
 mod policy;
 mod range_set;
 pub mod spec;
 mod tap_side;
+mod tcp_perf;
 mod worker_settings;
 
 pub use boot::{
@@ -26,6 +28,7 @@ pub use boot::{
 pub use close_type::CloseType;
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};
+pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
 pub use flow_settings::{FlowSettings, FlowTimeouts};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
 pub use policy::{
@@ -34,4 +37,5 @@ pub use policy::{
 };
 pub use range_set::{RangeSet, RangeValue};
 pub use tap_side::TapSide;
+pub use tcp_perf::{Delay, SidePerf, TcpPerf};
 pub use worker_settings::{DistributorMode, Polling, SpreadBy, WorkerSettings};

@@ -2,6 +2,7 @@
 
 mod key;
 mod table;
+pub mod tcp;
 
 pub use key::{FlowKey, KeyedPacket, VlanKey, vlan_id};
 pub use table::{Index, Keys, Slot, prefetch_entry};

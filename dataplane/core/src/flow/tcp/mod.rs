@@ -1,0 +1,12 @@
+//! TCP connections: states, ends, and what can be measured of them.
+
+mod ranges;
+mod state;
+mod tracker;
+
+#[cfg(test)]
+mod vectors;
+
+pub use ranges::RangePool;
+pub use state::{FlowState, flags};
+pub use tracker::{Direction, Handshake, Measured, TcpSegment, TcpTracker};
