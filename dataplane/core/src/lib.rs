@@ -9,6 +9,7 @@
 
 pub mod classify;
 pub mod decap;
+pub mod dedup;
 pub mod encap;
 pub mod flow;
 pub mod neighbor;
