@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{FlowSettings, MacAddr, TapSide, WorkerSettings};
+use crate::{DedupSettings, FlowSettings, MacAddr, TapSide, WorkerSettings};
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct BootConfig {
     pub worker: WorkerSettings,
     /// The packet buffers.
     pub memory: MemorySettings,
+    /// How duplicates are recognised.
+    pub dedup: DedupSettings,
     /// How flows are metered.
     pub flow: FlowSettings,
     /// The ports, in the order of the file; at least one captures.

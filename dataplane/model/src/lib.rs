@@ -9,6 +9,7 @@
 
 mod boot;
 mod close_type;
+mod dedup_settings;
 mod destination;
 mod drop_reason;
 mod flow_record;
@@ -26,6 +27,7 @@ pub use boot::{
     PortSpec, PortSpecError,
 };
 pub use close_type::CloseType;
+pub use dedup_settings::{DedupHeaders, DedupKey, DedupMode, DedupSettings};
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};

@@ -10,6 +10,7 @@ use crate::{
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
+use super::dedup_section::dedup_settings;
 use super::destinations::{mac, non_empty};
 use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
@@ -71,6 +72,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -
     let eal = top.table("eal", "{ hugepages = \"auto\" }").map(eal_settings);
     let worker = top.table("worker", "{ lcores = [1] }").map(|fields| worker_settings(fields, report));
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
+    let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
     let flow = top.table("flow", "{ flows = 262144 }").map(flow_settings);
     let ports = ports(&mut top, folder, report);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
@@ -91,6 +93,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -
         eal: eal.unwrap_or_default(),
         worker: worker.unwrap_or_default(),
         memory: memory.unwrap_or_default(),
+        dedup: dedup.unwrap_or_default(),
         flow: flow.unwrap_or_default(),
         ports,
         loop_guard,

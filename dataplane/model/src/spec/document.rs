@@ -139,6 +139,23 @@ impl<'d> Fields<'d> {
         Some(At { value, span: node.span() })
     }
 
+    /// `true`, `false`, or the word `other`, which is `None` as a missing field is.
+    pub(super) fn boolean_or(&mut self, key: &'static str, other: &'static str) -> Option<bool> {
+        let node = self.get(key)?;
+        let value = node.get_ref().as_bool();
+        if value.is_none() && node.get_ref().as_str() != Some(other) {
+            let wanted = format!("true, false or {}", quote(other));
+            match node.get_ref().as_str() {
+                Some(text) => {
+                    let reason = format!("{} is not one of the choices", quote(text));
+                    self.report.error(&node.span(), self.field(key), reason, format!("write {wanted}"));
+                }
+                None => self.wrong_type(key, node, &wanted, &quote(other)),
+            }
+        }
+        value
+    }
+
     /// An integer within bounds; `unit` says what is counted.
     pub(super) fn integer(
         &mut self,
