@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf};
 use sluice_core::classify::VerdictId;
+use sluice_core::decap::TunnelInfo;
 use sluice_core::wire::Parsed;
 use sluice_model::PortId;
 
@@ -35,8 +36,13 @@ pub struct Batch {
     pub ingress: [PortId; BATCH],
     /// Outermost headers.
     pub outer: [Parsed; BATCH],
-    /// Innermost headers; only set when the program needs them.
+    /// Innermost headers; only set when the program needs them, or when the packet's port looks through tunnels: then
+    /// those inside the tunnels looked through (the outermost ones where there is no tunnel).
     pub inner: [Parsed; BATCH],
+    /// The tunnels that were taken off or looked through; [`TunnelInfo::NONE`] where none was.
+    pub tunnel: [TunnelInfo; BATCH],
+    /// Bit i: what is matched and metered of packet i are its inner headers.
+    pub looked_through: u64,
     /// What the policies make of each packet.
     pub verdicts: [VerdictId; BATCH],
 }
@@ -51,6 +57,8 @@ impl Default for Batch {
             ingress: [PortId(0); BATCH],
             outer: [Parsed::EMPTY; BATCH],
             inner: [Parsed::EMPTY; BATCH],
+            tunnel: [TunnelInfo::NONE; BATCH],
+            looked_through: 0,
             verdicts: [VerdictId::default(); BATCH],
         }
     }
@@ -113,6 +121,15 @@ impl Batch {
         debug_assert!(self.mbufs.iter().all(Option::is_none), "a packet was left undecided");
         self.len = 0;
         self.live = 0;
+        self.looked_through = 0;
+    }
+
+    /// The headers that are matched, deduplicated and metered: those of the frame, or inside a tunnel that is looked
+    /// through.
+    #[inline]
+    #[must_use]
+    pub fn view(&self, place: usize) -> &Parsed {
+        if self.looked_through >> place & 1 == 0 { &self.outer[place] } else { &self.inner[place] }
     }
 
     /// The live packets as runs of equal verdicts, in order; replaces what is in `runs`.
