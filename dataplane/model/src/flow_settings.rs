@@ -52,3 +52,13 @@ impl Default for FlowTimeouts {
         Self { opening_s: 5, established_s: 300, closing_s: 35, reset_s: 5, one_way_s: 5, other_s: 35 }
     }
 }
+
+impl FlowTimeouts {
+    /// The shortest of them.
+    #[must_use]
+    pub fn shortest_s(&self) -> u32 {
+        let all =
+            [self.opening_s, self.established_s, self.closing_s, self.reset_s, self.one_way_s, self.other_s];
+        all.into_iter().min().unwrap_or(0)
+    }
+}

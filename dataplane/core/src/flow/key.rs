@@ -4,6 +4,7 @@
 //! source is the other one.
 
 use sluice_cpu::{hash_u64x3, hash_u64x4};
+use sluice_model::Network;
 
 use crate::decap::TunnelInfo;
 use crate::wire::{Fragment, L3, Parsed};
@@ -25,6 +26,16 @@ pub struct FlowKey {
     pub(super) words: [u64; 3],
     /// IPv6 (or Ethernet) addresses, the lower end's first; zero for IPv4.
     pub(super) long: [u64; 4],
+}
+
+/// The fields of a key. Pairs are in the order of the key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoded {
+    pub(super) network: Network,
+    pub(super) addresses: [[u8; 16]; 2],
+    pub(super) ports: Option<[u16; 2]>,
+    pub(super) protocol: u8,
+    pub(super) tap: u16,
 }
 
 /// A key with what else follows from the headers.
@@ -49,8 +60,10 @@ pub enum VlanKey {
 }
 
 impl FlowKey {
-    /// Bits of the kind: the network layer, then the tunnel's kind.
+    /// Bits of the kind: the network layer, four bits of the tunnel's kind, and these. The addresses are in `long`.
     const LONG: u8 = 0x80;
+    /// The ports are known; for ARP: its protocol addresses are.
+    const KNOWN: u8 = 0x40;
 
     /// The key of a packet with these headers, which came in by `tap`.
     #[inline(always)]
@@ -64,7 +77,8 @@ impl FlowKey {
     ) -> KeyedPacket {
         let (src_port, dst_port) = (headers.src_port, headers.dst_port);
         // Packets whose ports are not known are not those of port 0.
-        let kind = headers.l3 as u8 | (tunnel.kind as u8) << 2 | u8::from(headers.has_ports) << 6;
+        let kind =
+            headers.l3 as u8 | (tunnel.kind as u8) << 2 | if headers.has_ports { Self::KNOWN } else { 0 };
         let mut third = u64::from(tap) << 48 | u64::from(headers.protocol) << 8;
         if vlan_key == VlanKey::Ids {
             // The count tells no tag from one with id 0.
@@ -93,7 +107,13 @@ impl FlowKey {
             L3::Ipv6 => (u128::from_be_bytes(headers.src_addr), u128::from_be_bytes(headers.dst_addr)),
             L3::Arp | L3::None | L3::Ipv4 => {
                 third = third & !0xffff_0000 | u64::from(headers.ethertype) << 16;
-                arp_addresses(frame, headers).unwrap_or_else(|| ethernet_addresses(frame, headers))
+                match arp_addresses(frame, headers) {
+                    Some(addresses) => {
+                        third |= u64::from(Self::KNOWN);
+                        addresses
+                    }
+                    None => ethernet_addresses(frame, headers),
+                }
             }
         };
         let src = (src, headers.src_port);
@@ -104,6 +124,33 @@ impl FlowKey {
         let long = [upper(low), lower(low), upper(high), lower(high)];
         let words = [hash_u64x4(&long, SEED), ports, third | u64::from(Self::LONG)];
         (Self { words, long }, from_second)
+    }
+
+    /// What the words say; `long` is read only if they ask for it.
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are taken apart")]
+    pub(super) fn decode(words: &[u64; 3], long: &[u64; 4]) -> Decoded {
+        let [first, ports, third] = *words;
+        let kind = third as u8;
+        let known = kind & Self::KNOWN != 0;
+        let v4 = |address: u32| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.to_be_bytes());
+            bytes
+        };
+        let v6 = |upper: u64, lower: u64| (u128::from(upper) << 64 | u128::from(lower)).to_be_bytes();
+        let (network, addresses) = match kind & 3 {
+            1 => (Network::Ipv4, [v4((first >> 32) as u32), v4(first as u32)]),
+            2 => (Network::Ipv6, [v6(long[0], long[1]), v6(long[2], long[3])]),
+            3 if known => (Network::Ipv4, [v4(long[1] as u32), v4(long[3] as u32)]),
+            _ => (Network::None, [[0; 16]; 2]),
+        };
+        Decoded {
+            network,
+            addresses,
+            ports: (known && kind & 3 != 3).then_some([(ports >> 48) as u16, (ports >> 32) as u16]),
+            protocol: (third >> 8) as u8,
+            tap: (third >> 48) as u16,
+        }
     }
 
     /// Whether the addresses are in [`FlowKey::long`].
@@ -121,8 +168,15 @@ pub fn vlan_id(headers: &Parsed) -> u16 {
     tci & 0xfff
 }
 
+/// The IP protocol in the words of a key.
+#[inline(always)]
+pub(super) fn protocol(words: &[u64; 3]) -> u8 {
+    let [.., protocol, _] = words[2].to_be_bytes();
+    protocol
+}
+
 /// The protocol addresses of an ARP packet for IPv4: sender and target.
-pub(super) fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u128)> {
+fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u128)> {
     if headers.l3 != L3::Arp || headers.fragment != Fragment::Whole {
         return None;
     }

@@ -1,8 +1,16 @@
 //! Flows: one lookup per packet, and what is kept of each conversation.
 
+mod direction;
+mod entry;
 mod key;
+mod lengths;
+mod meter;
+mod orient;
+mod report;
 mod table;
 pub mod tcp;
 
 pub use key::{FlowKey, KeyedPacket, VlanKey, vlan_id};
-pub use table::{Index, Keys, Slot, prefetch_entry};
+pub use lengths::Lengths;
+pub use meter::{FlowMeter, FlowRef, MeterConfig, MeterCounts, Packet, Sink, TapPort};
+pub use table::{Index, Keys, Slot};

@@ -3,7 +3,7 @@
 //! All memory is taken at start. A lookup goes through three steps for a whole batch, each touching lines that the step
 //! before asked for: hash and fetch the bucket; find candidates in it and fetch their entries; compare keys.
 
-use sluice_cpu::{prefetch_index, prefetch_write};
+use sluice_cpu::prefetch_index;
 
 use super::key::FlowKey;
 
@@ -19,6 +19,12 @@ pub struct Slot(u32);
 impl Slot {
     /// No entry.
     pub const NONE: Self = Self(u32::MAX);
+
+    /// The entry with this number.
+    #[inline(always)]
+    pub(super) fn new(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
 
     /// The number as an index.
     #[inline(always)]
@@ -201,14 +207,6 @@ impl Index {
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
         usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) & self.mask
-    }
-}
-
-/// Asks for the first line of entry `slot`, to write them soon.
-#[inline(always)]
-pub fn prefetch_entry<T>(entries: &[T], slot: Slot) {
-    if let Some(entry) = entries.get(slot.index()) {
-        prefetch_write(entry);
     }
 }
 

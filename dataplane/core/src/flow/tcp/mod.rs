@@ -4,9 +4,6 @@ mod ranges;
 mod state;
 mod tracker;
 
-#[cfg(test)]
-mod vectors;
-
 pub use ranges::RangePool;
 pub use state::{FlowState, flags};
 pub use tracker::{Direction, Handshake, Measured, TcpSegment, TcpTracker};

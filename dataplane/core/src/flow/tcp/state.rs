@@ -184,6 +184,18 @@ impl FlowState {
         NEXT[self as usize][usize::from(from_server)][class as usize]
     }
 
+    /// The state with client and server exchanged.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::ClosingTx1 => Self::ClosingRx1,
+            Self::ClosingTx2 => Self::ClosingRx2,
+            Self::ClosingRx1 => Self::ClosingTx1,
+            Self::ClosingRx2 => Self::ClosingTx2,
+            other => other,
+        }
+    }
+
     /// Whether a flow that came from `before` into this state ends at once: the last ACK, or RST while closing.
     #[inline(always)]
     #[must_use]

@@ -1,0 +1,106 @@
+//! What is kept of a flow: two lines that every packet touches, one more for TCP, and what is seldom needed.
+
+use sluice_model::{MacAddr, PortId, TcpPerf};
+
+use super::tcp::{FlowState, Handshake, TcpTracker};
+use crate::decap::TunnelInfo;
+
+/// Bits of [`Hot::flags`].
+pub(super) mod flag {
+    /// The entry is in use.
+    pub(crate) const LIVE: u8 = 1;
+    /// The client is the second end of the key.
+    pub(crate) const CLIENT_IS_SECOND: u8 = 2;
+    /// The first end sent something.
+    pub(crate) const FIRST_SENT: u8 = 4;
+    /// The second end sent something.
+    pub(crate) const SECOND_SENT: u8 = 8;
+    /// A SYN told the direction.
+    pub(crate) const SYN_SEEN: u8 = 16;
+    /// A SYN-ACK told the direction.
+    pub(crate) const SYN_ACK_SEEN: u8 = 32;
+}
+
+/// What a lookup reads and every packet writes: one line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Hot {
+    pub(super) words: [u64; 3],
+    /// The cached verdicts, of packets from the first and from the second end.
+    pub(super) verdicts: [u32; 2],
+    /// Which verdicts these are; another stamp makes them worthless.
+    pub(super) stamp: u32,
+    pub(super) state: FlowState,
+    pub(super) flags: u8,
+    /// The time of the latest packet.
+    pub(super) last_ns: u64,
+    /// A packet from then on belongs to another period; 0 = the flow was idle since its last period was reported.
+    pub(super) period_end_ns: u64,
+    pub(super) hash: u64,
+}
+
+const _: () = assert!(size_of::<Hot>() == 64);
+
+/// What one side sent in the current interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Sent {
+    pub(super) packets: u32,
+    pub(super) tcp_flags: u8,
+    pub(super) bytes: u64,
+    pub(super) l3_bytes: u64,
+    pub(super) l4_bytes: u64,
+}
+
+/// What both sides sent: one line. Client first.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Counts {
+    pub(super) sent: [Sent; 2],
+}
+
+const _: () = assert!(size_of::<Counts>() == 64);
+
+/// The lines of a flow that packets touch.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub(super) struct Entry {
+    pub(super) hot: Hot,
+    pub(super) counts: Counts,
+    pub(super) tcp: TcpTracker,
+}
+
+/// What is written when a flow begins, when a period ends, and when there is something to measure.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cold {
+    pub(super) flow_id: u64,
+    pub(super) first_ns: u64,
+    /// When the current interval (of the record) began.
+    pub(super) interval_start_ns: u64,
+    /// When it ends.
+    pub(super) interval_end_ns: u64,
+    /// Client first.
+    pub(super) macs: [MacAddr; 2],
+    pub(super) ethertype: u16,
+    pub(super) vlan: u16,
+    pub(super) port: PortId,
+    /// Whether no record was emitted yet.
+    pub(super) is_new: bool,
+    /// The score of the server when the direction was decided.
+    pub(super) direction_score: u8,
+    /// The latest tunnel of each direction, client first.
+    pub(super) tunnels: [Option<TunnelInfo>; 2],
+    /// What was sent before the current interval.
+    pub(super) before: [Before; 2],
+    /// Measured in the current interval.
+    pub(super) perf: TcpPerf,
+    pub(super) handshake: Handshake,
+}
+
+/// Totals of one side before the current interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    pub(super) tcp_flags: u8,
+}

@@ -1,0 +1,260 @@
+//! When does a flow begin, turn into another period, and end, and what is said of it then?
+
+use sluice_model::{CloseType, FlowRecord, MacAddr, SideRecord, TapSide, TcpPerf, TunnelRecord, TunnelType};
+
+use super::entry::{Cold, Counts, Hot, flag};
+use super::key::{FlowKey, KeyedPacket, protocol, vlan_id};
+use super::meter::{FlowMeter, NO_VERDICT, Packet, Sink};
+use super::table::Slot;
+use super::tcp::flags::RST;
+use super::tcp::{FlowState, TcpTracker};
+use crate::decap::TunnelInfo;
+use crate::wire::TunnelHeader;
+
+/// Records are cut at natural minutes.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+impl FlowMeter {
+    /// Begins the flow of this packet; `None`, counted, when the table is full.
+    #[inline(never)]
+    pub(super) fn begin(&mut self, keyed: &KeyedPacket, packet: &Packet<'_>) -> Option<Slot> {
+        let Some(slot) = self.index.insert(keyed.hash) else {
+            self.table_full += 1;
+            return None;
+        };
+        self.created += 1;
+        let time_ns = packet.time_ns;
+        let client_is_second = keyed.from_second;
+        let entry = &mut self.entries[slot.index()];
+        entry.hot = Hot {
+            words: keyed.key.words,
+            verdicts: [NO_VERDICT; 2],
+            stamp: 0,
+            state: FlowState::Raw,
+            flags: flag::LIVE | if client_is_second { flag::CLIENT_IS_SECOND } else { 0 },
+            last_ns: time_ns,
+            period_end_ns: 0,
+            hash: keyed.hash,
+        };
+        entry.counts = Counts::default();
+        entry.tcp = TcpTracker::default();
+        if FlowKey::is_long(&keyed.key.words) {
+            self.long[slot.index()] = keyed.key.long;
+        }
+        let headers = packet.headers;
+        let mac = |offset: usize| {
+            let bytes = packet.frame.get(usize::from(headers.l2_offset) + offset..);
+            MacAddr(bytes.and_then(|bytes| bytes.first_chunk().copied()).unwrap_or_default())
+        };
+        let has_ethernet = headers.l3_offset > headers.l2_offset;
+        let macs = if has_ethernet { [mac(6), mac(0)] } else { [MacAddr::default(); 2] };
+        self.cold[slot.index()] = Cold {
+            flow_id: self.next_id(time_ns),
+            first_ns: time_ns,
+            interval_start_ns: time_ns,
+            macs,
+            ethertype: headers.ethertype,
+            vlan: if headers.vlan_count > 0 { vlan_id(headers) } else { 0 },
+            port: packet.port,
+            is_new: true,
+            ..Cold::default()
+        };
+        self.orient_first(slot, usize::from(keyed.from_second), packet);
+        Some(slot)
+    }
+
+    /// What is due when a packet comes at `time_ns`: the end of the flow if it was silent for too long (`true`), or the
+    /// end of its period.
+    #[inline(never)]
+    pub(super) fn turn(&mut self, slot: Slot, time_ns: u64, sink: &mut impl Sink) -> bool {
+        let end_ns = self.timeout_at(slot);
+        if time_ns > end_ns && self.entries[slot.index()].hot.last_ns < time_ns {
+            self.end(slot, end_ns, sink);
+            return true;
+        }
+        self.close_periods(slot, time_ns, sink);
+        let period_ns = MINUTE_NS;
+        let cold = &mut self.cold[slot.index()];
+        if cold.interval_end_ns == 0 {
+            let minute_ns = time_ns - time_ns % MINUTE_NS;
+            cold.interval_start_ns = if cold.is_new { cold.first_ns } else { minute_ns };
+            cold.interval_end_ns = minute_ns + MINUTE_NS;
+        }
+        self.entries[slot.index()].hot.period_end_ns = time_ns - time_ns % period_ns + period_ns;
+        false
+    }
+
+    /// When the flow ends if no packet comes.
+    fn timeout_at(&self, slot: Slot) -> u64 {
+        let hot = &self.entries[slot.index()].hot;
+        let both = flag::FIRST_SENT | flag::SECOND_SENT;
+        let timeout_ns =
+            hot.state.timeout_ns(protocol(&hot.words), hot.flags & both == both, &self.config.timeouts);
+        hot.last_ns.saturating_add(timeout_ns)
+    }
+
+    /// Reports the periods of a flow that are over at `now_ns`; it is idle then until a packet comes.
+    fn close_periods(&mut self, slot: Slot, now_ns: u64, sink: &mut impl Sink) {
+        let hot = &mut self.entries[slot.index()].hot;
+        if hot.period_end_ns == 0 || now_ns < hot.period_end_ns {
+            return;
+        }
+        hot.period_end_ns = 0;
+        let interval_end_ns = self.cold[slot.index()].interval_end_ns;
+        if now_ns >= interval_end_ns {
+            self.report_record(slot, CloseType::ForcedReport, interval_end_ns, sink);
+        }
+    }
+
+    /// Ends the flow at `end_ns`: reports it for the last time and gives its memory back.
+    pub(super) fn end(&mut self, slot: Slot, end_ns: u64, sink: &mut impl Sink) {
+        self.close_periods(slot, end_ns, sink);
+        let close_type = self.close_type(slot);
+        let cold = &mut self.cold[slot.index()];
+        if cold.interval_end_ns == 0 {
+            // Nothing since the last report: the record of the end covers the minute of the end.
+            let minute_ns = end_ns - end_ns % MINUTE_NS;
+            cold.interval_start_ns = if cold.is_new { cold.first_ns } else { minute_ns };
+        }
+        self.report_record(slot, close_type, end_ns, sink);
+        let entry = &mut self.entries[slot.index()];
+        entry.tcp.release(&mut self.ranges);
+        entry.hot.flags = 0;
+        let hash = entry.hot.hash;
+        self.index.remove(hash, slot);
+    }
+
+    /// The id of a new flow: its first time (in units of about a second), the worker, and a count.
+    fn next_id(&mut self, first_ns: u64) -> u64 {
+        let count = self.created & 0x00ff_ffff;
+        (first_ns >> 30) << 32 | u64::from(self.config.worker) << 24 | count
+    }
+
+    /// Ends flows that were silent for too long at `now_ns`, and reports minutes that are over: looks at `entries`
+    /// entries, and goes on there the next time.
+    pub fn sweep(&mut self, now_ns: u64, entries: usize, sink: &mut impl Sink) {
+        for _ in 0..entries.min(self.entries.len()) {
+            let slot = Slot::new(self.sweep_next);
+            self.sweep_next = if self.sweep_next + 1 >= self.entries.len() { 0 } else { self.sweep_next + 1 };
+            let Some(entry) = self.entries.get(slot.index()) else { return };
+            let hot = &entry.hot;
+            let is_due = now_ns.saturating_sub(hot.last_ns) > self.min_timeout_ns
+                || (hot.period_end_ns != 0 && now_ns >= hot.period_end_ns);
+            if hot.flags & flag::LIVE == 0 || !is_due {
+                continue;
+            }
+            let end_ns = self.timeout_at(slot);
+            if now_ns > end_ns {
+                self.end(slot, end_ns, sink);
+            } else {
+                self.close_periods(slot, now_ns, sink);
+            }
+        }
+    }
+
+    /// Looks at so many entries that all of them have their turn about once a second.
+    #[inline]
+    pub fn sweep_on(&mut self, now_ns: u64, sink: &mut impl Sink) {
+        /// The most that is done at once.
+        const MOST: usize = 256;
+        let passed_ns = now_ns.saturating_sub(self.swept_ns).min(1_000_000_000);
+        let due = self.entries.len() as u64 * passed_ns / 1_000_000_000;
+        if due > 0 {
+            self.swept_ns = now_ns;
+            self.sweep(now_ns, usize::try_from(due).unwrap_or(MOST).min(MOST), sink);
+        }
+    }
+
+    /// Lets time run on until every flow has timed out.
+    pub fn finish(&mut self, sink: &mut impl Sink) {
+        self.sweep(u64::MAX, self.entries.len(), sink);
+    }
+
+    /// Why the flow ends.
+    fn close_type(&self, slot: Slot) -> CloseType {
+        let (entry, cold) = (&self.entries[slot.index()], &self.cold[slot.index()]);
+        let (sent, before) = (&entry.counts.sent[1], &cold.before[1]);
+        let rst = (sent.tcp_flags | before.tcp_flags) & RST != 0;
+        let packets = before.packets + u64::from(sent.packets);
+        entry.hot.state.close_type(protocol(&entry.hot.words), rst, packets)
+    }
+
+    /// Emits the record of the current interval, which ends at `end_ns`, and begins another.
+    fn report_record(&mut self, slot: Slot, close_type: CloseType, end_ns: u64, sink: &mut impl Sink) {
+        self.orient_again(slot);
+        let entry = &mut self.entries[slot.index()];
+        let cold = &mut self.cold[slot.index()];
+        let hot = &entry.hot;
+        let key = FlowKey::decode(&hot.words, &self.long[slot.index()]);
+        let client = usize::from(hot.flags & flag::CLIENT_IS_SECOND != 0);
+        let mut sides = [SideRecord::default(); 2];
+        for ((side, sent), before) in sides.iter_mut().zip(&entry.counts.sent).zip(&mut cold.before) {
+            before.packets += u64::from(sent.packets);
+            before.bytes += sent.bytes;
+            before.tcp_flags |= sent.tcp_flags;
+            *side = SideRecord {
+                packets: sent.packets.into(),
+                bytes: sent.bytes,
+                l3_bytes: sent.l3_bytes,
+                l4_bytes: sent.l4_bytes,
+                total_packets: before.packets,
+                total_bytes: before.bytes,
+                duplicates: 0,
+                tcp_flags: sent.tcp_flags,
+            };
+        }
+        let record = FlowRecord {
+            flow_id: cold.flow_id,
+            start_ns: cold.interval_start_ns,
+            end_ns,
+            duration_ns: hot.last_ns.saturating_sub(cold.first_ns),
+            close_type,
+            is_new_flow: cold.is_new,
+            network: key.network,
+            addresses: [key.addresses[client], key.addresses[client ^ 1]],
+            macs: cold.macs,
+            ethertype: cold.ethertype,
+            vlan: cold.vlan,
+            protocol: key.protocol,
+            ports: key.ports.map(|ports| [ports[client], ports[client ^ 1]]),
+            tunnels: cold.tunnels.map(|tunnel| tunnel.as_ref().and_then(tunnel_record)),
+            tap: key.tap,
+            port: cold.port,
+            tap_side: self.config.taps.get(cold.port.index()).map_or(TapSide::Rest, |tap| tap.side),
+            vtap_id: self.config.vtap_id,
+            direction_score: cold.direction_score,
+            sides,
+            perf: cold.perf,
+            syn_seq: cold.handshake.syn_seq,
+            syn_ack_seq: cold.handshake.syn_ack_seq,
+        };
+        entry.counts = Counts::default();
+        cold.perf = TcpPerf::default();
+        cold.is_new = false;
+        cold.interval_end_ns = 0;
+        sink.flow(&record);
+    }
+}
+
+/// The tunnel as records name it.
+fn tunnel_record(tunnel: &TunnelInfo) -> Option<TunnelRecord> {
+    let kind = match tunnel.kind {
+        TunnelHeader::None => return None,
+        TunnelHeader::Vxlan => TunnelType::Vxlan,
+        TunnelHeader::Geneve => TunnelType::Geneve,
+        TunnelHeader::Gre => TunnelType::Gre,
+        TunnelHeader::GreTeb => TunnelType::Teb,
+        TunnelHeader::Erspan1 => TunnelType::Erspan1,
+        TunnelHeader::Erspan2 => TunnelType::Erspan2,
+        TunnelHeader::Erspan3 => TunnelType::Erspan3,
+        TunnelHeader::IpInIp => TunnelType::IpInIp,
+        TunnelHeader::GtpU => TunnelType::GtpU,
+    };
+    Some(TunnelRecord {
+        kind,
+        tier: tunnel.depth,
+        id: tunnel.id,
+        ipv4: tunnel.ipv4,
+        addresses: [tunnel.src_addr, tunnel.dst_addr],
+    })
+}
