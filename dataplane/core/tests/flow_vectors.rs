@@ -1,6 +1,6 @@
 //! The hand-checkable vectors of the reference system's flow states (V1 to V20) and timings (P1 to P10), as packets
 //! through the meter.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::expect_used)]
 
 use sluice_core::decap::TunnelInfo;
 use sluice_core::flow::{FlowMeter, MeterConfig, Packet, Sink, VlanKey};
