@@ -13,5 +13,6 @@ pub mod dedup;
 pub mod encap;
 pub mod flow;
 pub mod neighbor;
+pub mod spread;
 pub mod verdict;
 pub mod wire;

@@ -176,7 +176,7 @@ pub(super) fn protocol(words: &[u64; 3]) -> u8 {
 }
 
 /// The protocol addresses of an ARP packet for IPv4: sender and target.
-fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u128)> {
+pub(crate) fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u128)> {
     if headers.l3 != L3::Arp || headers.fragment != Fragment::Whole {
         return None;
     }

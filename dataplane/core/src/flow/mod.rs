@@ -10,6 +10,7 @@ mod report;
 mod table;
 pub mod tcp;
 
+pub(crate) use key::arp_addresses;
 pub use key::{FlowKey, KeyedPacket, VlanKey, vlan_id};
 pub use lengths::Lengths;
 pub use meter::{FlowMeter, FlowRef, MeterConfig, MeterCounts, Packet, Sink, TapPort};
