@@ -182,6 +182,7 @@ impl Bench<'_> {
             ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
             outputs: policies.destinations().iter().map(output).collect::<Result<_>>()?,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
+            flow: None,
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program,

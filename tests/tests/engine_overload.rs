@@ -140,6 +140,7 @@ impl Rig {
             ports: vec![exit],
             outputs,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
+            flow: None,
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),

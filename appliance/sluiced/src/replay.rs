@@ -22,10 +22,11 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
         loop_guard: args.loop_guard,
+        flow: None,
     };
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
-    let outcome = run_replay(&config, |input, at| bar.update(input, at))?;
+    let outcome = run_replay(&config, |input, at| bar.update(input, at), |_record| {})?;
     bar.finish();
     let summary = Summary {
         policies: &config.policies,

@@ -12,7 +12,9 @@ use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolE
 use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
-use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+use sluice_model::{
+    Destination, DestinationKind, FlowRecord, FlowSettings, Generation, MacAddr, PolicySet, PortId,
+};
 
 use crate::batch::{BATCH, RxInfo};
 use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
@@ -20,6 +22,7 @@ use crate::files::{self, FileError, FileSink};
 use crate::ledger::Account;
 use crate::output::{Egress, Output, TunnelEnds};
 use crate::sequence::Sequences;
+use crate::stage::flow::{FlowStage, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 
@@ -44,6 +47,10 @@ const HEADER_ROOM: u16 = 256;
 const HEADER_MBUFS: (usize, usize) = (16_383, 262_143);
 /// Entries of the queue to the file writer, unless one packet alone needs more.
 const QUEUE_ENTRIES: usize = 524_288;
+/// Flows at the same time, unless the settings say.
+const DEFAULT_FLOWS: u32 = 262_144;
+/// Records that one batch may give rise to: two for each packet, and those of the sweep.
+const RING_RECORDS: usize = 1024;
 /// Bytes of an mbuf besides its data room: structure, headroom, mempool header.
 const MBUF_OVERHEAD: u64 = 384;
 
@@ -58,6 +65,8 @@ pub struct ReplayConfig {
     pub out_dir: PathBuf,
     /// Drop copies of our own that are found in the captures.
     pub loop_guard: bool,
+    /// How flows are metered; `None` = not at all.
+    pub flow: Option<FlowSettings>,
 }
 
 /// Why a replay could not run, or not to its end.
@@ -118,13 +127,15 @@ pub struct ReplayReport {
     pub errors: Vec<ReplayError>,
 }
 
-/// Replays `config`; `progress` is called now and then with the input's number and how far it is.
+/// Replays `config`; `progress` is called now and then with the input's number and how far it is, `record` with each
+/// flow record. At the end of the input time runs on until every flow has timed out.
 ///
 /// # Errors
 /// What kept the replay from starting. What went wrong on the way is in the report.
 pub fn replay(
     config: &ReplayConfig,
     mut progress: impl FnMut(usize, Progress),
+    mut record: impl FnMut(&FlowRecord),
 ) -> Result<ReplayReport, ReplayError> {
     let mut readers = Vec::with_capacity(config.inputs.len());
     for path in &config.inputs {
@@ -135,9 +146,10 @@ pub fn replay(
     let mut errors = Vec::new();
     for (index, mut reader) in readers.into_iter().enumerate() {
         let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
-        let result = session.run(&mut reader, port, |at| progress(index, at));
+        let result = session.run(&mut reader, port, |at| progress(index, at), &mut record);
         errors.extend(result.err().map(ReplayError::Capture));
     }
+    session.worker.finish_flows(&mut record);
     session.sink.flush();
     errors.extend(session.sink.take_errors().into_iter().map(ReplayError::File));
     Ok(session.report(files, errors))
@@ -221,6 +233,9 @@ impl Session {
             ports: Vec::new(),
             outputs,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
+            flow: config.flow.as_ref().map(|flow| {
+                FlowStage::new(meter_config(flow, &[], DEFAULT_FLOWS, 0), RING_RECORDS, &program)
+            }),
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program,
@@ -239,6 +254,7 @@ impl Session {
         reader: &mut CaptureReader,
         port: PortId,
         mut progress: impl FnMut(Progress),
+        mut record: impl FnMut(&FlowRecord),
     ) -> Result<(), CaptureError> {
         let mut result = Ok(());
         let mut more = true;
@@ -272,6 +288,12 @@ impl Session {
             }
             self.worker.process(start);
             self.sink.drain();
+            if let Some(flow) = self.worker.flow() {
+                let ring = flow.ring();
+                while let Some(next) = ring.pop() {
+                    record(&next);
+                }
+            }
             progress(reader.progress());
         }
         result

@@ -13,6 +13,8 @@ pub enum Stage {
     Rx,
     /// Parsing, fragments, loop guard.
     Parse,
+    /// Finding flows, counting in them.
+    Flow,
     /// Looking up verdicts.
     Classify,
     /// Cutting, marking, encapsulating.
@@ -23,7 +25,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the packet's order.
-    pub const ALL: [Self; 5] = [Self::Rx, Self::Parse, Self::Classify, Self::Act, Self::Tx];
+    pub const ALL: [Self; 6] = [Self::Rx, Self::Parse, Self::Flow, Self::Classify, Self::Act, Self::Tx];
 
     /// The name in tables and metrics.
     #[must_use]
@@ -31,6 +33,7 @@ impl Stage {
         match self {
             Self::Rx => "rx",
             Self::Parse => "parse",
+            Self::Flow => "flow",
             Self::Classify => "classify",
             Self::Act => "act",
             Self::Tx => "tx",

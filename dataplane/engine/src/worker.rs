@@ -10,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, Tsc};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::classify::{Classifier, FragmentTable, Input, Program};
-use sluice_model::{DropReason, PortId};
+use sluice_model::{DropReason, FlowRecord, PortId};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
@@ -21,6 +21,7 @@ use crate::output::{Egress, Output};
 use crate::port::{Source, TxDriver, TxPort};
 use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
+use crate::stage::flow::FlowStage;
 use crate::stage::guard::LoopGuard;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
@@ -88,6 +89,8 @@ pub struct WorkerParts {
     pub program: Arc<Program>,
     /// The worker's verdict tables for that program.
     pub classifier: Classifier,
+    /// Flows: metering, and verdicts that are kept with them.
+    pub flow: Option<FlowStage>,
     /// Datagrams of which fragments were seen.
     pub fragments: FragmentTable,
     /// Sequence numbers.
@@ -145,6 +148,19 @@ impl Worker {
     #[must_use]
     pub fn control(&self) -> ControlQueues {
         self.parts.control.clone()
+    }
+
+    /// The flow stage, if there is one.
+    #[must_use]
+    pub fn flow(&self) -> Option<&FlowStage> {
+        self.parts.flow.as_ref()
+    }
+
+    /// Ends all flows, as if no packet came any more; see [`FlowStage::finish`].
+    pub fn finish_flows(&mut self, take: impl FnMut(&FlowRecord)) {
+        if let Some(flow) = &mut self.parts.flow {
+            flow.finish(take);
+        }
     }
 
     /// The published stage statistics.
@@ -228,8 +244,20 @@ impl Worker {
         self.drop_own_copies();
         let parsed = self.stats.stage(Stage::Parse, received, packets);
 
-        self.classify(with_inner);
-        let classified = self.stats.stage(Stage::Classify, parsed, packets);
+        let mut decided = false;
+        let mut metered = parsed;
+        if let Some(flow) = &mut self.parts.flow {
+            flow.run(&self.batch);
+            decided = flow.verdicts(&mut self.batch, &self.parts.classifier);
+            metered = self.stats.stage(Stage::Flow, parsed, packets);
+        }
+        if !decided {
+            self.classify(with_inner);
+            if let Some(flow) = &mut self.parts.flow {
+                flow.keep(&self.batch, &self.parts.classifier);
+            }
+        }
+        let classified = self.stats.stage(Stage::Classify, metered, packets);
 
         let parts = &mut self.parts;
         let mut ctx = Context {

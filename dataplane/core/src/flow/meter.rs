@@ -89,6 +89,8 @@ pub struct MeterCounts {
     pub created: u64,
     /// Packets that got no entry because the table was full: forwarded, not metered.
     pub table_full: u64,
+    /// Times that a flow with holes in its sequence numbers found no memory for them.
+    pub ranges_exhausted: u64,
 }
 
 /// A packet's flow, and which end of it sent the packet.
@@ -166,7 +168,12 @@ impl FlowMeter {
     /// What it holds and what it could not do.
     #[must_use]
     pub fn counts(&self) -> MeterCounts {
-        MeterCounts { flows: self.index.len() as u64, created: self.created, table_full: self.table_full }
+        MeterCounts {
+            flows: self.index.len() as u64,
+            created: self.created,
+            table_full: self.table_full,
+            ranges_exhausted: self.ranges.exhausted(),
+        }
     }
 
     /// First step, for packet `place` of the batch: its key, and a hint for the index.

@@ -3,6 +3,7 @@
 mod control;
 mod error;
 mod feeder;
+mod flows;
 mod plan;
 mod ports;
 mod routes;
@@ -29,6 +30,7 @@ use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_total
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::{Account, LedgerCell};
 use crate::sequence::Sequences;
+use crate::stage::flow::{FlowStats, RecordRing};
 use crate::stage::guard::LoopGuard;
 use crate::stats::WorkerStats;
 use crate::worker::{ControlQueues, Worker, WorkerParts};
@@ -73,6 +75,16 @@ struct Shared {
 struct WorkerHandle {
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
+    flow: Option<FlowHandle>,
+}
+
+/// The flow stage of a worker as seen from outside.
+#[derive(Clone, Debug)]
+pub struct FlowHandle {
+    /// Where its records leave: to be drained, or they are lost.
+    pub ring: RecordRing,
+    /// What it did.
+    pub stats: Arc<FlowStats>,
 }
 
 impl Engine {
@@ -146,6 +158,7 @@ impl Engine {
                 ports: exits,
                 classifier: Classifier::new(&program, ClassifierConfig::default()),
                 program: Arc::clone(&program),
+                flow: flows::stage(boot, &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
                 headers: headers.clone(),
@@ -157,7 +170,14 @@ impl Engine {
         }
 
         let shared = Arc::new(Shared {
-            workers: workers.iter().map(|w| WorkerHandle { ledger: w.ledger(), stats: w.stats() }).collect(),
+            workers: workers
+                .iter()
+                .map(|w| WorkerHandle {
+                    ledger: w.ledger(),
+                    stats: w.stats(),
+                    flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
+                })
+                .collect(),
             files: sink.ledger(),
             tables,
             ports: open.iter().map(OpenPort::state).collect(),
@@ -204,6 +224,12 @@ impl Engine {
             engine.workers.push(spawn(&format!("sluice-worker{index}"), body)?);
         }
         Ok(engine)
+    }
+
+    /// The flow stages of the workers that have one.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowHandle> {
+        self.shared.workers.iter().filter_map(|worker| worker.flow.clone()).collect()
     }
 
     /// The account at this moment.

@@ -4,6 +4,7 @@
 
 pub mod act;
 mod compose;
+pub mod flow;
 pub mod guard;
 pub mod parse;
 mod pieces;

@@ -1,0 +1,195 @@
+//! Which flow does each packet belong to, and is its verdict known already?
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use sluice_core::classify::{Classifier, Program, VerdictId};
+use sluice_core::flow::{FlowMeter, FlowRef, MeterConfig, Packet, Sink, TapPort, VlanKey};
+use sluice_model::{FlowRecord, FlowSettings};
+
+use crate::batch::{BATCH, Batch};
+use crate::counters::Counter;
+
+/// What the stage did (worker: w, control: r).
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct FlowStats {
+    /// Flows in the table.
+    pub flows: Counter,
+    /// Flows that were begun.
+    pub created: Counter,
+    /// Packets that got no entry because the table was full; they were forwarded, not metered.
+    pub table_full: Counter,
+    /// Packets whose verdict was kept with their flow.
+    pub verdicts_kept: Counter,
+    /// Records handed over.
+    pub records: Counter,
+    /// Records lost because the ring was full.
+    pub records_lost: Counter,
+    /// Times that a flow with holes in its sequence numbers found no memory for them.
+    pub ranges_exhausted: Counter,
+}
+
+/// The ring that takes records out of a worker.
+pub type RecordRing = Arc<ArrayQueue<FlowRecord>>;
+
+/// Hands records to the ring; what does not fit is lost, and counted.
+#[derive(Debug)]
+struct ToRing<'a> {
+    ring: &'a ArrayQueue<FlowRecord>,
+    stats: &'a FlowStats,
+}
+
+impl Sink for ToRing<'_> {
+    fn flow(&mut self, record: &FlowRecord) {
+        match self.ring.push(*record) {
+            Ok(()) => self.stats.records.add(1),
+            Err(_) => self.stats.records_lost.add(1),
+        }
+    }
+}
+
+/// The state of the stage.
+#[derive(Debug)]
+pub struct FlowStage {
+    meter: FlowMeter,
+    refs: Box<[Option<FlowRef>; BATCH]>,
+    ring: RecordRing,
+    stats: Arc<FlowStats>,
+    vlan_in_key: bool,
+    /// Whether the verdicts of the program hold for whole flows.
+    keeps_verdicts: bool,
+    now_ns: u64,
+}
+
+impl FlowStage {
+    /// The stage with a table and a ring for `records` records. All memory is taken here.
+    #[must_use]
+    pub fn new(config: MeterConfig, records: usize, program: &Program) -> Self {
+        let vlan_in_key = config.vlan == VlanKey::Ids;
+        Self {
+            meter: FlowMeter::new(config),
+            refs: Box::new([None; BATCH]),
+            ring: Arc::new(ArrayQueue::new(records.max(1))),
+            stats: Arc::default(),
+            vlan_in_key,
+            keeps_verdicts: program.flow_decides(vlan_in_key),
+            now_ns: 0,
+        }
+    }
+
+    /// The ring that records leave by.
+    #[must_use]
+    pub fn ring(&self) -> RecordRing {
+        Arc::clone(&self.ring)
+    }
+
+    /// The published counts.
+    #[must_use]
+    pub fn stats(&self) -> Arc<FlowStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Says what the verdicts of a new program depend on.
+    pub fn set_program(&mut self, program: &Program) {
+        self.keeps_verdicts = program.flow_decides(self.vlan_in_key);
+    }
+
+    /// Counts every live packet of the batch in its flow.
+    #[inline]
+    pub fn run(&mut self, batch: &Batch) {
+        for place in batch.live_places() {
+            self.meter.prepare(place, &packet(batch, place));
+        }
+        for place in batch.live_places() {
+            self.meter.fetch(place);
+        }
+        let mut sink = ToRing { ring: &self.ring, stats: &self.stats };
+        for place in batch.live_places() {
+            let packet = packet(batch, place);
+            self.now_ns = self.now_ns.max(packet.time_ns);
+            self.refs[place] = self.meter.packet(place, &packet, &mut sink);
+        }
+        self.meter.sweep_on(self.now_ns, &mut sink);
+        let counts = self.meter.counts();
+        self.stats.flows.set(counts.flows);
+        self.stats.created.set(counts.created);
+        self.stats.table_full.set(counts.table_full);
+        self.stats.ranges_exhausted.set(counts.ranges_exhausted);
+    }
+
+    /// Sets the verdicts that are kept; whether all live packets have theirs then.
+    #[inline]
+    pub fn verdicts(&self, batch: &mut Batch, classifier: &Classifier) -> bool {
+        if !self.keeps_verdicts {
+            return false;
+        }
+        let stamp = classifier.stamp();
+        for place in batch.live_places() {
+            let Some(flow) = self.refs[place] else { return false };
+            let Some(verdict) = self.meter.verdict(flow, stamp) else { return false };
+            batch.verdicts[place] = VerdictId::from_number(verdict);
+        }
+        self.stats.verdicts_kept.add(batch.live.count_ones().into());
+        true
+    }
+
+    /// Keeps the verdicts that the classifier just gave.
+    #[inline]
+    pub fn keep(&mut self, batch: &Batch, classifier: &Classifier) {
+        if !self.keeps_verdicts {
+            return;
+        }
+        let stamp = classifier.stamp();
+        for place in batch.live_places() {
+            if let Some(flow) = self.refs[place] {
+                self.meter.keep_verdict(flow, stamp, batch.verdicts[place].number());
+            }
+        }
+    }
+
+    /// Looks at all flows when no packets come: those that are silent for too long end, minutes are reported.
+    pub fn idle(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        let mut sink = ToRing { ring: &self.ring, stats: &self.stats };
+        self.meter.sweep_on(self.now_ns, &mut sink);
+    }
+
+    /// Lets time run on until every flow has ended; records go to `take`, not to the ring.
+    pub fn finish(&mut self, take: impl FnMut(&FlowRecord)) {
+        struct To<F>(F);
+        impl<F: FnMut(&FlowRecord)> Sink for To<F> {
+            fn flow(&mut self, record: &FlowRecord) {
+                (self.0)(record);
+            }
+        }
+        self.meter.finish(&mut To(take));
+        self.stats.flows.set(self.meter.counts().flows);
+    }
+}
+
+/// The meter's configuration of a worker: `flows` unless the settings say, `taps` by port number.
+#[must_use]
+pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worker: u8) -> MeterConfig {
+    MeterConfig {
+        flows: settings.flows.unwrap_or(flows),
+        vlan: if settings.vlan_in_key { VlanKey::Ids } else { VlanKey::Ignored },
+        timeouts: settings.timeouts,
+        taps: taps.to_vec(),
+        vtap_id: settings.vtap_id,
+        worker,
+    }
+}
+
+/// A packet as the meter sees it.
+#[inline(always)]
+fn packet(batch: &Batch, place: usize) -> Packet<'_> {
+    Packet {
+        frame: batch.mbufs[place].as_ref().map_or(&[], dpdk::Mbuf::data),
+        headers: batch.view(place),
+        tunnel: &batch.tunnel[place],
+        wire_len: batch.info[place].wire_len,
+        time_ns: batch.info[place].timestamp_ns,
+        port: batch.ingress[place],
+    }
+}
