@@ -63,9 +63,14 @@ fn nothing_is_lost_and_identifications_differ() {
     std::fs::write(&input, writer.finish().unwrap()).unwrap();
 
     let policies = sluice_model::spec::parse_policy("limits.toml", &policy_file()).unwrap().value;
-    let config =
-        ReplayConfig { policies, inputs: vec![input], out_dir: folder.path().to_owned(), loop_guard: false };
-    let report = replay(&config, |_, _| {}).unwrap();
+    let config = ReplayConfig {
+        policies,
+        inputs: vec![input],
+        out_dir: folder.path().to_owned(),
+        loop_guard: false,
+        flow: None,
+    };
+    let report = replay(&config, |_, _| {}, |_| {}).unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     assert!(report.account.balances() && report.mbufs_in_use == 0, "{:?}", report.account);
     assert_eq!(report.account.ledger.drops.total(), 0, "{:?}", report.account);
