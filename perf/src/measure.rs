@@ -18,14 +18,15 @@ use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::ledger::Ledger;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
-use sluice_engine::port::{Source, SourceKind, TemplateSource, TxDriver, TxPort};
+use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::flow::{FlowStage, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::stats::{Stage, WorkerStats};
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
-use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+use sluice_model::{Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet, PortId};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Traffic};
 use crate::thread_time::ThreadTime;
 use crate::traffic;
 
@@ -36,6 +37,8 @@ const MBUFS: u32 = 8191;
 const CACHE: u32 = 512;
 /// Polls between two looks at the clock of the harness.
 const POLLS: usize = 256;
+/// Records that wait for being drained; nobody does, so that most are lost.
+const RECORDS: usize = 1024;
 /// Memory for DPDK without hugepages, MB.
 const MEMORY_MB: u32 = 128;
 
@@ -106,11 +109,22 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
     let (_port, _rx, mut tx) =
         Port::by_name(&eal, "net_null0")?.configure(&PortConfig::new(packets.clone()))?;
     let queue = tx.pop().context("net_null0 has no transmit queue")?;
-    let frames = traffic::packets(scenario.flows, 1);
+    let (frames, advance) = match scenario.traffic {
+        Traffic::Same => (traffic::packets(scenario.flows, 1), Advance::Nothing),
+        Traffic::Conversations => (
+            traffic::conversations(scenario.flows, 1),
+            Advance::Conversation { ip_offset: traffic::IP_OFFSET, payload_len: traffic::PAYLOAD_LEN },
+        ),
+        Traffic::NewFlows => {
+            (traffic::packets(scenario.flows, 1), Advance::NewFlow { ip_offset: traffic::IP_OFFSET })
+        }
+    };
+    let traffic = Templates { frames, advance };
     let hz = Tsc::hz(&eal);
-    let bench = Bench { eal: &eal, policies: &policies, packets: &packets, headers: &headers, settings };
+    let bench =
+        Bench { eal: &eal, policies: &policies, packets: &packets, headers: &headers, settings, scenario };
     let measured = std::thread::scope(|scope| {
-        let worker = scope.spawn(|| bench.run(frames, queue, hz));
+        let worker = scope.spawn(|| bench.run(&traffic, queue, hz));
         worker.join().map_err(|_| anyhow!("the worker panicked"))?
     })?;
     ensure!(packets.in_use() + headers.in_use() == 0, "mbufs were lost");
@@ -124,14 +138,27 @@ struct Bench<'a> {
     packets: &'a Mempool,
     headers: &'a Mempool,
     settings: &'a Settings,
+    scenario: &'a Scenario,
+}
+
+/// What the source makes packets from.
+struct Templates {
+    frames: Vec<Box<[u8]>>,
+    advance: Advance,
+}
+
+impl Templates {
+    fn source(&self, pool: &Mempool) -> TemplateSource {
+        TemplateSource::new(pool.clone(), &self.frames, BURST, self.advance)
+    }
 }
 
 impl Bench<'_> {
-    fn run(&self, frames: Vec<Box<[u8]>>, queue: TxQueue, hz: u64) -> Result<Measured> {
+    fn run(&self, traffic: &Templates, queue: TxQueue, hz: u64) -> Result<Measured> {
         dpdk::pin_current_thread(self.settings.core)?;
         let _registered = LcoreThread::register(self.eal)?;
 
-        let mut source = TemplateSource::new(self.packets.clone(), frames.clone(), BURST);
+        let mut source = traffic.source(self.packets);
         let mut burst = Burst::new();
         let alone = self.sample(|| {
             source.rx_burst(&mut burst);
@@ -140,7 +167,7 @@ impl Bench<'_> {
             taken
         })?;
 
-        let mut worker = self.worker(frames, queue)?;
+        let mut worker = self.worker(traffic, queue)?;
         let clock = Clock::new(hz);
         let (ledger, stats) = (worker.ledger(), worker.stats());
         let samples = self.sample(|| worker.poll(&clock))?;
@@ -171,18 +198,18 @@ impl Bench<'_> {
         })
     }
 
-    fn worker(&self, frames: Vec<Box<[u8]>>, queue: TxQueue) -> Result<Worker> {
+    fn worker(&self, traffic: &Templates, queue: TxQueue) -> Result<Worker> {
         let policies = self.policies;
         let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
         let program = Arc::new(program);
         let up = Arc::new(AtomicBool::new(true));
-        let source = TemplateSource::new(self.packets.clone(), frames, BURST);
+        let source = traffic.source(self.packets);
         Ok(Worker::new(WorkerParts {
             sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
             ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
             outputs: policies.destinations().iter().map(output).collect::<Result<_>>()?,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
-            flow: None,
+            flow: self.flow_stage(&program),
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program,
@@ -192,6 +219,12 @@ impl Bench<'_> {
             control: ControlQueues::new(16),
             tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
         }))
+    }
+
+    fn flow_stage(&self, program: &Program) -> Option<FlowStage> {
+        let table = self.scenario.table;
+        let config = meter_config(&FlowSettings::default(), &[], table, 0);
+        (table > 0).then(|| FlowStage::new(config, RECORDS, program))
     }
 
     /// Samples of `poll`, which returns how many packets it moved, after one that does not count.

@@ -14,6 +14,17 @@ pub enum Work {
     Many(usize),
 }
 
+/// Which packets come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// One packet of each flow in turn, always the same.
+    Same,
+    /// Both directions of each flow, with numbers that go on.
+    Conversations,
+    /// Every packet a new flow.
+    NewFlows,
+}
+
 /// A scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -23,19 +34,51 @@ pub struct Scenario {
     pub flows: usize,
     /// What happens to them.
     pub work: Work,
+    /// Which packets come.
+    pub traffic: Traffic,
+    /// Entries of the flow table; 0 = flows are not metered.
+    pub table: u32,
 }
 
 /// Flows that fit the caches of a worker's tables.
 const FLOWS: usize = 10_000;
 
+/// Flows that fit no cache.
+const MANY_FLOWS: usize = 1_000_000;
+/// A table with room for all of them.
+const TABLE: u32 = 1 << 20;
+
+const fn scenario(name: &'static str, work: Work) -> Scenario {
+    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0 }
+}
+
+/// With flow metering.
+const fn metered(name: &'static str, flows: usize, work: Work) -> Scenario {
+    Scenario { name, flows, work, traffic: Traffic::Conversations, table: TABLE }
+}
+
 /// All scenarios.
-pub const ALL: [Scenario; 6] = [
-    Scenario { name: "forward", flows: FLOWS, work: Work::One(Target::Port) },
-    Scenario { name: "vxlan", flows: FLOWS, work: Work::One(Target::Vxlan) },
-    Scenario { name: "erspan", flows: FLOWS, work: Work::One(Target::Erspan3) },
-    Scenario { name: "policies-10", flows: FLOWS, work: Work::Many(10) },
-    Scenario { name: "policies-1000", flows: FLOWS, work: Work::Many(1000) },
-    Scenario { name: "policies-10000", flows: FLOWS, work: Work::Many(10_000) },
+pub const ALL: [Scenario; 14] = [
+    scenario("forward", Work::One(Target::Port)),
+    scenario("vxlan", Work::One(Target::Vxlan)),
+    scenario("erspan", Work::One(Target::Erspan3)),
+    scenario("policies-10", Work::Many(10)),
+    scenario("policies-1000", Work::Many(1000)),
+    scenario("policies-10000", Work::Many(10_000)),
+    metered("meter", FLOWS, Work::One(Target::Port)),
+    metered("meter-1m", MANY_FLOWS, Work::One(Target::Port)),
+    metered("full-10k", FLOWS, Work::Many(1000)),
+    metered("full-1m", MANY_FLOWS, Work::Many(1000)),
+    metered("established-10", FLOWS, Work::Many(10)),
+    metered("established-1000", FLOWS, Work::Many(1000)),
+    metered("established-10000", FLOWS, Work::Many(10_000)),
+    Scenario {
+        name: "new-flows",
+        flows: FLOWS,
+        work: Work::Many(1000),
+        traffic: Traffic::NewFlows,
+        table: TABLE,
+    },
 ];
 
 impl Scenario {

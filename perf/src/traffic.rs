@@ -7,6 +7,11 @@ use sluice_core::wire::checksum;
 /// Bytes of each packet, without FCS.
 pub const PACKET_BYTES: usize = 64;
 
+/// Where the IPv4 header of each packet starts.
+pub const IP_OFFSET: usize = 14;
+/// Payload bytes of each TCP segment.
+pub const PAYLOAD_LEN: u32 = 10;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -66,6 +71,31 @@ pub fn packets(flows: usize, seed: u64) -> Vec<Box<[u8]>> {
     (0..flows).map(|_| packet(&mut random).into()).collect()
 }
 
+/// Both directions of each of `flows` flows in a random order, all with [`PAYLOAD_LEN`] bytes of payload; the
+/// acknowledgement numbers of a visit are those of its data.
+#[must_use]
+pub fn conversations(flows: usize, seed: u64) -> Vec<Box<[u8]>> {
+    let mut random = Random::new(seed);
+    let mut all = Vec::with_capacity(flows * 2);
+    for _ in 0..flows {
+        let there = packet(&mut random);
+        let (protocol, src, dst) = ends(&there);
+        all.push(Box::from(there));
+        all.push(Box::from(frame(protocol, dst, src)));
+    }
+    for last in (1..all.len()).rev() {
+        all.swap(last, usize::try_from(random.below(last as u64 + 1)).unwrap_or(0));
+    }
+    all
+}
+
+/// Protocol, source and destination of a frame of this module.
+fn ends(frame: &[u8; PACKET_BYTES]) -> (u8, (Ipv4Addr, u16), (Ipv4Addr, u16)) {
+    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    (frame[23], (address(26), port(34)), (address(30), port(36)))
+}
+
 fn packet(random: &mut Random) -> [u8; PACKET_BYTES] {
     let client = Ipv4Addr::new(10, random.byte(16), random.byte(256), random.byte(254) + 1);
     let server = Ipv4Addr::new(172, 16, random.byte(16), random.byte(254) + 1);
@@ -102,8 +132,10 @@ fn frame(protocol: u8, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> [u8; PACKE
     frame[34..36].copy_from_slice(&src.1.to_be_bytes());
     frame[36..38].copy_from_slice(&dst.1.to_be_bytes());
     if protocol == TCP {
-        // Five words of header, ACK.
+        // Both directions count from the same number; five words of header, ACK, a window.
+        frame[38..46].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0]);
         frame[46..48].copy_from_slice(&[0x50, 0x10]);
+        frame[48..50].copy_from_slice(&[0x20, 0]);
     } else {
         frame[38..40].copy_from_slice(&(IP_LEN - 20).to_be_bytes());
     }

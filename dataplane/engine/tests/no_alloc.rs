@@ -11,7 +11,7 @@ use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, Fragmen
 use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
-use sluice_engine::port::{Source, SourceKind, TemplateSource, TxDriver, TxPort};
+use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
@@ -105,7 +105,7 @@ fn output(destination: &Destination) -> Output {
 fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPort) -> Worker {
     let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
     let program = Arc::new(program);
-    let source = TemplateSource::new(packets.clone(), frames(), 64);
+    let source = TemplateSource::new(packets.clone(), &frames(), 64, Advance::Nothing);
     Worker::new(WorkerParts {
         sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
         ports: vec![exit],

@@ -1,8 +1,10 @@
 //! The ends of the pipeline: where packets come from and where they leave.
 
 mod rx;
+mod template;
 mod tx;
 
-pub use rx::{Feed, Source, SourceKind, TemplateSource};
+pub use rx::{Feed, Source, SourceKind};
+pub use template::{Advance, TemplateSource};
 pub(crate) use tx::drop_copy;
 pub use tx::{Origin, TxDriver, TxPort};

@@ -8,6 +8,7 @@ use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
 use sluice_model::PortId;
 
+use super::template::TemplateSource;
 use crate::batch::{BATCH, Batch, RxInfo};
 
 /// Frames on their way from the reader of a capture file to its worker.
@@ -97,45 +98,5 @@ impl Source {
         }
         batch.push_burst(&mut self.burst, now_ns, port, self.snaplen);
         batch.len
-    }
-}
-
-/// A source for benchmarks: takes fresh mbufs from the pool and copies each packet's bytes from a template.
-#[derive(Debug)]
-pub struct TemplateSource {
-    pool: Mempool,
-    frames: Vec<Box<[u8]>>,
-    next: usize,
-    burst: usize,
-}
-
-impl TemplateSource {
-    /// Cycles over `frames`, `burst` (at most 64) at a time. Each must fit one mbuf of `pool`.
-    #[must_use]
-    pub fn new(pool: Mempool, frames: Vec<Box<[u8]>>, burst: usize) -> Self {
-        Self { pool, frames, next: 0, burst: burst.clamp(1, BATCH) }
-    }
-
-    /// Fills `out`; nothing when the pool is empty.
-    #[inline]
-    pub fn rx_burst(&mut self, out: &mut Burst) {
-        if self.frames.is_empty() || !self.pool.alloc_burst(self.burst, out) {
-            return;
-        }
-        for mbuf in out.iter_mut() {
-            let frame = &self.frames[self.next];
-            self.next += 1;
-            if self.next == self.frames.len() {
-                self.next = 0;
-            }
-            let len = u16::try_from(frame.len()).unwrap_or(0);
-            if let Some(bytes) = mbuf.append(len) {
-                // The size that is measured most is copied in line.
-                match (<&mut [u8; 64]>::try_from(&mut *bytes), <&[u8; 64]>::try_from(&**frame)) {
-                    (Ok(bytes), Ok(frame)) => *bytes = *frame,
-                    _ => bytes.copy_from_slice(frame),
-                }
-            }
-        }
     }
 }
