@@ -419,6 +419,45 @@ int sluice_port_stats(uint16_t port, struct sluice_port_stats *stats)
 	return 0;
 }
 
+int sluice_port_rss(uint16_t port, struct sluice_rss *rss)
+{
+	struct rte_eth_rss_reta_entry64 reta[RTE_DIM(rss->table) / RTE_ETH_RETA_GROUP_SIZE];
+	struct rte_eth_rss_conf conf;
+	struct rte_eth_dev_info dev;
+	uint16_t i;
+	int ret;
+
+	memset(rss, 0, sizeof(*rss));
+	ret = rte_eth_dev_info_get(port, &dev);
+	if (ret != 0)
+		return ret;
+	memset(&conf, 0, sizeof(conf));
+	if (dev.hash_key_size <= sizeof(rss->key)) {
+		conf.rss_key = rss->key;
+		conf.rss_key_len = dev.hash_key_size;
+	}
+	ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	if (ret != 0)
+		return ret;
+	rss->hf = conf.rss_hf;
+	for (i = 0; i < dev.hash_key_size && i < sizeof(rss->key); i++) {
+		/* A driver that cannot read its key back leaves the zeros. */
+		if (rss->key[i] != 0)
+			rss->key_len = dev.hash_key_size;
+	}
+	if (dev.reta_size == 0 || dev.reta_size > RTE_DIM(rss->table))
+		return 0;
+	memset(reta, 0, sizeof(reta));
+	for (i = 0; i < RTE_DIM(reta); i++)
+		reta[i].mask = UINT64_MAX;
+	if (rte_eth_dev_rss_reta_query(port, reta, dev.reta_size) != 0)
+		return 0;
+	rss->table_len = dev.reta_size;
+	for (i = 0; i < dev.reta_size; i++)
+		rss->table[i] = reta[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE];
+	return 0;
+}
+
 int sluice_port_link(uint16_t port, struct sluice_link *out)
 {
 	struct rte_eth_link link;

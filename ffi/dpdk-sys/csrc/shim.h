@@ -229,6 +229,15 @@ int sluice_port_start(uint16_t port, struct sluice_port_conf *conf);
 /* Stops and closes. */
 int sluice_port_close(uint16_t port);
 int sluice_port_stats(uint16_t port, struct sluice_port_stats *stats);
+/* How a started port spreads packets, as far as its driver tells. */
+struct sluice_rss {
+	uint64_t hf;		/* SLUICE_ETH_RSS_... that are switched on */
+	uint32_t key_len;	/* 0 = the key is not told */
+	uint32_t table_len;	/* 0 = the table is not told */
+	uint8_t key[64];
+	uint16_t table[2048];	/* the queue for each remainder of the hash */
+};
+int sluice_port_rss(uint16_t port, struct sluice_rss *rss);
 int sluice_port_link(uint16_t port, struct sluice_link *link);
 /* The next port id >= from that has a device, UINT16_MAX at the end. */
 uint16_t sluice_port_next(uint16_t from);

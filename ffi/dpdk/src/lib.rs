@@ -61,7 +61,9 @@ pub use mbuf::{HEADROOM, Mbuf};
 pub use mbuf_chain::{ChainError, SegmentSlices};
 pub use mbuf_meta::{Note, RxChecksum, RxVlan};
 pub use mempool::{Mempool, MempoolConfig, MempoolError};
-pub use port::{Link, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash};
+pub use port::{
+    Link, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash, RssState,
+};
 pub use port_error::{PortError, PortStep};
 pub use queue::{RxQueue, TxQueue};
 pub use ring::{Ring, RingConsumer, RingError, RingMultiProducer, RingProducer};

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use dpdk_sys::{sluice_link, sluice_port_conf, sluice_port_info, sluice_port_stats};
+use dpdk_sys::{sluice_link, sluice_port_conf, sluice_port_info, sluice_port_stats, sluice_rss};
 
 use crate::SocketId;
 use crate::eal::Eal;
@@ -107,6 +107,19 @@ pub struct PortCapabilities {
     pub rx_desc: u16,
     /// Descriptors of each transmit queue.
     pub tx_desc: u16,
+}
+
+/// How a started port spreads packets over its receive queues, as far as its driver tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RssState {
+    /// Whether addresses alone are hashed (of packets without ports, or of all).
+    pub addresses: bool,
+    /// Whether ports of TCP, UDP or SCTP are hashed with the addresses.
+    pub ports: bool,
+    /// The key of the Toeplitz hash; empty = the driver does not tell.
+    pub key: Vec<u8>,
+    /// The queue for each remainder of the hash by the length of the table; empty = the driver does not tell.
+    pub table: Vec<u16>,
 }
 
 /// What a driver says about a port before it is configured.
@@ -464,6 +477,26 @@ impl Port {
             ierrors: raw.ierrors,
             oerrors: raw.oerrors,
             rx_nombuf: raw.rx_nombuf,
+        })
+    }
+
+    /// Reads how the port spreads packets over its receive queues. Only of a configured port.
+    pub fn rss(&self) -> Result<RssState, PortError> {
+        let mut raw = sluice_rss::default();
+        // SAFETY: EAL is up, the port is ours, and the answer is written to a local.
+        let ret = self.locked(|| unsafe { dpdk_sys::sluice_port_rss(self.0.id, &raw mut raw) });
+        if ret != 0 {
+            return Err(PortError::of(&self.0.name, PortStep::Rss, ret, 0));
+        }
+        let ports =
+            dpdk_sys::SLUICE_ETH_RSS_TCP | dpdk_sys::SLUICE_ETH_RSS_UDP | dpdk_sys::SLUICE_ETH_RSS_SCTP;
+        let key = raw.key.get(..raw.key_len as usize).unwrap_or_default();
+        let table = raw.table.get(..raw.table_len as usize).unwrap_or_default();
+        Ok(RssState {
+            addresses: raw.hf & dpdk_sys::SLUICE_ETH_RSS_IP != 0,
+            ports: raw.hf & ports != 0,
+            key: key.to_vec(),
+            table: table.to_vec(),
         })
     }
 

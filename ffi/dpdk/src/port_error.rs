@@ -129,6 +129,8 @@ pub enum PortStep {
     Stats,
     /// Reading the state of the link.
     Link,
+    /// Reading how packets are spread over receive queues.
+    Rss,
 }
 
 impl PortStep {
@@ -157,6 +159,7 @@ impl std::fmt::Display for PortStep {
             Self::Promiscuous => "promiscuous mode",
             Self::Stats => "reading the counters",
             Self::Link => "reading the link state",
+            Self::Rss => "reading the RSS settings",
         })
     }
 }
