@@ -9,6 +9,7 @@ pub mod clock;
 pub mod counters;
 pub mod files;
 pub mod ledger;
+pub mod machine;
 pub mod output;
 pub mod port;
 pub mod replay;
