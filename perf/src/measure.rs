@@ -300,7 +300,7 @@ fn instructions(mut poll: impl FnMut() -> usize) -> Option<f64> {
 
 fn stage_cycles(stats: &WorkerStats) -> Vec<(String, f64)> {
     let row = |stage: Stage| {
-        let row = stats.stages.get(stage as usize)?;
+        let row = stats.stages.get(stage as usize).filter(|row| row.packets.get() > 0)?;
         Some((stage.name().to_owned(), as_f64(row.cycles.get()) / as_f64(row.packets.get())))
     };
     Stage::ALL.into_iter().filter_map(row).collect()

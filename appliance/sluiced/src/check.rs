@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use sluice_core::classify::Program;
-use sluice_engine::runtime::MemoryPlan;
+use sluice_engine::machine::Machine;
+use sluice_engine::runtime::{CorePlan, MemoryPlan};
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{
-    BootConfig, Destination, DestinationKind, Generation, Oversize, PolicySet, PortRole, PortSpec, Tunnel,
-    TunnelKind,
+    BootConfig, Destination, DestinationKind, DistributorMode, Generation, Oversize, PolicySet, PortRole,
+    PortSpec, Tunnel, TunnelKind,
 };
 
 use crate::report::{self, table};
@@ -75,7 +76,7 @@ fn print_boot(boot: &BootConfig) {
             println!("port \"{}\": {caution}", port.name);
         }
     }
-    print_memory(boot);
+    print_plan(boot);
 }
 
 /// What a driver keeps from the account.
@@ -94,18 +95,66 @@ fn uncounted(spec: &PortSpec) -> Option<&'static str> {
     }
 }
 
-fn print_memory(boot: &BootConfig) {
-    let plan = MemoryPlan::new(boot);
+/// Which CPUs, queues and memory a run would take.
+fn print_plan(boot: &BootConfig) {
+    let machine = Machine::detect();
+    let cores = CorePlan::new(boot, &machine);
+    let plan = MemoryPlan::new(boot, &cores, &machine);
+    println!(
+        "machine: {} CPUs{}, {} MB{}",
+        machine.cpus.len(),
+        quota(&machine),
+        machine.memory_bytes >> 20,
+        { if machine.memory_limited { " by control group" } else { "" } }
+    );
+    println!("workers: {} on CPUs {:?}", cores.workers.len(), cores.workers);
+    if cores.distributors.is_empty() {
+        println!("distributors: none");
+    } else {
+        let when = match boot.worker.distributor {
+            DistributorMode::Always => "always",
+            DistributorMode::Auto | DistributorMode::Never => {
+                "unless the RSS self-test of every capture port passes"
+            }
+        };
+        let shared = if cores.shared { "; a CPU is shared with a worker" } else { "" };
+        println!(
+            "distributors: {} on CPUs {:?}, {when}; rings of {}{shared}",
+            cores.distributors.len(),
+            cores.distributors,
+            plan.ring_size
+        );
+    }
+    println!(
+        "queues: receive queues of {} descriptors, transmit queues of {}, one of each for every worker where the \
+         port has them",
+        plan.rx_descriptors, plan.tx_descriptors
+    );
     let pages = match plan.use_hugepages(boot.eal.hugepages) {
         Ok(true) => "in hugepages".to_owned(),
         Ok(false) => "in ordinary pages".to_owned(),
         Err(error) => error.to_string(),
     };
     println!("memory: {} MB for DPDK, {pages}", plan.memory_mb());
+    let nodes: Vec<_> = plan.nodes.iter().flatten().map(ToString::to_string).collect();
+    let nodes = if nodes.is_empty() {
+        String::new()
+    } else {
+        format!(", on each of the NUMA nodes {}", nodes.join(", "))
+    };
     println!(
-        "        {} mbufs of {} bytes for packets, {} for headers",
-        plan.mbufs, plan.data_room, plan.headers
+        "        {} mbufs of {} bytes for packets ({} can be in use at once), {} for headers{nodes}",
+        plan.mbufs, plan.data_room, plan.needed, plan.headers
     );
+    if plan.mbufs < plan.needed {
+        println!("        with so few mbufs, packets are lost before queues and rings are full");
+    }
+}
+
+/// What a quota leaves of the CPUs, for people.
+fn quota(machine: &Machine) -> String {
+    let Some(milli) = machine.cpu_quota_milli else { return String::new() };
+    format!(", a quota of {}.{:02}", milli / 1000, milli % 1000 / 10)
 }
 
 fn print_policies(policies: &PolicySet, boot: Option<&BootConfig>) {

@@ -1,11 +1,16 @@
 //! The unit of work: up to 64 packets as parallel arrays.
 
 use arrayvec::ArrayVec;
-use dpdk::{Burst, Mbuf};
+use crossbeam_queue::ArrayQueue;
+use dpdk::{Burst, Mbuf, Note};
 use sluice_core::classify::VerdictId;
 use sluice_core::decap::TunnelInfo;
+use sluice_core::neighbor::OwnFilter;
 use sluice_core::wire::Parsed;
 use sluice_model::PortId;
+
+use crate::ledger::Ledger;
+use crate::worker::ControlFrame;
 
 /// The most packets in a batch.
 pub const BATCH: usize = 64;
@@ -106,6 +111,45 @@ impl Batch {
         self.ingress[first..end].fill(ingress);
         self.live |= ones(end) & !ones(first);
         self.len = end;
+    }
+
+    /// Adds the packets of `burst`, which brought their notes over a ring, as far as there is room; the rest is freed.
+    #[inline]
+    pub fn push_noted(&mut self, burst: &mut Burst) {
+        let first = self.len;
+        let end = BATCH.min(first + burst.len());
+        let rows = self.info[first..end].iter_mut().zip(&mut self.ingress[first..end]);
+        for ((info, ingress), mbuf) in rows.zip(burst.iter()) {
+            let Note { timestamp_ns, wire_len, gso_size, port } = mbuf.note();
+            *info = RxInfo { wire_len, timestamp_ns, gso_size };
+            *ingress = PortId(port);
+        }
+        for (place, mbuf) in self.mbufs[first..end].iter_mut().zip(burst.drain()) {
+            *place = Some(mbuf);
+        }
+        self.live |= ones(end) & !ones(first);
+        self.len = end;
+    }
+
+    /// Hands frames for a port's own addresses to the control thread; they are neither received nor dropped packets.
+    pub(crate) fn take_own(
+        &mut self,
+        filter: &OwnFilter,
+        received: &ArrayQueue<ControlFrame>,
+        ledger: &mut Ledger,
+    ) {
+        for place in self.live_places() {
+            if !self.mbufs[place].as_ref().is_some_and(|mbuf| filter.matches(mbuf.data())) {
+                continue;
+            }
+            let port = self.ingress[place];
+            if let Some(mbuf) = self.take(place) {
+                ledger.ctrl_rx += 1;
+                if received.push(ControlFrame { port, mbuf }).is_err() {
+                    ledger.ctrl_lost += 1;
+                }
+            }
+        }
     }
 
     /// Takes packet `place` out of the pipeline.

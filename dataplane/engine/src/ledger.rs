@@ -35,14 +35,18 @@ pub struct Ledger {
     pub fragments_unmatched: u64,
     /// Control packets lost because the queue to or from the control thread was full.
     pub ctrl_lost: u64,
+    /// Of a distributor: packets handed to workers.
+    pub to_workers: u64,
+    /// Of a worker: those of its `rx_packets` that a distributor received.
+    pub from_distributors: u64,
 }
 
-const WORDS: usize = 11 + DropReason::COUNT;
+const WORDS: usize = 13 + DropReason::COUNT;
 
 impl Ledger {
     fn to_words(self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        let (head, drops) = words.split_at_mut(11);
+        let (head, drops) = words.split_at_mut(13);
         head.copy_from_slice(&[
             self.rx_packets,
             self.rx_bytes,
@@ -55,6 +59,8 @@ impl Ledger {
             self.truncated,
             self.fragments_unmatched,
             self.ctrl_lost,
+            self.to_workers,
+            self.from_distributors,
         ]);
         drops.copy_from_slice(&self.drops.0);
         words
@@ -62,7 +68,7 @@ impl Ledger {
 
     fn from_words(words: &[u64; WORDS]) -> Self {
         let mut drops = DropCounts::default();
-        drops.0.copy_from_slice(&words[11..]);
+        drops.0.copy_from_slice(&words[13..]);
         Self {
             rx_packets: words[0],
             rx_bytes: words[1],
@@ -75,6 +81,8 @@ impl Ledger {
             truncated: words[8],
             fragments_unmatched: words[9],
             ctrl_lost: words[10],
+            to_workers: words[11],
+            from_distributors: words[12],
             drops,
         }
     }
@@ -88,10 +96,11 @@ impl Ledger {
         *self = Self::from_words(&words);
     }
 
-    /// Whether every packet of this worker is accounted for.
+    /// Whether every packet of this worker (or distributor) is accounted for.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.rx_packets + self.replicas == self.tx_packets + self.drops.total() + self.to_files
+        let ended = self.tx_packets + self.drops.total() + self.to_files + self.to_workers;
+        self.rx_packets + self.replicas == ended
     }
 }
 
@@ -155,14 +164,18 @@ pub struct Account {
 }
 
 impl Account {
-    /// Sums worker ledgers and the file writer's. `files` must have been read before `workers`, so that nothing is
-    /// counted as written that was not yet counted as handed over.
+    /// Sums worker and distributor ledgers and the file writer's. `files` must have been read before the others, and
+    /// the workers before the distributors, so that nothing is counted as taken that was not yet counted as handed over.
+    ///
+    /// What went through a distributor was received there, once; between it and the worker it is held.
     pub fn new(files: &Ledger, workers: impl IntoIterator<Item = Ledger>, lost_before_rx: u64) -> Self {
         let mut ledger = Ledger::default();
         for worker in workers {
             ledger.merge(&worker);
         }
-        let held = ledger.to_files.saturating_sub(files.tx_packets + files.drops.total());
+        let in_rings = ledger.to_workers.saturating_sub(ledger.from_distributors);
+        ledger.rx_packets -= ledger.from_distributors.min(ledger.rx_packets);
+        let held = ledger.to_files.saturating_sub(files.tx_packets + files.drops.total()) + in_rings;
         ledger.merge(files);
         Self { ledger, held, lost_before_rx }
     }
@@ -211,6 +224,22 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
         let last = writer.join().unwrap();
         assert_eq!(cell.snapshot(), balanced(last));
+    }
+
+    #[test]
+    fn what_goes_through_a_distributor_is_received_once() {
+        let mut distributor = Ledger { rx_packets: 100, to_workers: 90, ..Ledger::default() };
+        distributor.drops.add(DropReason::DistributorFull, 10);
+        let worker = |taken| Ledger {
+            rx_packets: taken + 5,
+            tx_packets: taken + 5,
+            from_distributors: taken,
+            ..Ledger::default()
+        };
+        assert!(distributor.balances() && worker(40).balances());
+        let account = Account::new(&Ledger::default(), [worker(40), worker(43), distributor], 0);
+        assert!(account.balances());
+        assert_eq!((account.ledger.rx_packets, account.ledger.tx_packets, account.held), (110, 93, 7));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod clock;
 pub mod counters;
+mod distributor;
 pub mod files;
 pub mod ledger;
 pub mod machine;
@@ -19,4 +20,5 @@ pub mod stage;
 pub mod stats;
 mod worker;
 
+pub use distributor::{Distributor, DistributorParts};
 pub use worker::{ControlFrame, ControlQueues, Replacement, Worker, WorkerParts};

@@ -13,6 +13,10 @@ pub enum Stage {
     Rx,
     /// Parsing, fragments, loop guard.
     Parse,
+    /// Taking tunnels off, or looking through them.
+    Decap,
+    /// Finding duplicates.
+    Dedup,
     /// Finding flows, counting in them.
     Flow,
     /// Looking up verdicts.
@@ -25,7 +29,8 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the packet's order.
-    pub const ALL: [Self; 6] = [Self::Rx, Self::Parse, Self::Flow, Self::Classify, Self::Act, Self::Tx];
+    pub const ALL: [Self; 8] =
+        [Self::Rx, Self::Parse, Self::Decap, Self::Dedup, Self::Flow, Self::Classify, Self::Act, Self::Tx];
 
     /// The name in tables and metrics.
     #[must_use]
@@ -33,6 +38,8 @@ impl Stage {
         match self {
             Self::Rx => "rx",
             Self::Parse => "parse",
+            Self::Decap => "decap",
+            Self::Dedup => "dedup",
             Self::Flow => "flow",
             Self::Classify => "classify",
             Self::Act => "act",

@@ -27,11 +27,11 @@ use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
 
 /// Polls between two looks at what the control thread wants.
-const HOUSEKEEPING_POLLS: u32 = 64;
+pub(crate) const HOUSEKEEPING_POLLS: u32 = 64;
 /// At the end, what was received is awaited: a kernel interface hands over a block that is not full after 1 ms.
-const DRAIN_QUIET_NS: u64 = 5_000_000;
+pub(crate) const DRAIN_QUIET_NS: u64 = 5_000_000;
 /// The longest time for that: not every device can be told to receive no more.
-const DRAIN_MAX_NS: u64 = 1_000_000_000;
+pub(crate) const DRAIN_MAX_NS: u64 = 1_000_000_000;
 
 /// A frame for the control thread: ARP, ND or echo for one of our own addresses.
 #[derive(Debug)]
@@ -189,6 +189,10 @@ impl Worker {
                 last_ns = now_ns;
             }
         }
+        // The distributors have ended: what they left is all there is.
+        while self.parts.sources.iter().any(Source::holds_packets) {
+            self.poll(clock);
+        }
         self.housekeeping();
     }
 
@@ -209,8 +213,11 @@ impl Worker {
             if received > 0 {
                 packets += received;
                 let (capture, filter) = (source.capture, source.own_filter);
+                if source.is_ring() {
+                    self.ledger.from_distributors += received as u64;
+                }
                 if let Some(filter) = filter {
-                    self.take_own(|frame| filter.matches(frame));
+                    self.batch.take_own(&filter, &self.parts.control.received, &mut self.ledger);
                 }
                 if !capture {
                     self.drop_all(DropReason::NotCapturePort);
@@ -311,22 +318,6 @@ impl Worker {
             let Some(mbuf) = &self.batch.mbufs[place] else { continue };
             if self.parts.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
                 self.drop_packet(place, DropReason::LoopGuard);
-            }
-        }
-    }
-
-    /// Hands frames for our own addresses to the control thread; they are neither received nor dropped packets.
-    fn take_own(&mut self, is_own: impl Fn(&[u8]) -> bool) {
-        for place in self.batch.live_places() {
-            if !self.batch.mbufs[place].as_ref().is_some_and(|mbuf| is_own(mbuf.data())) {
-                continue;
-            }
-            let port = self.batch.ingress[place];
-            if let Some(mbuf) = self.batch.take(place) {
-                self.ledger.ctrl_rx += 1;
-                if self.parts.control.received.push(ControlFrame { port, mbuf }).is_err() {
-                    self.ledger.ctrl_lost += 1;
-                }
             }
         }
     }

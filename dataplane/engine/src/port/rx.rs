@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::{Burst, Mbuf, Mempool, RxQueue};
+use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
 use sluice_model::PortId;
@@ -23,6 +23,8 @@ pub enum SourceKind {
     AfPacket(Box<AfPacketRx>, Mempool),
     /// Frames that another thread reads from a capture file.
     Queue(Arc<Feed>),
+    /// What a distributor hands over, with the notes that it wrote.
+    Ring(RingConsumer),
     /// Frames made from templates in memory, for measuring.
     Template(TemplateSource),
 }
@@ -57,6 +59,26 @@ impl Source {
         Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst, last_ns: 0 }
     }
 
+    /// Whether packets that are not taken now are lost by nobody: those of a capture file.
+    #[inline]
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        matches!(self.kind, SourceKind::Queue(_))
+    }
+
+    /// Whether it takes what a distributor received.
+    #[inline]
+    #[must_use]
+    pub fn is_ring(&self) -> bool {
+        matches!(self.kind, SourceKind::Ring(_))
+    }
+
+    /// Whether a distributor left packets that were not taken yet.
+    #[must_use]
+    pub fn holds_packets(&self) -> bool {
+        matches!(&self.kind, SourceKind::Ring(ring) if !ring.is_empty())
+    }
+
     /// Replaces the ring of a kernel interface that went away and has come back.
     pub fn replace_interface(&mut self, ring: Box<AfPacketRx>) {
         if let SourceKind::AfPacket(current, _) = &mut self.kind {
@@ -71,6 +93,11 @@ impl Source {
         match &mut self.kind {
             SourceKind::Dpdk(queue) => {
                 queue.rx_burst_up_to(&mut self.burst, self.burst_pkts);
+            }
+            SourceKind::Ring(ring) => {
+                ring.dequeue_burst(&mut self.burst);
+                batch.push_noted(&mut self.burst);
+                return batch.len;
             }
             SourceKind::Template(source) => source.rx_burst(&mut self.burst),
             SourceKind::AfPacket(rx, pool) => {

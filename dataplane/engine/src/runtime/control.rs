@@ -29,6 +29,8 @@ struct ControlPort {
     id: PortId,
     setup: PortConfig,
     state: Arc<PortState>,
+    /// The thread that receives it, by its place in the queues.
+    receiver: usize,
     neighbors: Option<NeighborTable>,
     /// The interface came back, but could not be opened: said once.
     reopen_failed: Cell<bool>,
@@ -39,6 +41,7 @@ struct ControlPort {
 pub(super) struct Control {
     ports: Vec<ControlPort>,
     routes: Vec<Route>,
+    /// Of the workers, then of the distributors.
     queues: Vec<ControlQueues>,
     pool: Mempool,
     shared: Arc<Shared>,
@@ -49,6 +52,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(
         open: Vec<OpenPort>,
+        receivers: &[usize],
         routes: Vec<Route>,
         queues: Vec<ControlQueues>,
         pool: Mempool,
@@ -60,6 +64,7 @@ impl Control {
             }),
             id: port.id(),
             state: port.state(),
+            receiver: receivers.get(port.id().index()).copied().unwrap_or(0),
             setup: port.setup,
             reopen_failed: Cell::new(false),
         };
@@ -168,7 +173,9 @@ impl Control {
                 Device::AfPacket(device) => {
                     let link = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).link();
                     match link {
-                        Ok(LinkState::Returned { .. }) => reopen(port, &self.queues),
+                        Ok(LinkState::Returned { .. }) => {
+                            reopen(port, &self.queues, self.shared.workers.len())
+                        }
                         Ok(state) => ports::is_up(state),
                         Err(error) => {
                             tracing::warn!(port = port.state.name(), %error, "the link cannot be watched");
@@ -194,19 +201,19 @@ impl Control {
     }
 }
 
-/// Opens an interface that came back and hands its queues to the workers; says whether it works.
-fn reopen(port: &ControlPort, queues: &[ControlQueues]) -> bool {
+/// Opens an interface that came back and hands its queues to the threads, of which the first are workers; says whether
+/// it works.
+fn reopen(port: &ControlPort, queues: &[ControlQueues], workers: usize) -> bool {
     let PortSpec::AfPacket(interface) = &port.setup.spec else { return false };
-    match ports::open_interface(&port.setup, interface, queues.len()) {
+    match ports::open_interface(&port.setup, interface, workers) {
         Ok((device, mut rx, tx)) => {
-            let receiver = port.id.index() % queues.len().max(1);
             let mut tx = tx.into_iter();
             for (index, queue) in queues.iter().enumerate() {
-                let source = if index == receiver { rx.take() } else { None };
+                let source = if index == port.receiver { rx.take() } else { None };
                 let replacement = Replacement {
                     port: port.id,
                     source: source.map(Box::new),
-                    exit: tx.next().map(TxDriver::AfPacket),
+                    exit: if index < workers { tx.next().map(TxDriver::AfPacket) } else { None },
                 };
                 if queue.replace.push(replacement).is_err() {
                     tracing::error!(

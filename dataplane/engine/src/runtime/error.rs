@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dpdk::{EalError, MempoolError, PortError};
+use dpdk::{EalError, MempoolError, PortError, RingError};
 use sluice_af_packet::AfPacketError;
 use sluice_capture::CaptureError;
 use sluice_core::encap::EncapError;
@@ -18,6 +18,12 @@ pub enum StartError {
     /// No memory for packets.
     #[error(transparent)]
     Mempool(#[from] MempoolError),
+    /// The plan has no pool: a fault of ours.
+    #[error("the memory plan has no pool")]
+    NoPool,
+    /// No ring between a distributor and a worker.
+    #[error(transparent)]
+    Ring(#[from] RingError),
     /// A DPDK port cannot be used.
     #[error("port \"{name}\": {source}")]
     Port {

@@ -1,17 +1,25 @@
 //! The engine as a running whole: ports, workers, control thread and file writer, started and stopped in order.
 
 mod control;
+mod cores;
 mod error;
 mod feeder;
 mod flows;
+mod open;
 mod plan;
+mod pools;
 mod ports;
 mod routes;
+mod share;
+mod spread;
 
+pub use cores::CorePlan;
 pub use error::StartError;
 pub use plan::MemoryPlan;
 pub use ports::{PortReport, PortState};
 pub use routes::Route;
+pub use share::Spreading;
+pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,21 +28,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, MempoolConfig, SocketId, Tsc};
+use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, Tsc};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortSpec};
 
 use crate::batch::BATCH;
 use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
+use crate::distributor::{Distributor, DistributorParts};
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::{Account, LedgerCell};
+use crate::machine::Machine;
 use crate::sequence::Sequences;
 use crate::stage::flow::{FlowStats, RecordRing};
 use crate::stage::guard::LoopGuard;
 use crate::stats::WorkerStats;
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 use control::Control;
+use open::OpenPorts;
+use pools::Pools;
 use ports::OpenPort;
 
 /// Frames that wait for the file writer, per worker, however many policies share one of them.
@@ -48,12 +60,14 @@ const FILE_IDLE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
+    stop_receivers: Arc<AtomicBool>,
     stop_workers: Arc<AtomicBool>,
     stop_rest: Arc<AtomicBool>,
+    /// What feeds the workers: readers of files, then distributors.
+    receivers: Vec<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     files: Option<JoinHandle<()>>,
-    feeders: Vec<JoinHandle<()>>,
     pools: Vec<Mempool>,
     mbufs_kept: u32,
     // Last: the environment outlives everything above.
@@ -64,6 +78,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Shared {
     workers: Vec<WorkerHandle>,
+    distributors: Vec<WorkerHandle>,
     files: Arc<LedgerCell>,
     tables: Vec<Arc<Tables>>,
     ports: Vec<Arc<PortState>>,
@@ -93,9 +108,10 @@ impl Engine {
     /// # Errors
     /// What is missing, and what to do about it. Nothing is left running.
     pub fn start(boot: &BootConfig, policies: &PolicySet) -> Result<Self, StartError> {
-        let plan = MemoryPlan::new(boot);
+        let machine = Machine::detect();
+        let cores = CorePlan::new(boot, &machine);
+        let plan = MemoryPlan::new(boot, &cores, &machine);
         let use_hugepages = plan.use_hugepages(boot.eal.hugepages)?;
-        let lcores = plan::lcores(boot);
         for port in boot.ports.iter().filter(|port| waits_for_peer(&port.spec)) {
             tracing::warn!(port = port.name, "this driver waits for its peer before anything else starts");
         }
@@ -108,32 +124,35 @@ impl Engine {
             extra_args: boot.eal.args.clone(),
             ..EalConfig::default()
         })?;
-        let pool = |name: &str, mbufs, data_room| {
-            let config =
-                MempoolConfig { name: name.to_owned(), mbufs, cache: 256, data_room, socket: SocketId::ANY };
-            Mempool::new(&eal, &config)
-        };
-        let packets = pool("packets", plan.mbufs, plan.data_room)?;
-        let headers = pool("headers", plan.headers, plan::HEADER_ROOM)?;
-
-        let worker_count = lcores.len();
-        let mut open = Vec::with_capacity(boot.ports.len());
-        let mut mbufs_kept = 0;
-        for (index, setup) in boot.ports.iter().enumerate() {
-            let in_use = packets.in_use();
-            let port = OpenPort::open(&eal, index, setup, &packets, worker_count)?;
-            if port.keeps_mbufs() {
-                mbufs_kept += packets.in_use() - in_use;
-            }
-            open.push(port);
-        }
-        let routes = routes::all(policies, &boot.ports, &open)?;
-
-        let mut sink = FileSink::create(&file_paths(policies), policies.policies().len())?;
+        let pools = Pools::new(&eal, &plan, use_hugepages)?;
         let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
         let (program, report) = Program::compile(policies, &names, Generation(1));
         tracing::info!(bytes = report.bytes, dimensions = ?report.dimensions, "policies compiled");
         let program = Arc::new(program);
+
+        let worker_count = cores.workers.len();
+        let need =
+            SpreadNeed { workers: worker_count, by: boot.worker.spread, innermost: program.needs_inner() };
+        let OpenPorts { mut ports, spreading, mbufs_kept } =
+            OpenPorts::open(&eal, boot, &pools, &plan, &need)?;
+        let distributor_count = match &spreading {
+            Spreading::Distributors(reason) => {
+                tracing::info!(reason, lcores = ?cores.distributors, "packets go through distributors");
+                if cores.shared {
+                    tracing::warn!(lcores = ?cores.distributors, "a distributor shares its CPU with a worker");
+                }
+                cores.distributors.len()
+            }
+            Spreading::Rss => {
+                tracing::info!(queues = worker_count, "ports spread packets by RSS");
+                0
+            }
+            Spreading::Apart => 0,
+        };
+        let open = &mut ports;
+        let routes = routes::all(policies, &boot.ports, open)?;
+
+        let mut sink = FileSink::create(&file_paths(policies), policies.policies().len())?;
         let streams = Sequences::streams(program.streams().len());
         let own: Vec<IpAddr> = boot
             .ports
@@ -148,8 +167,11 @@ impl Engine {
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
-        for index in 0..worker_count {
-            let (sources, exits) = ports::share(&mut open, index, worker_count, &packets, burst_pkts);
+        let counts = [worker_count, distributor_count];
+        let mut shares = share::share(open, &spreading, counts, &pools, burst_pkts);
+        let producers = share::rings(&eal, &mut shares, &plan)?;
+        for (index, ((sources, exits), &cpu)) in shares.workers.into_iter().zip(&cores.workers).enumerate() {
+            let headers = pools.headers(machine.node_of(cpu)).ok_or(StartError::NoPool)?.clone();
             let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
             tables.push(Arc::clone(&own_tables));
             workers.push(Worker::new(WorkerParts {
@@ -161,13 +183,24 @@ impl Engine {
                 flow: flows::stage(boot, &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
-                headers: headers.clone(),
+                headers,
                 files: Some(sink.producer(file_queue)),
                 guard: guard.clone(),
                 control: ControlQueues::new(CONTROL_QUEUE),
                 tables: own_tables,
             }));
         }
+        let distribute = |(sources, rings)| {
+            Distributor::new(DistributorParts {
+                sources,
+                rings,
+                by: need.by,
+                innermost: need.innermost,
+                fragments: FragmentTable::new(&FragmentTableConfig::default()),
+                control: ControlQueues::new(CONTROL_QUEUE),
+            })
+        };
+        let distributors: Vec<_> = shares.distributors.into_iter().zip(producers).map(distribute).collect();
 
         let shared = Arc::new(Shared {
             workers: workers
@@ -178,28 +211,40 @@ impl Engine {
                     flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
                 })
                 .collect(),
+            distributors: distributors
+                .iter()
+                .map(|d| WorkerHandle { ledger: d.ledger(), stats: d.stats(), flow: None })
+                .collect(),
             files: sink.ledger(),
             tables,
-            ports: open.iter().map(OpenPort::state).collect(),
+            ports: ports.iter().map(OpenPort::state).collect(),
             clock: Clock::new(Tsc::hz(&eal)),
         });
+        let stop_receivers = Arc::new(AtomicBool::new(false));
         let stop_workers = Arc::new(AtomicBool::new(false));
         let stop_rest = Arc::new(AtomicBool::new(false));
         let mut engine = Self {
             shared: Arc::clone(&shared),
+            stop_receivers: Arc::clone(&stop_receivers),
             stop_workers: Arc::clone(&stop_workers),
             stop_rest: Arc::clone(&stop_rest),
+            receivers: Vec::new(),
             workers: Vec::new(),
             control: None,
             files: None,
-            feeders: Vec::new(),
-            pools: vec![packets.clone(), headers],
+            pools: pools.all(),
             mbufs_kept,
             _eal: eal.clone(),
         };
-        let queues = workers.iter().map(Worker::control).collect();
-        engine.feeders = feeder::spawn_all(&mut open, &packets, &stop_workers)?;
-        let control = Control::new(open, routes, queues, packets, Arc::clone(&shared));
+        let queues: Vec<_> = workers
+            .iter()
+            .map(Worker::control)
+            .chain(distributors.iter().map(Distributor::control))
+            .collect();
+        let packets = pools.packets(None).ok_or(StartError::NoPool)?;
+        engine.receivers = feeder::spawn_all(&mut ports, packets, &stop_receivers)?;
+        let control =
+            Control::new(ports, &shares.receivers, routes, queues, packets.clone(), Arc::clone(&shared));
         engine.control = Some(spawn("sluice-control", {
             let stop = Arc::clone(&stop_rest);
             move || control.run(&stop)
@@ -208,20 +253,25 @@ impl Engine {
             let stop = Arc::clone(&stop_rest);
             move || write_files(sink, &stop)
         })?);
-        for (index, mut worker) in workers.into_iter().enumerate() {
-            let (stop, shared, eal) = (Arc::clone(&stop_workers), Arc::clone(&shared), eal.clone());
-            let lcore = lcores.get(index).copied();
-            let body = move || {
-                let pinned = lcore.map_or(Ok(()), dpdk::pin_current_thread);
-                if let Err(error) = pinned {
-                    tracing::warn!(%error, "worker {index} is not pinned");
+        let thread = |name: String, lcore: u16, stop: &Arc<AtomicBool>, mut body: Box<dyn Polled>| {
+            let (stop, shared, eal) = (Arc::clone(stop), Arc::clone(&shared), eal.clone());
+            spawn(&name.clone(), move || {
+                if let Err(error) = dpdk::pin_current_thread(lcore) {
+                    tracing::warn!(%error, "{name} is not pinned");
                 }
                 // Without the registration a worker works, but without a cache of mbufs.
                 let _registered = LcoreThread::register(&eal)
-                    .inspect_err(|error| tracing::warn!(%error, "worker {index} has no lcore id"));
-                worker.run(&stop, &shared.clock);
-            };
-            engine.workers.push(spawn(&format!("sluice-worker{index}"), body)?);
+                    .inspect_err(|error| tracing::warn!(%error, "{name} has no lcore id"));
+                body.run(&stop, &shared.clock);
+            })
+        };
+        for (index, (worker, &cpu)) in workers.into_iter().zip(&cores.workers).enumerate() {
+            let name = format!("sluice-worker{index}");
+            engine.workers.push(thread(name, cpu, &stop_workers, Box::new(worker))?);
+        }
+        for (index, (distributor, &cpu)) in distributors.into_iter().zip(&cores.distributors).enumerate() {
+            let name = format!("sluice-distr{index}");
+            engine.receivers.push(thread(name, cpu, &stop_receivers, Box::new(distributor))?);
         }
         Ok(engine)
     }
@@ -235,10 +285,11 @@ impl Engine {
     /// The account at this moment.
     #[must_use]
     pub fn account(&self) -> Account {
-        // The writer first: what it finished was handed over before.
+        // Against the stream, so that what a later thread finished was handed over before.
         let files = self.shared.files.snapshot();
         let lost = self.shared.ports.iter().map(|port| port.lost_before_rx()).sum();
-        Account::new(&files, self.shared.workers.iter().map(|worker| worker.ledger.snapshot()), lost)
+        let threads = self.shared.workers.iter().chain(&self.shared.distributors);
+        Account::new(&files, threads.map(|thread| thread.ledger.snapshot()), lost)
     }
 
     /// The sums by policy number.
@@ -265,6 +316,12 @@ impl Engine {
         self.shared.workers.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
+    /// The statistics of every distributor.
+    #[must_use]
+    pub fn distributor_stats(&self) -> Vec<Arc<WorkerStats>> {
+        self.shared.distributors.iter().map(|thread| Arc::clone(&thread.stats)).collect()
+    }
+
     /// Of [`Engine::mbufs_in_use`], those that drivers took at the start and by a fault of theirs keep to the end.
     #[must_use]
     pub fn mbufs_kept(&self) -> u32 {
@@ -286,9 +343,11 @@ impl Engine {
     /// Stops receiving, lets everything that is held go out, ends all threads and closes the ports.
     pub fn stop(&mut self) {
         self.shared.ports.iter().for_each(|port| port.end_receive());
+        // With the stream: each thread empties what the one before it has left.
+        self.stop_receivers.store(true, Ordering::Relaxed);
+        report_panics(self.receivers.drain(..).map(JoinHandle::join));
         self.stop_workers.store(true, Ordering::Relaxed);
-        let ended = self.feeders.drain(..).chain(self.workers.drain(..)).map(JoinHandle::join);
-        report_panics(ended);
+        report_panics(self.workers.drain(..).map(JoinHandle::join));
         self.stop_rest.store(true, Ordering::Relaxed);
         report_panics(self.control.take().into_iter().chain(self.files.take()).map(JoinHandle::join));
         // The threads held all other handles.
@@ -306,6 +365,23 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A thread that moves packets.
+trait Polled: Send {
+    fn run(&mut self, stop: &AtomicBool, clock: &Clock);
+}
+
+impl Polled for Worker {
+    fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
+        Worker::run(self, stop, clock);
+    }
+}
+
+impl Polled for Distributor {
+    fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
+        Distributor::run(self, stop, clock);
     }
 }
 

@@ -5,17 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::{Eal, Mempool, Port, RxQueue};
+use dpdk::{Eal, Mempool, Port, PortError, RssHash, RssState, RxQueue};
 use sluice_af_packet::{AfPacketConfig, AfPacketPort, AfPacketRx, AfPacketTx, LinkState, RxConfig, TxConfig};
 use sluice_capture::CaptureReader;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec};
+use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, SpreadBy};
 
+use super::plan::MemoryPlan;
 use super::{StartError, routes};
-use crate::port::{Feed, Source, SourceKind, TxDriver, TxPort};
+use crate::port::{Feed, TxDriver, TxPort};
 
-/// Descriptors of a receive and of a transmit queue.
-const DESCRIPTORS: u16 = 1024;
 /// Drivers that take only as many receive queues as transmit queues (22.11), and do not say so beforehand.
 const EQUAL_QUEUES: [&str; 2] = ["net_tap", "net_af_xdp"];
 /// Drivers that do not free the mbufs that they hold to receive into, when they are closed (22.11).
@@ -160,40 +159,44 @@ impl PortState {
 #[derive(Debug)]
 pub(super) struct OpenPort {
     pub(super) setup: PortConfig,
+    pub(super) rx: Option<Rx>,
     id: PortId,
     state: Arc<PortState>,
     mac: MacAddr,
     mtu: u16,
     multi_segment: bool,
     udp_checksum_offload: bool,
-    rx: Option<Rx>,
     /// One per worker.
     tx: Vec<TxDriver>,
 }
 
+/// The receive side of a port.
 #[derive(Debug)]
-enum Rx {
+pub(super) enum Rx {
     Dpdk(Vec<RxQueue>),
     AfPacket(Box<AfPacketRx>),
     Feed(Arc<Feed>, Option<CaptureReader>),
 }
 
 impl OpenPort {
+    /// Opens port `index`; `probed` is its device, if it is one of DPDK's.
     pub(super) fn open(
-        eal: &Eal,
         index: usize,
         setup: &PortConfig,
-        pool: &Mempool,
-        workers: usize,
+        probed: Option<Port>,
+        queues: &Queues<'_>,
     ) -> Result<Self, StartError> {
         let id = PortId(u16::try_from(index).unwrap_or(u16::MAX));
-        let mut port = match &setup.spec {
-            PortSpec::Pci(args) | PortSpec::Devargs(args) => {
-                let name = args.split(',').next().unwrap_or(args);
-                Self::open_dpdk(eal, id, setup, name, pool, workers)?
+        let mut port = match (&setup.spec, probed) {
+            (PortSpec::Pci(_) | PortSpec::Devargs(_), Some(port)) => {
+                Self::open_dpdk(id, setup, port, queues)?
             }
-            PortSpec::AfPacket(interface) => Self::open_af_packet(id, setup, interface, workers)?,
-            PortSpec::Pcap(path) => Self::open_file(id, setup, path)?,
+            (PortSpec::Pci(args) | PortSpec::Devargs(args), None) => {
+                let source = PortError::NotFound { name: args.clone(), known: "none".to_owned() };
+                return Err(StartError::Port { name: setup.name.clone(), source });
+            }
+            (PortSpec::AfPacket(interface), _) => Self::open_af_packet(id, setup, interface, queues.workers)?,
+            (PortSpec::Pcap(path), _) => Self::open_file(id, setup, path)?,
         };
         port.mac = setup.mac.unwrap_or(port.mac);
         port.mtu = setup.mtu.unwrap_or(port.mtu);
@@ -221,28 +224,34 @@ impl OpenPort {
     }
 
     fn open_dpdk(
-        eal: &Eal,
         id: PortId,
         setup: &PortConfig,
-        name: &str,
-        pool: &Mempool,
-        workers: usize,
+        port: Port,
+        queues: &Queues<'_>,
     ) -> Result<Self, StartError> {
         let error = |source| StartError::Port { name: setup.name.clone(), source };
-        if name.starts_with("net_af_xdp") && setup.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) {
+        if port.name().starts_with("net_af_xdp") && setup.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) {
             return Err(StartError::JumboAfXdp { name: setup.name.clone() });
         }
-        let port = Port::by_name(eal, name).map_err(error)?;
         // Some drivers do not start without a transmit queue.
-        let tx_queues = if setup.role.sends() { u16::try_from(workers).unwrap_or(u16::MAX) } else { 1 };
+        let tx_queues =
+            if setup.role.sends() { u16::try_from(queues.workers).unwrap_or(u16::MAX) } else { 1 };
+        let rx_queues = u16::try_from(queues.rx).unwrap_or(u16::MAX);
+        let equal = EQUAL_QUEUES.contains(&port.driver_name());
+        let most = rx_queues.max(tx_queues);
         let config = dpdk::PortConfig {
-            rx_queues: if EQUAL_QUEUES.contains(&port.driver_name()) { tx_queues } else { 1 },
-            tx_queues,
-            rx_desc: DESCRIPTORS,
-            tx_desc: DESCRIPTORS,
+            rx_queues: if equal { most } else { rx_queues },
+            tx_queues: if equal { most } else { tx_queues },
+            rx_desc: queues.plan.rx_descriptors,
+            tx_desc: queues.plan.tx_descriptors,
             mtu: setup.mtu,
             promiscuous: setup.promiscuous,
-            ..dpdk::PortConfig::new(pool.clone())
+            rss: match queues.by {
+                _ if rx_queues < 2 => RssHash::Off,
+                SpreadBy::Addresses => RssHash::Addresses,
+                SpreadBy::Ports => RssHash::AddressesPorts,
+            },
+            ..dpdk::PortConfig::new(queues.pool.clone())
         };
         let (port, rx, tx) = port.configure(&config).map_err(error)?;
         let mut open = Self {
@@ -322,11 +331,48 @@ impl OpenPort {
         }
     }
 
+    /// How a DPDK port spreads packets, by its own words.
+    pub(super) fn rss(&self) -> Option<RssState> {
+        match self.state.device() {
+            Device::Dpdk(port) => port.rss().ok(),
+            Device::AfPacket(_) | Device::File | Device::Closed(_) => None,
+        }
+    }
+
+    /// The transmit queue for the next worker.
+    pub(super) fn next_exit(&mut self) -> Option<TxPort> {
+        let driver = self.tx.pop()?;
+        Some(TxPort::new(self.id, driver, self.multi_segment, Arc::clone(&self.state.up)))
+    }
+
     /// Recognises frames for the port's own addresses.
-    fn own_filter(&self) -> Option<OwnFilter> {
+    pub(super) fn own_filter(&self) -> Option<OwnFilter> {
         let addresses = routes::port_addresses(&self.setup, self.mac);
         (!self.setup.addresses.is_empty()).then(|| OwnFilter::new(&addresses))
     }
+}
+
+/// What the queues of a port are to be.
+#[derive(Debug)]
+pub(super) struct Queues<'a> {
+    /// Receive queues wanted.
+    pub(super) rx: usize,
+    /// Workers, each with a transmit queue.
+    pub(super) workers: usize,
+    /// What spreads packets over several receive queues.
+    pub(super) by: SpreadBy,
+    /// Where received packets go.
+    pub(super) pool: &'a Mempool,
+    /// Descriptors.
+    pub(super) plan: &'a MemoryPlan,
+}
+
+/// Finds a port's DPDK device, before anything is set up; `None` = it is not one of DPDK's.
+pub(super) fn probe(eal: &Eal, setup: &PortConfig) -> Result<Option<Port>, StartError> {
+    let (PortSpec::Pci(args) | PortSpec::Devargs(args)) = &setup.spec else { return Ok(None) };
+    let name = args.split(',').next().unwrap_or(args);
+    let error = |source| StartError::Port { name: setup.name.clone(), source };
+    Port::by_name(eal, name).map(Some).map_err(error)
 }
 
 /// Opens a kernel interface: one receive ring, and one transmit socket per worker.
@@ -353,42 +399,6 @@ pub(super) fn open_interface(
         tx.extend(sluice_af_packet::open(&config)?.2);
     }
     Ok((port, rx, tx))
-}
-
-/// The sources and exits of worker `index` of `workers`: each port is received by one worker, and sent on by all.
-pub(super) fn share(
-    open: &mut [OpenPort],
-    index: usize,
-    workers: usize,
-    pool: &Mempool,
-    burst_pkts: usize,
-) -> (Vec<Source>, Vec<TxPort>) {
-    let mut sources = Vec::new();
-    let mut exits = Vec::new();
-    for (number, port) in open.iter_mut().enumerate() {
-        if number % workers == index {
-            let filter = port.own_filter();
-            let kinds = match port.rx.take() {
-                Some(Rx::Dpdk(queues)) => queues.into_iter().map(SourceKind::Dpdk).collect(),
-                Some(Rx::AfPacket(rx)) => vec![SourceKind::AfPacket(rx, pool.clone())],
-                Some(Rx::Feed(queue, reader)) => {
-                    port.rx = Some(Rx::Feed(Arc::clone(&queue), reader));
-                    vec![SourceKind::Queue(queue)]
-                }
-                None => Vec::new(),
-            };
-            for kind in kinds {
-                let mut source = Source::new(port.id, port.setup.role.captures(), filter, kind);
-                source.snaplen = port.setup.snaplen_bytes.unwrap_or(u32::MAX);
-                source.burst_pkts = burst_pkts;
-                sources.push(source);
-            }
-        }
-        if let Some(driver) = port.tx.pop() {
-            exits.push(TxPort::new(port.id, driver, port.multi_segment, Arc::clone(&port.state.up)));
-        }
-    }
-    (sources, exits)
 }
 
 /// Whether traffic can flow.

@@ -6,9 +6,9 @@ use sluice_core::wire::{self, Fragment};
 use crate::batch::Batch;
 
 /// Tunnels that are followed inwards, at most.
-const DEPTH_LIMIT: u8 = 8;
+pub(crate) const DEPTH_LIMIT: u8 = 8;
 /// Packets whose first line is fetched ahead.
-const PREFETCH_AHEAD: usize = 6;
+pub(crate) const PREFETCH_AHEAD: usize = 6;
 
 /// Parses every live packet; `with_inner` also its innermost headers. Returns how many later fragments came without
 /// their first one.

@@ -23,11 +23,17 @@ pub fn run(batch: &mut Batch) {
             let wire_len = &mut batch.info[place].wire_len;
             *wire_len = wire_len.saturating_add(added);
         }
-        if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
-            let wanted = u32::from(CONTIGUOUS).min(mbuf.pkt_len());
-            // A frame that cannot be pulled together is parsed as far as its first segment goes.
-            let _pulled = mbuf.pull_up(u16::try_from(wanted).unwrap_or(CONTIGUOUS));
-        }
+        pull_together(mbuf);
+    }
+}
+
+/// Makes the headers contiguous.
+#[inline(always)]
+pub(crate) fn pull_together(mbuf: &mut Mbuf) {
+    if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
+        let wanted = u32::from(CONTIGUOUS).min(mbuf.pkt_len());
+        // A frame that cannot be pulled together is parsed as far as its first segment goes.
+        let _pulled = mbuf.pull_up(u16::try_from(wanted).unwrap_or(CONTIGUOUS));
     }
 }
 

@@ -1,0 +1,256 @@
+//! Which worker decides a received packet? An lcore that receives and hands on, where ports cannot spread packets
+//! themselves so that what belongs together stays together.
+//!
+//! It looks at headers only as far as the hash of [`sluice_core::spread`] needs, never changes a packet, and counts:
+//! what it received is dropped here, or handed to a worker. Order inside a flow is kept: one port is received by one
+//! distributor, and between it and each worker is one ring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dpdk::{Burst, Note, RingProducer, Tsc};
+use sluice_core::classify::FragmentTable;
+use sluice_core::spread::{spread_hash, worker_of};
+use sluice_core::wire::{self, Fragment, Parsed};
+use sluice_model::{DropReason, SpreadBy};
+
+use crate::batch::{BATCH, Batch};
+use crate::clock::Clock;
+use crate::ledger::{Ledger, LedgerCell};
+use crate::port::Source;
+use crate::stage::parse::{DEPTH_LIMIT, PREFETCH_AHEAD};
+use crate::stage::rx;
+use crate::stats::{Stage, WorkerStats};
+use crate::worker::{
+    ControlFrame, ControlQueues, DRAIN_MAX_NS, DRAIN_QUIET_NS, HOUSEKEEPING_POLLS, Replacement,
+};
+
+/// What a distributor is made of.
+#[derive(Debug)]
+pub struct DistributorParts {
+    /// Receive queues, polled in turn.
+    pub sources: Vec<Source>,
+    /// The rings, by worker number.
+    pub rings: Vec<RingProducer>,
+    /// What of a packet decides.
+    pub by: SpreadBy,
+    /// Whether the innermost headers decide: where tunnels are taken off, looked through or matched inside.
+    pub innermost: bool,
+    /// Ports of datagrams of which the first fragment was seen; only asked by [`SpreadBy::Ports`].
+    pub fragments: FragmentTable,
+    /// The queues to and from the control thread.
+    pub control: ControlQueues,
+}
+
+/// A distributor: one lcore that receives for the workers.
+#[derive(Debug)]
+pub struct Distributor {
+    parts: DistributorParts,
+    batch: Box<Batch>,
+    /// What goes to each worker of the batch in hand.
+    bursts: Box<[Burst]>,
+    ledger: Ledger,
+    cell: Arc<LedgerCell>,
+    stats: Arc<WorkerStats>,
+    polls: u32,
+}
+
+impl Distributor {
+    /// A distributor of these parts. All memory it will ever use is allocated here.
+    #[must_use]
+    pub fn new(parts: DistributorParts) -> Self {
+        Self {
+            bursts: parts.rings.iter().map(|_| Burst::new()).collect(),
+            parts,
+            batch: Box::default(),
+            ledger: Ledger::default(),
+            cell: Arc::default(),
+            stats: Arc::default(),
+            polls: 0,
+        }
+    }
+
+    /// The published ledger.
+    #[must_use]
+    pub fn ledger(&self) -> Arc<LedgerCell> {
+        Arc::clone(&self.cell)
+    }
+
+    /// The published statistics: receiving, hashing, and handing over as the stages rx, parse and tx.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// The queues to and from the control thread.
+    #[must_use]
+    pub fn control(&self) -> ControlQueues {
+        self.parts.control.clone()
+    }
+
+    /// Polls until `stop` is set, then until nothing more comes, and returns.
+    pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
+        while !stop.load(Ordering::Relaxed) {
+            self.poll(clock);
+        }
+        let begin_ns = clock.now_ns(Tsc::now());
+        let (mut now_ns, mut last_ns) = (begin_ns, begin_ns);
+        while now_ns < last_ns + DRAIN_QUIET_NS && now_ns < begin_ns + DRAIN_MAX_NS {
+            let packets = self.poll(clock);
+            now_ns = clock.now_ns(Tsc::now());
+            if packets > 0 {
+                last_ns = now_ns;
+            }
+        }
+    }
+
+    /// Receives one burst from each source and hands it on; returns how many packets came.
+    #[inline]
+    pub fn poll(&mut self, clock: &Clock) -> usize {
+        self.polls += 1;
+        if self.polls >= HOUSEKEEPING_POLLS {
+            self.polls = 0;
+            self.housekeeping();
+        }
+        let mut packets = 0;
+        for index in 0..self.parts.sources.len() {
+            let start = Tsc::now();
+            let source = &mut self.parts.sources[index];
+            if source.can_wait() && !has_room(&self.parts.rings) {
+                continue;
+            }
+            let received = source.receive(&mut self.batch, clock.now_ns(start));
+            self.stats.poll(received);
+            if received == 0 {
+                continue;
+            }
+            packets += received;
+            let (capture, filter) = (source.capture, source.own_filter);
+            if let Some(filter) = filter {
+                let received = &self.parts.control.received;
+                self.batch.take_own(&filter, received, &mut self.ledger);
+            }
+            let end = self.stats.stage(Stage::Rx, start, received);
+            if capture {
+                self.distribute(end);
+            } else {
+                self.drop_all(DropReason::NotCapturePort);
+            }
+            self.batch.clear();
+        }
+        packets
+    }
+
+    /// Hands every packet of the batch to its worker.
+    #[inline]
+    fn distribute(&mut self, start: Tsc) {
+        let packets = self.batch.len;
+        let taken = u64::from(self.batch.live.count_ones());
+        self.hash();
+        let hashed = self.stats.stage(Stage::Parse, start, packets);
+        // Counted before it can be seen by a worker, so that no account shows a packet that was not received.
+        self.ledger.rx_packets += taken;
+        self.ledger.to_workers += taken;
+        self.cell.publish(&self.ledger);
+        let mut lost = false;
+        for (burst, ring) in self.bursts.iter_mut().zip(&mut self.parts.rings) {
+            if burst.is_empty() {
+                continue;
+            }
+            ring.enqueue_burst(burst);
+            if !burst.is_empty() {
+                count_lost(burst, &mut self.ledger);
+                lost = true;
+            }
+        }
+        if lost {
+            self.cell.publish(&self.ledger);
+        }
+        self.stats.stage(Stage::Tx, hashed, packets);
+    }
+
+    /// Puts every packet of the batch into the burst of its worker, with its note.
+    #[inline]
+    fn hash(&mut self) {
+        let workers = self.bursts.len();
+        let batch = &mut *self.batch;
+        let mut headers = Parsed::EMPTY;
+        for place in 0..batch.len {
+            if let Some(Some(ahead)) = batch.mbufs.get(place + PREFETCH_AHEAD) {
+                ahead.prefetch_data();
+            }
+            let Some(mut mbuf) = batch.take(place) else { continue };
+            rx::pull_together(&mut mbuf);
+            let info = batch.info[place];
+            let port = batch.ingress[place].0;
+            let hash = hash_of(mbuf.data(), &mut headers, &mut self.parts, info.timestamp_ns);
+            mbuf.set_note(Note {
+                timestamp_ns: info.timestamp_ns,
+                wire_len: info.wire_len,
+                gso_size: info.gso_size,
+                port,
+            });
+            if let Some(burst) = self.bursts.get_mut(worker_of(hash, workers)) {
+                // A burst holds a whole batch.
+                drop(burst.push(mbuf));
+            }
+        }
+    }
+
+    /// Counts every live packet as received and ends it.
+    fn drop_all(&mut self, reason: DropReason) {
+        for place in self.batch.live_places() {
+            self.ledger.rx_packets += 1;
+            self.ledger.rx_bytes += u64::from(self.batch.info[place].wire_len);
+            self.ledger.drops.add(reason, 1);
+            drop(self.batch.take(place));
+        }
+    }
+
+    #[cold]
+    fn housekeeping(&mut self) {
+        while let Some(Replacement { port, source, .. }) = self.parts.control.replace.pop() {
+            if let (Some(rx), Some(own)) =
+                (source, self.parts.sources.iter_mut().find(|own| own.port == port))
+            {
+                own.replace_interface(rx);
+            }
+        }
+        // Distributors have no exits.
+        while let Some(ControlFrame { mbuf, .. }) = self.parts.control.to_send.pop() {
+            drop(mbuf);
+            self.ledger.ctrl_lost += 1;
+        }
+        self.cell.publish(&self.ledger);
+    }
+}
+
+#[inline(always)]
+fn hash_of(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, now_ns: u64) -> u64 {
+    wire::parse_into(frame, headers);
+    if parts.by == SpreadBy::Ports && headers.fragment != Fragment::Whole {
+        let _outcome = parts.fragments.resolve(headers, frame, now_ns);
+    }
+    if parts.innermost && headers.inner_offset != 0 {
+        *headers = wire::parse_innermost(frame, headers, DEPTH_LIMIT);
+        if parts.by == SpreadBy::Ports && headers.fragment != Fragment::Whole {
+            let _outcome = parts.fragments.resolve(headers, frame, now_ns);
+        }
+    }
+    spread_hash(frame, headers, parts.by)
+}
+
+/// Whether a batch fits every ring, whichever worker it is for.
+fn has_room(rings: &[RingProducer]) -> bool {
+    rings.iter().all(|ring| ring.len() as usize + BATCH <= ring.capacity() as usize)
+}
+
+/// Counts what a full ring did not take as dropped, and frees it.
+#[cold]
+fn count_lost(burst: &mut Burst, ledger: &mut Ledger) {
+    let packets = burst.len() as u64;
+    ledger.to_workers -= packets;
+    ledger.drops.add(DropReason::DistributorFull, packets);
+    ledger.rx_bytes += burst.iter().map(|mbuf| u64::from(mbuf.note().wire_len)).sum::<u64>();
+    burst.free_all();
+}
