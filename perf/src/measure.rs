@@ -216,6 +216,7 @@ impl Bench<'_> {
             headers: self.headers.clone(),
             files: None,
             guard: LoopGuard::new(policies, &[]),
+            dedup: None,
             control: ControlQueues::new(16),
             tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
         }))

@@ -147,6 +147,7 @@ impl Rig {
             headers: headers.clone(),
             files: case.to_file.map(|frames| sink.producer(frames)),
             guard: LoopGuard::disabled(),
+            dedup: None,
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),
         });

@@ -69,6 +69,7 @@ fn nothing_is_lost_and_identifications_differ() {
         out_dir: folder.path().to_owned(),
         loop_guard: false,
         flow: None,
+        dedup: sluice_model::DedupSettings::default(),
     };
     let report = replay(&config, |_, _| {}, |_| {}).unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use sluice_core::classify::Program;
 use sluice_engine::machine::Machine;
-use sluice_engine::runtime::{CorePlan, MemoryPlan};
+use sluice_engine::runtime::{CorePlan, DedupPlan, MemoryPlan, finished_checksums};
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{
     BootConfig, Destination, DestinationKind, DistributorMode, Generation, Oversize, PolicySet, PortRole,
@@ -76,7 +76,35 @@ fn print_boot(boot: &BootConfig) {
             println!("port \"{}\": {caution}", port.name);
         }
     }
-    print_plan(boot);
+    let machine = Machine::detect();
+    let cores = CorePlan::new(boot, &machine);
+    print_plan(boot, &machine, &cores);
+    print_dedup(boot, &machine, &cores);
+}
+
+/// What deduplication takes, and how sure its verdicts are.
+fn print_dedup(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+    let Some(plan) = DedupPlan::of(&boot.dedup, cores.workers.len(), machine) else { return };
+    let window_us = u32::try_from(boot.dedup.window_ns / 1000).map_or(f64::MAX, f64::from);
+    let checksum = boot.dedup.key.l4_checksum.unwrap_or_else(|| finished_checksums(boot));
+    println!(
+        "dedup: {} within {} ms; the L4 checksum is {} the key",
+        boot.dedup.mode.name(),
+        window_us / 1e3,
+        if checksum { "part of" } else { "left out of" }
+    );
+    println!(
+        "       {} fingerprints of {} bits in {} MB for each worker: holds {} packets/s for the whole window",
+        plan.entries,
+        plan.bits,
+        plan.bytes / 1_000_000,
+        plan.packets_per_s
+    );
+    println!(
+        "       probability of a false duplicate: at most {:.1e} per packet; at that rate one in {:.0} hours",
+        plan.false_duplicate(),
+        plan.hours_between_false_duplicates()
+    );
 }
 
 /// What a driver keeps from the account.
@@ -96,14 +124,12 @@ fn uncounted(spec: &PortSpec) -> Option<&'static str> {
 }
 
 /// Which CPUs, queues and memory a run would take.
-fn print_plan(boot: &BootConfig) {
-    let machine = Machine::detect();
-    let cores = CorePlan::new(boot, &machine);
-    let plan = MemoryPlan::new(boot, &cores, &machine);
+fn print_plan(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+    let plan = MemoryPlan::new(boot, cores, machine);
     println!(
         "machine: {} CPUs{}, {} MB{}",
         machine.cpus.len(),
-        quota(&machine),
+        quota(machine),
         machine.memory_bytes >> 20,
         { if machine.memory_limited { " by control group" } else { "" } }
     );

@@ -9,7 +9,9 @@ mod run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use sluice_model::DedupMode;
 
 /// Sluice: an open network packet broker.
 #[derive(Debug, Parser)]
@@ -65,6 +67,19 @@ struct ReplayArgs {
     /// Drop tunnel packets to the policy's own destinations that are found in the captures.
     #[arg(long)]
     loop_guard: bool,
+    /// A boot config for the settings of the pipeline; it needs no policy and no ports.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What becomes of duplicates, whatever the boot config says.
+    #[arg(long, value_name = "MODE", value_parser = dedup_mode())]
+    dedup: Option<DedupMode>,
+}
+
+/// Reads the name of a mode.
+fn dedup_mode() -> impl TypedValueParser<Value = DedupMode> {
+    let mode = |name: String| DedupMode::NAMES.iter().find(|(known, _)| *known == name).map(|mode| mode.1);
+    PossibleValuesParser::new(DedupMode::NAMES.map(|(name, _)| name))
+        .try_map(move |name| mode(name).ok_or("no mode"))
 }
 
 fn main() -> ExitCode {

@@ -8,21 +8,36 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
-use sluice_engine::replay::{ReplayConfig, replay as run_replay};
+use sluice_engine::replay::{ReplayConfig, port_name, replay as run_replay};
+use sluice_model::DedupMode;
 
 use crate::ReplayArgs;
-use crate::report::{self, Summary};
+use crate::report::{self, DedupSummary, Summary};
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let Some(policies) = report::load(&sluice_model::spec::load_policy(&args.policy)) else {
         return Ok(ExitCode::FAILURE);
     };
+    let boot = match &args.config {
+        Some(path) => {
+            let Some(boot) = report::load(&sluice_model::spec::load_replay(path)) else {
+                return Ok(ExitCode::FAILURE);
+            };
+            Some(boot)
+        }
+        None => None,
+    };
+    let mut dedup = boot.map(|boot| boot.dedup).unwrap_or_default();
+    if let Some(mode) = args.dedup {
+        dedup.mode = mode;
+    }
     let config = ReplayConfig {
         policies,
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
         loop_guard: args.loop_guard,
         flow: None,
+        dedup,
     };
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
@@ -33,6 +48,11 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         account: &outcome.account,
         policy_totals: &outcome.policies,
         destination_totals: &outcome.destinations,
+        dedup: (dedup.mode != DedupMode::Off).then(|| DedupSummary {
+            mode: dedup.mode,
+            ports: args.inputs.iter().map(|path| port_name(path)).collect(),
+            pairs: outcome.dedup_pairs.clone(),
+        }),
     };
     if args.json {
         println!("{}", summary.json());

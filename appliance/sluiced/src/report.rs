@@ -4,10 +4,11 @@ use comfy_table::LineStyle;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use sluice_engine::counters::{DestinationTotals, PolicyTotals};
-use sluice_engine::ledger::Account;
+use sluice_engine::ledger::{Account, Ledger};
+use sluice_engine::port_pairs::PairTotals;
 use sluice_engine::runtime::PortReport;
 use sluice_model::spec::{Diagnostics, Loaded};
-use sluice_model::{DropCounts, PolicySet};
+use sluice_model::{DedupMode, DropCounts, PolicySet, PortId};
 
 /// Prints the diagnostics of a file to stderr; gives its value if it has no errors.
 pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<T> {
@@ -31,6 +32,51 @@ pub(crate) struct Summary<'a> {
     pub(crate) account: &'a Account,
     pub(crate) policy_totals: &'a [PolicyTotals],
     pub(crate) destination_totals: &'a [DestinationTotals],
+    /// `None` = duplicates were not looked for.
+    pub(crate) dedup: Option<DedupSummary>,
+}
+
+/// Which duplicates there were.
+pub(crate) struct DedupSummary {
+    pub(crate) mode: DedupMode,
+    /// The names of the ports, by number.
+    pub(crate) ports: Vec<String>,
+    pub(crate) pairs: Vec<PairTotals>,
+}
+
+impl DedupSummary {
+    fn json(&self, ledger: &Ledger) -> Value {
+        let pairs = self.pairs.iter().map(|pair| {
+            json!({
+                "first": self.port(pair.first),
+                "second": self.port(pair.second),
+                "packets": pair.packets,
+                "bytes": pair.bytes,
+            })
+        });
+        json!({
+            "mode": self.mode.name(),
+            "duplicates": ledger.duplicates,
+            "duplicate_bytes": ledger.duplicate_bytes,
+            "evicted": ledger.dedup_evicted,
+            "pairs": pairs.collect::<Vec<_>>(),
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut pairs = table(&["first copy from", "duplicate from", "packets", "bytes"]);
+        for pair in &self.pairs {
+            let mut cells = vec![self.port(pair.first).to_owned(), self.port(pair.second).to_owned()];
+            cells.extend([pair.packets.to_string(), pair.bytes.to_string()]);
+            pairs.add_row(cells);
+        }
+        pairs.to_string()
+    }
+
+    /// The ports without counters of their own have this name together; no port can have it.
+    fn port(&self, port: Option<PortId>) -> &str {
+        port.and_then(|port| self.ports.get(usize::from(port.0))).map_or("(others)", String::as_str)
+    }
 }
 
 impl Summary<'_> {
@@ -56,6 +102,7 @@ impl Summary<'_> {
                 "drops": drops_json(&totals.drops),
             })
         });
+        let dedup = self.dedup.as_ref().map(|dedup| dedup.json(ledger));
         json!({
             "rx_packets": ledger.rx_packets,
             "rx_bytes": ledger.rx_bytes,
@@ -69,6 +116,7 @@ impl Summary<'_> {
             "fragments_unmatched": ledger.fragments_unmatched,
             "ctrl_rx": ledger.ctrl_rx,
             "ctrl_tx": ledger.ctrl_tx,
+            "dedup": dedup,
             "policies": policies.collect::<Vec<_>>(),
             "destinations": destinations.collect::<Vec<_>>(),
         })
@@ -87,6 +135,10 @@ impl Summary<'_> {
             ("cut to the MTU", ledger.truncated),
         ] {
             totals.add_row(row(name, &[packets]));
+        }
+        if self.dedup.is_some() {
+            totals.add_row(row("duplicates", &[ledger.duplicates, ledger.duplicate_bytes]));
+            totals.add_row(row("forgotten within the window", &[ledger.dedup_evicted]));
         }
         let mut drops = numbers(&["dropped because of", "packets"]);
         for (reason, packets) in ledger.drops.iter().filter(|&(_, packets)| packets > 0) {
@@ -115,6 +167,9 @@ impl Summary<'_> {
         let mut parts = vec![totals.to_string()];
         if ledger.drops.total() > 0 {
             parts.push(drops.to_string());
+        }
+        if let Some(dedup) = self.dedup.as_ref().filter(|dedup| !dedup.pairs.is_empty()) {
+            parts.push(dedup.table());
         }
         parts.extend([policies.to_string(), destinations.to_string(), identity]);
         parts.join("\n\n")

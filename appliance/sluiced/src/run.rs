@@ -11,9 +11,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
-use sluice_model::{LogLevel, PolicySet};
+use sluice_model::{BootConfig, DedupMode, LogLevel, PolicySet};
 
-use crate::report::{self, Summary};
+use crate::report::{self, DedupSummary, Summary};
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
@@ -58,7 +58,7 @@ pub(crate) fn run(config: &Path) -> Result<ExitCode> {
     }
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
-    Ok(print_summary(&engine, &policies))
+    Ok(print_summary(&engine, &boot, &policies))
 }
 
 /// What the main thread and the thread that waits for signals tell each other.
@@ -124,13 +124,18 @@ fn log_statistics(engine: &Engine) {
 }
 
 /// The account at the end; fails when it does not balance or an mbuf is missing.
-fn print_summary(engine: &Engine, policies: &PolicySet) -> ExitCode {
+fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet) -> ExitCode {
     let account = engine.account();
     let summary = Summary {
         policies,
         account: &account,
         policy_totals: &engine.policy_totals(),
         destination_totals: &engine.destination_totals(),
+        dedup: (boot.dedup.mode != DedupMode::Off).then(|| DedupSummary {
+            mode: boot.dedup.mode,
+            ports: boot.ports.iter().map(|port| port.name.clone()).collect(),
+            pairs: engine.dedup_pairs(),
+        }),
     };
     println!("{}", summary.table());
     println!("\n{}", report::ports(&engine.ports()));

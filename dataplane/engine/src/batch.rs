@@ -48,6 +48,8 @@ pub struct Batch {
     pub tunnel: [TunnelInfo; BATCH],
     /// Bit i: what is matched and metered of packet i are its inner headers.
     pub looked_through: u64,
+    /// Bit i: packet i is a duplicate of one that came before it.
+    pub duplicates: u64,
     /// What the policies make of each packet.
     pub verdicts: [VerdictId; BATCH],
 }
@@ -64,6 +66,7 @@ impl Default for Batch {
             inner: [Parsed::EMPTY; BATCH],
             tunnel: [TunnelInfo::NONE; BATCH],
             looked_through: 0,
+            duplicates: 0,
             verdicts: [VerdictId::default(); BATCH],
         }
     }
@@ -166,6 +169,7 @@ impl Batch {
         self.len = 0;
         self.live = 0;
         self.looked_through = 0;
+        self.duplicates = 0;
     }
 
     /// The headers that are matched, deduplicated and metered: those of the frame, or inside a tunnel that is looked

@@ -39,14 +39,21 @@ pub struct Ledger {
     pub to_workers: u64,
     /// Of a worker: those of its `rx_packets` that a distributor received.
     pub from_distributors: u64,
+    /// Packets seen before within the deduplication window, whether dropped or only counted.
+    pub duplicates: u64,
+    /// Their original lengths in bytes.
+    pub duplicate_bytes: u64,
+    /// Packets forgotten before the deduplication window was over, as its table was full: their duplicates pass.
+    pub dedup_evicted: u64,
 }
 
-const WORDS: usize = 13 + DropReason::COUNT;
+const COUNTS: usize = 16;
+const WORDS: usize = COUNTS + DropReason::COUNT;
 
 impl Ledger {
     fn to_words(self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        let (head, drops) = words.split_at_mut(13);
+        let (head, drops) = words.split_at_mut(COUNTS);
         head.copy_from_slice(&[
             self.rx_packets,
             self.rx_bytes,
@@ -61,6 +68,9 @@ impl Ledger {
             self.ctrl_lost,
             self.to_workers,
             self.from_distributors,
+            self.duplicates,
+            self.duplicate_bytes,
+            self.dedup_evicted,
         ]);
         drops.copy_from_slice(&self.drops.0);
         words
@@ -68,7 +78,7 @@ impl Ledger {
 
     fn from_words(words: &[u64; WORDS]) -> Self {
         let mut drops = DropCounts::default();
-        drops.0.copy_from_slice(&words[13..]);
+        drops.0.copy_from_slice(&words[COUNTS..]);
         Self {
             rx_packets: words[0],
             rx_bytes: words[1],
@@ -83,6 +93,9 @@ impl Ledger {
             ctrl_lost: words[10],
             to_workers: words[11],
             from_distributors: words[12],
+            duplicates: words[13],
+            duplicate_bytes: words[14],
+            dedup_evicted: words[15],
             drops,
         }
     }

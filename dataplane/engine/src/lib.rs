@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod machine;
 pub mod output;
 pub mod port;
+pub mod port_pairs;
 pub mod replay;
 pub mod runtime;
 pub mod sequence;

@@ -13,15 +13,20 @@ use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
 use sluice_model::{
-    Destination, DestinationKind, FlowRecord, FlowSettings, Generation, MacAddr, PolicySet, PortId,
+    DedupSettings, Destination, DestinationKind, FlowRecord, FlowSettings, Generation, MacAddr, PolicySet,
+    PortId,
 };
 
 use crate::batch::{BATCH, RxInfo};
 use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::Account;
+use crate::machine::Machine;
 use crate::output::{Egress, Output, TunnelEnds};
+use crate::port_pairs::{PairTotals, PortPairs};
+use crate::runtime::DedupPlan;
 use crate::sequence::Sequences;
+use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStage, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::worker::{ControlQueues, Worker, WorkerParts};
@@ -67,6 +72,8 @@ pub struct ReplayConfig {
     pub loop_guard: bool,
     /// How flows are metered; `None` = not at all.
     pub flow: Option<FlowSettings>,
+    /// How duplicates are recognised; the checksums in captures are taken for finished ones.
+    pub dedup: DedupSettings,
 }
 
 /// Why a replay could not run, or not to its end.
@@ -121,6 +128,8 @@ pub struct ReplayReport {
     pub destinations: Vec<DestinationTotals>,
     /// The output files, by destination number.
     pub files: Vec<PathBuf>,
+    /// Duplicates by the inputs (as ingress ports) of both copies.
+    pub dedup_pairs: Vec<PairTotals>,
     /// Mbufs not given back at the end: always 0.
     pub mbufs_in_use: u32,
     /// Captures that were damaged and files that failed; what was whole before was processed.
@@ -174,7 +183,8 @@ fn file_identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// The name of an input as an ingress port.
-fn port_name(path: &Path) -> String {
+#[must_use]
+pub fn port_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.split('.').next().unwrap_or_default().to_owned()
 }
@@ -242,6 +252,8 @@ impl Session {
             headers: headers.clone(),
             files: Some(producer),
             guard: if config.loop_guard { LoopGuard::new(policies, &[]) } else { LoopGuard::disabled() },
+            dedup: DedupPlan::of(&config.dedup, 1, &Machine::detect())
+                .and_then(|plan| Dedup::new(&config.dedup, plan.entries, config.inputs.len(), true)),
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),
         });
@@ -303,12 +315,14 @@ impl Session {
         let written = self.sink.ledger().snapshot();
         let account = Account::new(&written, [self.worker.ledger().snapshot()], 0);
         let sink_tables = self.sink.tables();
+        let pairs = self.worker.dedup_pairs();
         let tables = [&*self.tables, &*sink_tables];
         ReplayReport {
             account,
             policies: policy_totals(&tables),
             destinations: destination_totals(&tables),
             files,
+            dedup_pairs: PortPairs::totals(pairs.as_deref().as_slice()),
             mbufs_in_use: self.small.in_use() + self.large.in_use() + self.headers.in_use(),
             errors,
         }

@@ -19,8 +19,10 @@ use crate::files::FileProducer;
 use crate::ledger::{Ledger, LedgerCell};
 use crate::output::{Egress, Output};
 use crate::port::{Source, TxDriver, TxPort};
+use crate::port_pairs::PortPairs;
 use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
+use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
 use crate::stage::guard::LoopGuard;
 use crate::stage::{parse, rx};
@@ -101,6 +103,8 @@ pub struct WorkerParts {
     pub files: Option<FileProducer>,
     /// Recognises our own copies.
     pub guard: LoopGuard,
+    /// Recognises duplicates; `None` = nobody looks.
+    pub dedup: Option<Dedup>,
     /// The queues to and from the control thread.
     pub control: ControlQueues,
     /// Counters by policy and destination.
@@ -167,6 +171,12 @@ impl Worker {
     #[must_use]
     pub fn stats(&self) -> Arc<WorkerStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// The duplicates by the ports of both copies, if it looks for them.
+    #[must_use]
+    pub fn dedup_pairs(&self) -> Option<Arc<PortPairs>> {
+        self.parts.dedup.as_ref().map(Dedup::pairs)
     }
 
     /// Ends the worker and gives its output ports back.
@@ -249,7 +259,15 @@ impl Worker {
             self.ledger.rx_bytes += u64::from(batch.info[place].wire_len);
         }
         self.drop_own_copies();
-        let parsed = self.stats.stage(Stage::Parse, received, packets);
+        let mut parsed = self.stats.stage(Stage::Parse, received, packets);
+
+        if let Some(dedup) = &mut self.parts.dedup {
+            let duplicates = dedup.run(&mut self.batch, &mut self.ledger);
+            for place in self.batch.live_places_of(duplicates) {
+                self.drop_packet(place, DropReason::Duplicate);
+            }
+            parsed = self.stats.stage(Stage::Dedup, parsed, packets);
+        }
 
         let mut decided = false;
         let mut metered = parsed;

@@ -118,6 +118,7 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
         headers: headers.clone(),
         files: None,
         guard: LoopGuard::new(policies, &[]),
+        dedup: None,
         control: ControlQueues::new(16),
         tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
     })

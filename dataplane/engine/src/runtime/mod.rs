@@ -2,6 +2,7 @@
 
 mod control;
 mod cores;
+mod dedup_plan;
 mod error;
 mod feeder;
 mod flows;
@@ -14,6 +15,7 @@ mod share;
 mod spread;
 
 pub use cores::CorePlan;
+pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use error::StartError;
 pub use plan::MemoryPlan;
 pub use ports::{PortReport, PortState};
@@ -39,7 +41,9 @@ use crate::distributor::{Distributor, DistributorParts};
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::{Account, LedgerCell};
 use crate::machine::Machine;
+use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
+use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStats, RecordRing};
 use crate::stage::guard::LoopGuard;
 use crate::stats::WorkerStats;
@@ -91,6 +95,7 @@ struct WorkerHandle {
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     flow: Option<FlowHandle>,
+    dedup_pairs: Option<Arc<PortPairs>>,
 }
 
 /// The flow stage of a worker as seen from outside.
@@ -165,6 +170,7 @@ impl Engine {
         let copies = policies.policies().iter().map(|policy| policy.to.len()).sum();
         let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
+        let dedup_plan = DedupPlan::of(&boot.dedup, worker_count, &machine);
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         let counts = [worker_count, distributor_count];
@@ -186,6 +192,9 @@ impl Engine {
                 headers,
                 files: Some(sink.producer(file_queue)),
                 guard: guard.clone(),
+                dedup: dedup_plan.and_then(|plan| {
+                    Dedup::new(&boot.dedup, plan.entries, boot.ports.len(), finished_checksums(boot))
+                }),
                 control: ControlQueues::new(CONTROL_QUEUE),
                 tables: own_tables,
             }));
@@ -209,11 +218,12 @@ impl Engine {
                     ledger: w.ledger(),
                     stats: w.stats(),
                     flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
+                    dedup_pairs: w.dedup_pairs(),
                 })
                 .collect(),
             distributors: distributors
                 .iter()
-                .map(|d| WorkerHandle { ledger: d.ledger(), stats: d.stats(), flow: None })
+                .map(|d| WorkerHandle { ledger: d.ledger(), stats: d.stats(), flow: None, dedup_pairs: None })
                 .collect(),
             files: sink.ledger(),
             tables,
@@ -302,6 +312,14 @@ impl Engine {
     #[must_use]
     pub fn destination_totals(&self) -> Vec<DestinationTotals> {
         destination_totals(&self.tables())
+    }
+
+    /// The duplicates by the ports of both copies.
+    #[must_use]
+    pub fn dedup_pairs(&self) -> Vec<PairTotals> {
+        let pairs: Vec<_> =
+            self.shared.workers.iter().filter_map(|worker| worker.dedup_pairs.as_deref()).collect();
+        PortPairs::totals(&pairs)
     }
 
     /// Every port with its link state and counters.

@@ -56,17 +56,41 @@ pub fn load_boot(path: &Path) -> Result<Loaded<BootConfig>, Diagnostics> {
 ///
 /// Every error in the text, in its order, with the warnings between.
 pub fn parse_boot(file_name: &str, text: &str) -> Result<Loaded<BootConfig>, Diagnostics> {
+    parse(file_name, text, Use::Run)
+}
+
+/// Reads and validates a boot config for a replay, where policy and ports come from the command line: it needs neither.
+///
+/// # Errors
+///
+/// As [`load_boot`].
+pub fn load_replay(path: &Path) -> Result<Loaded<BootConfig>, Diagnostics> {
+    let name = path.display().to_string();
+    parse(&name, &read_text(path, &name)?, Use::Replay)
+}
+
+/// What a boot config is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// To run: policy and a capturing port must be there.
+    Run,
+    /// To replay captures.
+    Replay,
+}
+
+fn parse(file_name: &str, text: &str, purpose: Use) -> Result<Loaded<BootConfig>, Diagnostics> {
     let report = Report::new(file_name, text);
     let text = document::intact(&report);
     let document = document::parse(&text);
     let folder = Path::new(file_name).parent().unwrap_or(Path::new(""));
-    let config = boot_config(Fields::new(document.get_ref(), 0..0, String::new(), &report), folder, &report);
+    let top = Fields::new(document.get_ref(), 0..0, String::new(), &report);
+    let config = boot_config(top, folder, &report, purpose);
     report.finish(config)
 }
 
-fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -> BootConfig {
+fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, purpose: Use) -> BootConfig {
     let policy = non_empty(&mut top, "policy", "the path of the policy file", report);
-    if top.place_of("policy").is_none() {
+    if top.place_of("policy").is_none() && purpose == Use::Run {
         top.missing("policy", "name the policy file: policy = \"policy.toml\"");
     }
     let eal = top.table("eal", "{ hugepages = \"auto\" }").map(eal_settings);
@@ -74,7 +98,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>) -
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
     let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
     let flow = top.table("flow", "{ flows = 262144 }").map(flow_settings);
-    let ports = ports(&mut top, folder, report);
+    let ports = ports(&mut top, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
         "log_level",
@@ -124,7 +148,7 @@ fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {
     MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room) }
 }
 
-fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>) -> Vec<PortConfig> {
+fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>, purpose: Use) -> Vec<PortConfig> {
     let mut tables = top.tables("port");
     if let Some(first) = tables.get(MAX_PORTS) {
         let reason = format!("{} ports are more than the {MAX_PORTS} that are possible", tables.len());
@@ -139,7 +163,7 @@ fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>) -> Vec
         let name = names.enter(&mut fields, index, report);
         let place = fields.place_of("spec").unwrap_or(fields.span.clone());
         let (field, label) = (fields.field("spec"), fields.label.clone());
-        let Some(port) = port(fields, name, folder, report) else { continue };
+        let Some(port) = port(fields, name, folder, report, purpose) else { continue };
         if let Some(other) = devices.insert(device(&port.spec), label) {
             report.error(
                 &place,
@@ -151,7 +175,7 @@ fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>) -> Vec
         ports.push(port);
     }
     let capturing = ports.iter().any(|port: &PortConfig| port.role.captures());
-    if !capturing && ports.len() == given && report.is_well_formed() {
+    if !capturing && purpose == Use::Run && ports.len() == given && report.is_well_formed() {
         let suggestion = "add a [[port]] with role = \"capture\"".to_owned();
         report.error(&(0..0), "port", "no port captures: nothing would come in", suggestion);
     }
@@ -173,14 +197,19 @@ fn port(
     name: Option<At<&str>>,
     folder: &Path,
     report: &Report<'_>,
+    purpose: Use,
 ) -> Option<PortConfig> {
     let f = &mut fields;
-    let spec = port_spec(f, folder, report);
+    // In a replay a port is the capture of that name, and has no device.
+    let spec = match (purpose, f.place_of("spec"), name.as_ref()) {
+        (Use::Replay, None, Some(name)) => Some(PortSpec::Pcap(name.value.into())),
+        _ => port_spec(f, folder, report),
+    };
     let role = f.choice(
         "role",
         &[("capture", PortRole::Capture), ("output", PortRole::Output), ("both", PortRole::Both)],
     );
-    if f.place_of("role").is_none() {
+    if f.place_of("role").is_none() && purpose == Use::Run {
         f.missing("role", "write role = \"capture\", \"output\" or \"both\"");
     }
     let mtu = f.integer("mtu", 68..=0xffff, "an MTU (bytes)");
@@ -196,7 +225,11 @@ fn port(
     let span = f.span.clone();
     let role_field = f.field("role");
     fields.finish();
-    let (name, spec, role) = (name?, spec?, role?.value);
+    let role = match (purpose, role_place.is_none()) {
+        (Use::Replay, true) => PortRole::Capture,
+        _ => role?.value,
+    };
+    let (name, spec) = (name?, spec?);
     if matches!(spec, PortSpec::Pcap(_)) && role != PortRole::Capture {
         let suggestion = "write role = \"capture\"; to write a file, use a destination with type = \"pcap\"";
         let place = role_place.unwrap_or(span);

@@ -24,7 +24,7 @@ mod source;
 mod suggest;
 mod worker_section;
 
-pub use boot_file::{MAX_PORTS, load_boot, parse_boot};
+pub use boot_file::{MAX_PORTS, load_boot, load_replay, parse_boot};
 pub use check::check_against;
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 pub use policy_file::{MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, parse_policy};
