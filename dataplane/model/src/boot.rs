@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{DedupSettings, FlowSettings, MacAddr, TapSide, WorkerSettings};
+use crate::{DecapSettings, DedupSettings, FlowSettings, MacAddr, TapSide, WorkerSettings};
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct BootConfig {
     pub dedup: DedupSettings,
     /// How flows are metered.
     pub flow: FlowSettings,
+    /// What is done with tunnels and VLAN tags where a port says nothing else.
+    pub decap: DecapSettings,
     /// The ports, in the order of the file; at least one captures.
     pub ports: Vec<PortConfig>,
     /// Whether Sluice ignores its own copies on capture ports.
@@ -104,6 +106,8 @@ pub struct PortConfig {
     pub tap: u16,
     /// Which side of the path it sees: the `tap_side` of flow records.
     pub tap_side: TapSide,
+    /// What is done with tunnels and VLAN tags of its packets.
+    pub decap: DecapSettings,
 }
 
 /// What a port is for.

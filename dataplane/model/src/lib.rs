@@ -9,6 +9,7 @@
 
 mod boot;
 mod close_type;
+mod decap_settings;
 mod dedup_settings;
 mod destination;
 mod drop_reason;
@@ -27,6 +28,7 @@ pub use boot::{
     PortSpec, PortSpecError,
 };
 pub use close_type::CloseType;
+pub use decap_settings::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripVlan};
 pub use dedup_settings::{DedupHeaders, DedupKey, DedupMode, DedupSettings};
 pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
 pub use drop_reason::{DropCounts, DropReason};

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::{
-    BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, TapSide,
+    BootConfig, DecapSettings, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig,
+    PortRole, PortSpec, TapSide,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
+use super::decap_keys::decap_settings;
 use super::dedup_section::dedup_settings;
 use super::destinations::{mac, non_empty};
 use super::diagnostic::{Diagnostics, Loaded};
@@ -98,7 +99,8 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
     let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
     let flow = top.table("flow", "{ flows = 262144 }").map(flow_settings);
-    let ports = ports(&mut top, folder, report, purpose);
+    let decap = decap_settings(&mut top, DecapSettings::default(), report);
+    let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
         "log_level",
@@ -119,6 +121,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         memory: memory.unwrap_or_default(),
         dedup: dedup.unwrap_or_default(),
         flow: flow.unwrap_or_default(),
+        decap,
         ports,
         loop_guard,
         log_level: log_level.map_or(LogLevel::Info, |at| at.value),
@@ -148,7 +151,13 @@ fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {
     MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room) }
 }
 
-fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>, purpose: Use) -> Vec<PortConfig> {
+fn ports<'d>(
+    top: &mut Fields<'d>,
+    decap: DecapSettings,
+    folder: &Path,
+    report: &'d Report<'d>,
+    purpose: Use,
+) -> Vec<PortConfig> {
     let mut tables = top.tables("port");
     if let Some(first) = tables.get(MAX_PORTS) {
         let reason = format!("{} ports are more than the {MAX_PORTS} that are possible", tables.len());
@@ -163,7 +172,7 @@ fn ports<'d>(top: &mut Fields<'d>, folder: &Path, report: &'d Report<'d>, purpos
         let name = names.enter(&mut fields, index, report);
         let place = fields.place_of("spec").unwrap_or(fields.span.clone());
         let (field, label) = (fields.field("spec"), fields.label.clone());
-        let Some(port) = port(fields, name, folder, report, purpose) else { continue };
+        let Some(port) = port(fields, name, decap, folder, report, purpose) else { continue };
         if let Some(other) = devices.insert(device(&port.spec), label) {
             report.error(
                 &place,
@@ -195,6 +204,7 @@ fn device(spec: &PortSpec) -> String {
 fn port(
     mut fields: Fields<'_>,
     name: Option<At<&str>>,
+    decap: DecapSettings,
     folder: &Path,
     report: &Report<'_>,
     purpose: Use,
@@ -221,6 +231,7 @@ fn port(
     let snaplen = f.integer("snaplen", 64..=262_144, "a snaplen (bytes)");
     let tap = f.integer("tap", 1..=u64::from(u16::MAX), "the number of a tap");
     let tap_side = f.choice("tap_side", &TapSide::ALL.map(|side| (side.name(), side)));
+    let decap = decap_settings(f, decap, report);
     let role_place = f.place_of("role");
     let span = f.span.clone();
     let role_field = f.field("role");
@@ -255,6 +266,7 @@ fn port(
         snaplen_bytes: narrow(snaplen),
         tap: narrow(tap).unwrap_or(1),
         tap_side: tap_side.map_or(TapSide::Rest, |at| at.value),
+        decap,
     })
 }
 

@@ -8,6 +8,7 @@ mod addresses;
 mod boot_file;
 mod check;
 mod contradiction;
+mod decap_keys;
 mod dedup_section;
 mod destinations;
 mod diagnostic;

@@ -1,0 +1,67 @@
+//! What do `decap`, `decap_kinds`, `decap_depth` and `strip_vlan` say, of a port or for all ports?
+
+use crate::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripVlan};
+
+use super::boot_file::narrow;
+use super::document::Fields;
+use super::source::Report;
+
+/// The settings of a table; what it leaves out is as in `defaults`.
+pub(super) fn decap_settings(
+    fields: &mut Fields<'_>,
+    defaults: DecapSettings,
+    report: &Report<'_>,
+) -> DecapSettings {
+    let mode = fields.choice(
+        "decap",
+        &[("off", DecapMode::Off), ("strip", DecapMode::Strip), ("look_through", DecapMode::LookThrough)],
+    );
+    let kinds = kinds(fields, report);
+    let depth = fields.integer("decap_depth", 1..=u64::from(DecapSettings::MAX_DEPTH), "a depth (tunnels)");
+    let strip_vlan = fields.choice(
+        "strip_vlan",
+        &[("none", StripVlan::None), ("outer", StripVlan::Outer), ("all", StripVlan::All)],
+    );
+    let settings = DecapSettings {
+        mode: mode.as_ref().map_or(defaults.mode, |at| at.value),
+        kinds: kinds.unwrap_or(defaults.kinds),
+        depth: narrow(depth).unwrap_or(defaults.depth),
+        strip_vlan: strip_vlan.as_ref().map_or(defaults.strip_vlan, |at| at.value),
+    };
+    if settings.mode == DecapMode::LookThrough && settings.strip_vlan != StripVlan::None {
+        // Said at the table that brings the two together.
+        let (place, key) = match (&strip_vlan, &mode) {
+            (Some(at), _) => (at.span.clone(), "strip_vlan"),
+            (None, Some(at)) => (at.span.clone(), "decap"),
+            (None, None) => return settings,
+        };
+        report.error(
+            &place,
+            fields.field(key),
+            "tags cannot be stripped where packets leave as they were",
+            "write decap = \"strip\", or strip_vlan = \"none\"".to_owned(),
+        );
+    }
+    settings
+}
+
+fn kinds(fields: &mut Fields<'_>, report: &Report<'_>) -> Option<DecapKinds> {
+    let names = fields.strings("decap_kinds", "[\"vxlan\", \"gre\"]")?;
+    let field = fields.field("decap_kinds");
+    if names.value.is_empty() {
+        let suggestion = "write decap = \"off\", or leave decap_kinds out for all kinds".to_owned();
+        report.error(&names.span, field, "an empty list takes nothing off", suggestion);
+        return None;
+    }
+    let mut kinds = DecapKinds::NONE;
+    for name in &names.value {
+        if let Some(kind) = DecapKind::ALL.into_iter().find(|kind| kind.name() == name.value) {
+            kinds = kinds.with(kind);
+        } else {
+            let suggestion = report.did_you_mean(name.value, DecapKind::ALL.iter().map(|kind| kind.name()));
+            let reason = format!("{:?} is no kind of tunnel", name.value);
+            report.error(&name.span, &field, reason, suggestion);
+        }
+    }
+    Some(kinds)
+}
