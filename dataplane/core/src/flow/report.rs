@@ -249,6 +249,7 @@ fn tunnel_record(tunnel: &TunnelInfo) -> Option<TunnelRecord> {
         TunnelHeader::Erspan3 => TunnelType::Erspan3,
         TunnelHeader::IpInIp => TunnelType::IpInIp,
         TunnelHeader::GtpU => TunnelType::GtpU,
+        TunnelHeader::Mpls => TunnelType::Mpls,
     };
     Some(TunnelRecord {
         kind,

@@ -114,6 +114,17 @@ fn parse_any(frame: &[u8], parsed: &mut Parsed) {
     from_ethernet(frame.get(..MAX_FRAME_LEN).unwrap_or(frame), 0, parsed);
 }
 
+/// The headers of a packet that has lost its Ethernet header: what [`parse`] says of the frame that an untagged Ethernet
+/// header of this EtherType and `packet` make together.
+///
+/// Offsets count from that header's first byte.
+#[inline]
+pub fn parse_headless_into(packet: &[u8], ethertype: u16, parsed: &mut Parsed) {
+    *parsed = Parsed::EMPTY;
+    let packet = packet.get(..MAX_FRAME_LEN - ethernet::HEADER_LEN).unwrap_or(packet);
+    from_ethertype(packet, ethertype, ethernet::HEADER_LEN, parsed);
+}
+
 #[inline(never)]
 fn follow(frame: &[u8], outer: &Parsed, depth_limit: u8) -> Parsed {
     let frame = frame.get(..MAX_FRAME_LEN).unwrap_or(frame);
@@ -188,14 +199,19 @@ fn from_ethernet(data: &[u8], at: usize, parsed: &mut Parsed) {
             None => 0,
         };
     }
+    from_ethertype(rest, kind, at, parsed);
+}
+
+/// `data` is what an EtherType announces.
+fn from_ethertype(data: &[u8], kind: u16, at: usize, parsed: &mut Parsed) {
     parsed.ethertype = kind;
     parsed.l3_offset = offset16(at);
     parsed.header_end = offset16(at);
     match kind {
-        ethertype::IPV4 => from_ipv4(rest, at, parsed),
-        ethertype::IPV6 => from_ipv6(rest, at, parsed),
-        ethertype::ARP => from_arp(rest, at, parsed),
-        ethertype::MPLS | ethertype::MPLS_UPSTREAM => from_mpls(rest, at, parsed),
+        ethertype::IPV4 => from_ipv4(data, at, parsed),
+        ethertype::IPV6 => from_ipv6(data, at, parsed),
+        ethertype::ARP => from_arp(data, at, parsed),
+        ethertype::MPLS | ethertype::MPLS_UPSTREAM => from_mpls(data, at, parsed),
         // Why a stack of tags ended stays said.
         _ if parsed.stop == Stop::Complete => parsed.stop = Stop::Unknown,
         _ => {}
@@ -214,7 +230,16 @@ fn from_mpls(data: &[u8], at: usize, parsed: &mut Parsed) {
         parsed.l3_offset = offset16(at);
         parsed.header_end = offset16(at);
         if entry.is_bottom() {
-            return from_ip(rest, at, parsed);
+            from_ip(rest, at, parsed);
+            if parsed.l3 == L3::None
+                && let Some(skip) = mpls::pseudowire(rest)
+            {
+                parsed.tunnel = TunnelHeader::Mpls;
+                parsed.tunnel_id = entry.label();
+                parsed.inner_offset = offset16(at + skip);
+                parsed.stop = Stop::Complete;
+            }
+            return;
         }
     }
     parsed.stop = Stop::Unknown;

@@ -15,7 +15,7 @@ pub struct Parsed {
     pub src_port: u16,
     /// Destination port (TCP, UDP, SCTP), 0 unless `has_ports`.
     pub dst_port: u16,
-    /// Tunnel id (VNI, GRE key, TEID, ERSPAN session), 0 unless `tunnel` says there is one. In the outer view that of
+    /// Tunnel id (VNI, GRE key, TEID, ERSPAN session, bottom label of a pseudowire), 0 unless `tunnel` says there is one. In the outer view that of
     /// the outermost tunnel; in the inner view that of the tunnel that encloses these headers.
     pub tunnel_id: u32,
     /// EtherType after all VLAN tags (0x8847 for MPLS; in 802.3 length frames that of SNAP); 0 when there is none.
@@ -149,7 +149,7 @@ pub enum Fragment {
 }
 
 /// The kind of tunnel header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum TunnelHeader {
     /// No tunnel.
@@ -172,6 +172,28 @@ pub enum TunnelHeader {
     IpInIp,
     /// GTP-U T-PDU (3GPP TS 29.281).
     GtpU,
+    /// An Ethernet pseudowire over MPLS (RFC 4448). MPLS before IP is no tunnel of the parser: IP is its network layer.
+    Mpls,
+}
+
+impl TunnelHeader {
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
+            Self::Gre => "gre",
+            Self::GreTeb => "teb",
+            Self::Erspan1 => "erspan1",
+            Self::Erspan2 => "erspan2",
+            Self::Erspan3 => "erspan3",
+            Self::IpInIp => "ipip",
+            Self::GtpU => "gtpu",
+            Self::Mpls => "mpls",
+        }
+    }
 }
 
 /// Why parsing stopped.

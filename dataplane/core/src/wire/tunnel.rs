@@ -16,7 +16,7 @@ use super::vxlan::{self, VxlanHeader};
 
 /// What a tunnel carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Inner {
+pub(crate) enum Inner {
     /// An Ethernet frame.
     Ethernet,
     /// An IP packet, version by its first four bits.
@@ -29,7 +29,7 @@ pub(super) enum Inner {
 
 /// Whether a UDP destination port may announce a tunnel.
 #[inline(always)]
-pub(super) fn is_tunnel_port(port: u16) -> bool {
+pub(crate) fn is_tunnel_port(port: u16) -> bool {
     matches!(port, vxlan::PORT | vxlan::LINUX_PORT | geneve::PORT | gtpu::PORT)
 }
 
@@ -91,12 +91,14 @@ pub(super) fn over_gre(gre: &GreHeader, payload: &[u8], at: usize, parsed: &mut 
 }
 
 /// What the tunnel of this (outer) view carries, read again from its headers.
-pub(super) fn carried(frame: &[u8], view: &Parsed) -> Inner {
+pub(crate) fn carried(frame: &[u8], view: &Parsed) -> Inner {
     match view.tunnel {
         TunnelHeader::None => Inner::Opaque,
-        TunnelHeader::Vxlan | TunnelHeader::GreTeb | TunnelHeader::Erspan1 | TunnelHeader::Erspan2 => {
-            Inner::Ethernet
-        }
+        TunnelHeader::Vxlan
+        | TunnelHeader::GreTeb
+        | TunnelHeader::Erspan1
+        | TunnelHeader::Erspan2
+        | TunnelHeader::Mpls => Inner::Ethernet,
         TunnelHeader::IpInIp | TunnelHeader::GtpU => Inner::Ip,
         TunnelHeader::Gre => by_ethertype(frame, usize::from(view.l4_offset) + 2),
         TunnelHeader::Geneve => {
