@@ -141,6 +141,7 @@ impl Rig {
             outputs,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
             flow: None,
+            decap: None,
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),

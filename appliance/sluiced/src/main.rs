@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use sluice_model::DedupMode;
 
 /// Sluice: an open network packet broker.
@@ -67,12 +67,27 @@ struct ReplayArgs {
     /// Drop tunnel packets to the policy's own destinations that are found in the captures.
     #[arg(long)]
     loop_guard: bool,
-    /// A boot config for the settings of the pipeline; it needs no policy and no ports.
+    /// A boot config for the settings of the pipeline; it needs no policy and no ports. A [[port]] with the name of a
+    /// capture holds for that capture.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What becomes of duplicates, whatever the boot config says.
     #[arg(long, value_name = "MODE", value_parser = dedup_mode())]
     dedup: Option<DedupMode>,
+    /// What is done with tunnels of all captures, whatever the boot config says.
+    #[arg(long, value_enum)]
+    decap: Option<Decap>,
+}
+
+/// What is done with tunnels.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Decap {
+    /// Nothing.
+    Off,
+    /// They are taken off.
+    Strip,
+    /// Policies and flows see what is inside.
+    LookThrough,
 }
 
 /// Reads the name of a mode.

@@ -1,7 +1,7 @@
 //! `sluiced replay`: runs captures through the pipeline and prints what became of every packet.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
 use sluice_engine::replay::{ReplayConfig, port_name, replay as run_replay};
-use sluice_model::DedupMode;
+use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, StripVlan};
 
-use crate::ReplayArgs;
 use crate::report::{self, DedupSummary, Summary};
+use crate::{Decap, ReplayArgs};
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let Some(policies) = report::load(&sluice_model::spec::load_policy(&args.policy)) else {
@@ -27,11 +27,12 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         }
         None => None,
     };
-    let mut dedup = boot.map(|boot| boot.dedup).unwrap_or_default();
+    let mut dedup = boot.as_ref().map(|boot| boot.dedup.clone()).unwrap_or_default();
     if let Some(mode) = args.dedup {
         dedup.mode = mode;
     }
     let config = ReplayConfig {
+        decap: args.inputs.iter().map(|input| decap_settings(args, boot.as_ref(), input)).collect(),
         policies,
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
@@ -44,6 +45,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let outcome = run_replay(&config, |input, at| bar.update(input, at), |_record| {})?;
     bar.finish();
     let summary = Summary {
+        tunnels: &outcome.tunnels,
+        tunnels_full: outcome.tunnels_full,
         policies: &config.policies,
         account: &outcome.account,
         policy_totals: &outcome.policies,
@@ -70,6 +73,24 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     }
     let whole = outcome.errors.is_empty() && outcome.account.balances();
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is done with tunnels of one capture.
+fn decap_settings(args: &ReplayArgs, boot: Option<&BootConfig>, input: &Path) -> DecapSettings {
+    let name = port_name(input);
+    let port = boot.and_then(|boot| boot.ports.iter().find(|port| port.name == name));
+    let mut settings = port.map(|port| port.decap).or(boot.map(|boot| boot.decap)).unwrap_or_default();
+    if let Some(mode) = args.decap {
+        settings.mode = match mode {
+            Decap::Off => DecapMode::Off,
+            Decap::Strip => DecapMode::Strip,
+            Decap::LookThrough => DecapMode::LookThrough,
+        };
+        if settings.mode == DecapMode::LookThrough {
+            settings.strip_vlan = StripVlan::None;
+        }
+    }
+    settings
 }
 
 /// A progress bar on a terminal; nothing elsewhere.

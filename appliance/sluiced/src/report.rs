@@ -7,6 +7,7 @@ use sluice_engine::counters::{DestinationTotals, PolicyTotals};
 use sluice_engine::ledger::{Account, Ledger};
 use sluice_engine::port_pairs::PairTotals;
 use sluice_engine::runtime::PortReport;
+use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, DropCounts, PolicySet, PortId};
 
@@ -30,6 +31,8 @@ pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<
 pub(crate) struct Summary<'a> {
     pub(crate) policies: &'a PolicySet,
     pub(crate) account: &'a Account,
+    pub(crate) tunnels: &'a [TunnelTotals],
+    pub(crate) tunnels_full: u64,
     pub(crate) policy_totals: &'a [PolicyTotals],
     pub(crate) destination_totals: &'a [DestinationTotals],
     /// `None` = duplicates were not looked for.
@@ -114,6 +117,11 @@ impl Summary<'_> {
             "lost_before_rx": self.account.lost_before_rx,
             "truncated": ledger.truncated,
             "fragments_unmatched": ledger.fragments_unmatched,
+            "decapsulated": ledger.decapsulated,
+            "vlan_stripped": ledger.vlan_stripped,
+            "not_decapsulated": obstacles_json(ledger),
+            "tunnels": self.tunnels.iter().map(tunnel_json).collect::<Vec<_>>(),
+            "tunnels_full": self.tunnels_full,
             "ctrl_rx": ledger.ctrl_rx,
             "ctrl_tx": ledger.ctrl_tx,
             "dedup": dedup,
@@ -140,6 +148,31 @@ impl Summary<'_> {
             totals.add_row(row("duplicates", &[ledger.duplicates, ledger.duplicate_bytes]));
             totals.add_row(row("forgotten within the window", &[ledger.dedup_evicted]));
         }
+        for (name, packets) in
+            [("decapsulated", ledger.decapsulated), ("VLAN tags stripped", ledger.vlan_stripped)]
+        {
+            if packets > 0 {
+                totals.add_row(row(name, &[packets]));
+            }
+        }
+        let mut obstacles = numbers(&["not decapsulated because of", "packets"]);
+        for (obstacle, packets) in ledger.decap_obstacles.iter().filter(|&(_, packets)| packets > 0) {
+            obstacles.add_row(row(obstacle.name(), &[packets]));
+        }
+        let mut tunnels =
+            numbers(&["numbered tunnel", "id", "received", "lost", "reordered", "duplicates", "restarts"]);
+        for tunnel in self.tunnels {
+            let name = format!("{} from {}", tunnel.kind.name(), tunnel.source);
+            let counts = [
+                tunnel.id.into(),
+                tunnel.received,
+                tunnel.lost,
+                tunnel.reordered,
+                tunnel.duplicates,
+                tunnel.restarts,
+            ];
+            tunnels.add_row(row(&name, &counts));
+        }
         let mut drops = numbers(&["dropped because of", "packets"]);
         for (reason, packets) in ledger.drops.iter().filter(|&(_, packets)| packets > 0) {
             drops.add_row(row(reason.name(), &[packets]));
@@ -165,6 +198,12 @@ impl Summary<'_> {
             self.account.held
         );
         let mut parts = vec![totals.to_string()];
+        if ledger.decap_obstacles.total() > 0 {
+            parts.push(obstacles.to_string());
+        }
+        if !self.tunnels.is_empty() {
+            parts.push(tunnels.to_string());
+        }
         if ledger.drops.total() > 0 {
             parts.push(drops.to_string());
         }
@@ -174,6 +213,24 @@ impl Summary<'_> {
         parts.extend([policies.to_string(), destinations.to_string(), identity]);
         parts.join("\n\n")
     }
+}
+
+fn obstacles_json(ledger: &Ledger) -> Value {
+    let seen = ledger.decap_obstacles.iter().filter(|&(_, packets)| packets > 0);
+    seen.map(|(obstacle, packets)| (obstacle.name(), packets)).collect()
+}
+
+fn tunnel_json(tunnel: &TunnelTotals) -> Value {
+    json!({
+        "source": tunnel.source.to_string(),
+        "kind": tunnel.kind.name(),
+        "id": tunnel.id,
+        "received": tunnel.received,
+        "lost": tunnel.lost,
+        "reordered": tunnel.reordered,
+        "duplicates": tunnel.duplicates,
+        "restarts": tunnel.restarts,
+    })
 }
 
 fn drops_json(drops: &DropCounts) -> Value {

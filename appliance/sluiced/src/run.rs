@@ -126,7 +126,10 @@ fn log_statistics(engine: &Engine) {
 /// The account at the end; fails when it does not balance or an mbuf is missing.
 fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet) -> ExitCode {
     let account = engine.account();
+    let (tunnels, tunnels_full) = engine.tunnels();
     let summary = Summary {
+        tunnels: &tunnels,
+        tunnels_full,
         policies,
         account: &account,
         policy_totals: &engine.policy_totals(),

@@ -180,6 +180,17 @@ impl Batch {
         if self.looked_through >> place & 1 == 0 { &self.outer[place] } else { &self.inner[place] }
     }
 
+    /// The [`Batch::view`] of every place.
+    #[inline(never)]
+    #[must_use]
+    pub fn views(&self) -> [Parsed; BATCH] {
+        let mut views = self.outer;
+        for place in Places(self.looked_through) {
+            views[place] = self.inner[place];
+        }
+        views
+    }
+
     /// The live packets as runs of equal verdicts, in order; replaces what is in `runs`.
     #[inline]
     pub fn verdict_runs(&self, runs: &mut Runs) {

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
+use sluice_core::decap::{Obstacle, ObstacleCounts};
 use sluice_model::{DropCounts, DropReason};
 
 /// The counts of one worker (or a sum of them), in packets and bytes.
@@ -33,6 +34,12 @@ pub struct Ledger {
     pub truncated: u64,
     /// Later IP fragments whose first fragment was not seen: policies with ports did not match them.
     pub fragments_unmatched: u64,
+    /// Packets that tunnels were taken off, or that were looked through.
+    pub decapsulated: u64,
+    /// Packets that VLAN tags were taken off.
+    pub vlan_stripped: u64,
+    /// Packets with a tunnel that was not taken off, by what was in the way.
+    pub decap_obstacles: ObstacleCounts,
     /// Control packets lost because the queue to or from the control thread was full.
     pub ctrl_lost: u64,
     /// Of a distributor: packets handed to workers.
@@ -47,8 +54,9 @@ pub struct Ledger {
     pub dedup_evicted: u64,
 }
 
-const COUNTS: usize = 16;
-const WORDS: usize = COUNTS + DropReason::COUNT;
+/// Words before the counts by reason.
+const COUNTS: usize = 18;
+const WORDS: usize = COUNTS + Obstacle::COUNT + DropReason::COUNT;
 
 impl Ledger {
     fn to_words(self) -> [u64; WORDS] {
@@ -71,14 +79,21 @@ impl Ledger {
             self.duplicates,
             self.duplicate_bytes,
             self.dedup_evicted,
+            self.decapsulated,
+            self.vlan_stripped,
         ]);
+        let (obstacles, drops) = drops.split_at_mut(Obstacle::COUNT);
+        obstacles.copy_from_slice(&self.decap_obstacles.0);
         drops.copy_from_slice(&self.drops.0);
         words
     }
 
     fn from_words(words: &[u64; WORDS]) -> Self {
         let mut drops = DropCounts::default();
-        drops.0.copy_from_slice(&words[COUNTS..]);
+        let (obstacles, dropped) = words[COUNTS..].split_at(Obstacle::COUNT);
+        drops.0.copy_from_slice(dropped);
+        let mut decap_obstacles = ObstacleCounts::default();
+        decap_obstacles.0.copy_from_slice(obstacles);
         Self {
             rx_packets: words[0],
             rx_bytes: words[1],
@@ -96,6 +111,9 @@ impl Ledger {
             duplicates: words[13],
             duplicate_bytes: words[14],
             dedup_evicted: words[15],
+            decapsulated: words[16],
+            vlan_stripped: words[17],
+            decap_obstacles,
             drops,
         }
     }

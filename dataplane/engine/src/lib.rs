@@ -19,6 +19,7 @@ pub mod runtime;
 pub mod sequence;
 pub mod stage;
 pub mod stats;
+pub mod tunnels;
 mod worker;
 
 pub use distributor::{Distributor, DistributorParts};

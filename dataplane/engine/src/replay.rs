@@ -13,8 +13,8 @@ use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
 use sluice_model::{
-    DedupSettings, Destination, DestinationKind, FlowRecord, FlowSettings, Generation, MacAddr, PolicySet,
-    PortId,
+    DecapSettings, DedupSettings, Destination, DestinationKind, FlowRecord, FlowSettings, Generation,
+    MacAddr, PolicySet, PortId,
 };
 
 use crate::batch::{BATCH, RxInfo};
@@ -26,9 +26,11 @@ use crate::output::{Egress, Output, TunnelEnds};
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::runtime::DedupPlan;
 use crate::sequence::Sequences;
+use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStage, meter_config};
 use crate::stage::guard::LoopGuard;
+use crate::tunnels::{TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 
 /// Documentation addresses (RFC 5737, RFC 3849, RFC 9542) for destinations that name none.
@@ -70,6 +72,8 @@ pub struct ReplayConfig {
     pub out_dir: PathBuf,
     /// Drop copies of our own that are found in the captures.
     pub loop_guard: bool,
+    /// What is done with tunnels and VLAN tags, by input; inputs beyond the last one as by default: nothing.
+    pub decap: Vec<DecapSettings>,
     /// How flows are metered; `None` = not at all.
     pub flow: Option<FlowSettings>,
     /// How duplicates are recognised; the checksums in captures are taken for finished ones.
@@ -122,6 +126,10 @@ pub enum ReplayError {
 pub struct ReplayReport {
     /// The whole account.
     pub account: Account,
+    /// The numbered tunnels that came in, where tunnels are taken off.
+    pub tunnels: Vec<TunnelTotals>,
+    /// Packets of numbered tunnels that were not counted because there were too many tunnels.
+    pub tunnels_full: u64,
     /// By policy number.
     pub policies: Vec<PolicyTotals>,
     /// By destination number.
@@ -243,6 +251,7 @@ impl Session {
             ports: Vec::new(),
             outputs,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
+            decap: Decap::new(&config.decap),
             flow: config.flow.as_ref().map(|flow| {
                 FlowStage::new(meter_config(flow, &[], DEFAULT_FLOWS, 0), RING_RECORDS, &program)
             }),
@@ -317,8 +326,12 @@ impl Session {
         let sink_tables = self.sink.tables();
         let pairs = self.worker.dedup_pairs();
         let tables = [&*self.tables, &*sink_tables];
+        let tunnels = self.worker.tunnels();
+        let (tunnels, tunnels_full) = tunnel_totals(&tunnels.iter().map(Arc::as_ref).collect::<Vec<_>>());
         ReplayReport {
             account,
+            tunnels,
+            tunnels_full,
             policies: policy_totals(&tables),
             destinations: destination_totals(&tables),
             files,

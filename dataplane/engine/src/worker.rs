@@ -22,11 +22,13 @@ use crate::port::{Source, TxDriver, TxPort};
 use crate::port_pairs::PortPairs;
 use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
+use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
 use crate::stage::guard::LoopGuard;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
+use crate::tunnels::TunnelRows;
 
 /// Polls between two looks at what the control thread wants.
 pub(crate) const HOUSEKEEPING_POLLS: u32 = 64;
@@ -93,6 +95,8 @@ pub struct WorkerParts {
     pub classifier: Classifier,
     /// Flows: metering, and verdicts that are kept with them.
     pub flow: Option<FlowStage>,
+    /// What is done with tunnels; `None` = nothing on any port.
+    pub decap: Option<Decap>,
     /// Datagrams of which fragments were seen.
     pub fragments: FragmentTable,
     /// Sequence numbers.
@@ -179,6 +183,12 @@ impl Worker {
         self.parts.dedup.as_ref().map(Dedup::pairs)
     }
 
+    /// The numbered tunnels that come in, if tunnels are taken off.
+    #[must_use]
+    pub fn tunnels(&self) -> Option<Arc<TunnelRows>> {
+        self.parts.decap.as_ref().map(Decap::rows)
+    }
+
     /// Ends the worker and gives its output ports back.
     #[must_use]
     pub fn into_ports(self) -> Vec<TxPort> {
@@ -254,12 +264,17 @@ impl Worker {
         let received = self.stats.stage(Stage::Rx, start, packets);
 
         let with_inner = self.parts.program.needs_inner();
-        self.ledger.fragments_unmatched += parse::run(batch, &mut self.parts.fragments, with_inner);
+        let first_inner = with_inner && self.parts.decap.is_none();
+        self.ledger.fragments_unmatched += parse::run(batch, &mut self.parts.fragments, first_inner);
         for place in batch.live_places() {
             self.ledger.rx_bytes += u64::from(batch.info[place].wire_len);
         }
         self.drop_own_copies();
         let mut parsed = self.stats.stage(Stage::Parse, received, packets);
+        if let Some(decap) = &mut self.parts.decap {
+            decap.run(&mut self.batch, &mut self.parts.fragments, with_inner, &mut self.ledger);
+            parsed = self.stats.stage(Stage::Decap, parsed, packets);
+        }
 
         if let Some(dedup) = &mut self.parts.dedup {
             let duplicates = dedup.run(&mut self.batch, &mut self.ledger);
@@ -318,9 +333,16 @@ impl Worker {
         for (length, info) in wire_len.iter_mut().zip(&batch.info[..len]) {
             *length = info.wire_len;
         }
+        let views;
+        let outer = if batch.looked_through == 0 {
+            &batch.outer
+        } else {
+            views = batch.views();
+            &views
+        };
         let input = Input {
             frames: &frames[..len],
-            outer: &batch.outer[..len],
+            outer: &outer[..len],
             inner: if with_inner { &batch.inner[..len] } else { &[] },
             wire_len: &wire_len[..len],
             ingress: &batch.ingress[..len],

@@ -112,6 +112,7 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
         outputs: policies.destinations().iter().map(output).collect(),
         classifier: Classifier::new(&program, ClassifierConfig::default()),
         flow: None,
+        decap: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         sequences: Sequences::new(Sequences::streams(program.streams().len())),
         program,

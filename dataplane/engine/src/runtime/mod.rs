@@ -43,10 +43,12 @@ use crate::ledger::{Account, LedgerCell};
 use crate::machine::Machine;
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
+use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStats, RecordRing};
 use crate::stage::guard::LoopGuard;
 use crate::stats::WorkerStats;
+use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 use control::Control;
 use open::OpenPorts;
@@ -95,6 +97,7 @@ struct WorkerHandle {
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     flow: Option<FlowHandle>,
+    tunnels: Option<Arc<TunnelRows>>,
     dedup_pairs: Option<Arc<PortPairs>>,
 }
 
@@ -167,6 +170,7 @@ impl Engine {
             .collect();
         let guard = if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() };
 
+        let decap: Vec<_> = boot.ports.iter().map(|port| port.decap).collect();
         let copies = policies.policies().iter().map(|policy| policy.to.len()).sum();
         let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
@@ -186,6 +190,7 @@ impl Engine {
                 ports: exits,
                 classifier: Classifier::new(&program, ClassifierConfig::default()),
                 program: Arc::clone(&program),
+                decap: Decap::new(&decap),
                 flow: flows::stage(boot, &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
@@ -215,6 +220,7 @@ impl Engine {
             workers: workers
                 .iter()
                 .map(|w| WorkerHandle {
+                    tunnels: w.tunnels(),
                     ledger: w.ledger(),
                     stats: w.stats(),
                     flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
@@ -223,7 +229,13 @@ impl Engine {
                 .collect(),
             distributors: distributors
                 .iter()
-                .map(|d| WorkerHandle { ledger: d.ledger(), stats: d.stats(), flow: None, dedup_pairs: None })
+                .map(|d| WorkerHandle {
+                    ledger: d.ledger(),
+                    stats: d.stats(),
+                    flow: None,
+                    dedup_pairs: None,
+                    tunnels: None,
+                })
                 .collect(),
             files: sink.ledger(),
             tables,
@@ -320,6 +332,14 @@ impl Engine {
         let pairs: Vec<_> =
             self.shared.workers.iter().filter_map(|worker| worker.dedup_pairs.as_deref()).collect();
         PortPairs::totals(&pairs)
+    }
+
+    /// The numbered tunnels that come in where tunnels are taken off, and how many of their packets were not counted
+    /// because there were too many tunnels.
+    #[must_use]
+    pub fn tunnels(&self) -> (Vec<TunnelTotals>, u64) {
+        let workers = self.shared.workers.iter().filter_map(|worker| worker.tunnels.as_deref());
+        tunnel_totals(&workers.collect::<Vec<_>>())
     }
 
     /// Every port with its link state and counters.

@@ -57,6 +57,7 @@ impl Context<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
     pub(super) outer: &'a Parsed,
+    header_end: u16,
     inner_header_end: u16,
     pub(super) info: &'a RxInfo,
     pub(super) cap_len: u32,
@@ -158,10 +159,12 @@ impl Act {
         ctx: &mut Context<'_>,
     ) {
         let outer = &batch.outer[place];
+        let header_end = batch.view(place).header_end;
         let verdict = batch.verdicts[place];
         let packet = Packet {
             outer,
-            inner_header_end: if with_inner { batch.inner[place].header_end } else { outer.header_end },
+            header_end,
+            inner_header_end: if with_inner { batch.inner[place].header_end } else { header_end },
             info: &batch.info[place],
             cap_len: mbuf.pkt_len(),
             entropy: encap::entropy(outer),
@@ -212,8 +215,7 @@ impl Act {
             self.discard(body);
             return;
         }
-        let mut keep =
-            action.keep.frame_bytes(packet.outer.header_end, packet.inner_header_end, packet.cap_len);
+        let mut keep = action.keep.frame_bytes(packet.header_end, packet.inner_header_end, packet.cap_len);
         // Frames too short to hold their addresses have no place for a tag.
         let tag = (output.inner_vlan && keep >= u32::from(ADDRESSES))
             .then(|| encap::inner_vlan_tag(action.tag, action.egress));

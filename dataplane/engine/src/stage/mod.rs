@@ -4,6 +4,7 @@
 
 pub mod act;
 mod compose;
+pub mod decap;
 pub mod dedup;
 pub mod flow;
 pub mod guard;

@@ -1,7 +1,7 @@
 //! What are the headers, and which datagram does a fragment belong to?
 
 use sluice_core::classify::{FragmentOutcome, FragmentTable};
-use sluice_core::wire::{self, Fragment};
+use sluice_core::wire::{self, Fragment, Parsed};
 
 use crate::batch::Batch;
 
@@ -30,13 +30,23 @@ pub fn run(batch: &mut Batch, fragments: &mut FragmentTable, with_inner: bool) -
             unmatched += 1;
         }
         if with_inner {
-            let outer = &batch.outer[place];
-            let inner = &mut batch.inner[place];
-            *inner = wire::parse_innermost(frame, outer, DEPTH_LIMIT);
-            if inner.fragment != Fragment::Whole && outer.inner_offset != 0 {
-                let _outcome = fragments.resolve(inner, frame, now_ns);
-            }
+            innermost(frame, &batch.outer[place], &mut batch.inner[place], now_ns, fragments);
         }
     }
     unmatched
+}
+
+/// Parses the innermost headers of a frame whose outermost ones are `outer`.
+#[inline]
+pub(super) fn innermost(
+    frame: &[u8],
+    outer: &Parsed,
+    inner: &mut Parsed,
+    now_ns: u64,
+    fragments: &mut FragmentTable,
+) {
+    *inner = wire::parse_innermost(frame, outer, DEPTH_LIMIT);
+    if inner.fragment != Fragment::Whole && outer.inner_offset != 0 {
+        let _outcome = fragments.resolve(inner, frame, now_ns);
+    }
 }

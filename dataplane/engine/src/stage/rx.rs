@@ -6,7 +6,7 @@ use crate::batch::Batch;
 
 /// Bytes that the parser may want to see in one piece: Ethernet with tags, IPv6 with extension headers, a tunnel and
 /// the same again inside.
-const CONTIGUOUS: u16 = 256;
+pub(super) const CONTIGUOUS: u16 = 256;
 
 /// EtherType of a customer tag, and of a service tag (IEEE 802.1Q).
 const TPID_CTAG: u16 = 0x8100;

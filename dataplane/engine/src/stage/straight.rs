@@ -62,8 +62,9 @@ impl Act {
             let Some(mut mbuf) = batch.take(place) else { continue };
             let (outer, info) = (&batch.outer[place], &batch.info[place]);
             let cap_len = mbuf.pkt_len();
-            let inner_header_end = if with_inner { batch.inner[place].header_end } else { outer.header_end };
-            let keep = way.action.keep.frame_bytes(outer.header_end, inner_header_end, cap_len);
+            let header_end = batch.view(place).header_end;
+            let inner_header_end = if with_inner { batch.inner[place].header_end } else { header_end };
+            let keep = way.action.keep.frame_bytes(header_end, inner_header_end, cap_len);
             if keep > way.room || keep < ETHERNET_LEN || mbuf.segments() > 1 {
                 self.copies(mbuf, place, batch, with_inner, ctx);
                 continue;

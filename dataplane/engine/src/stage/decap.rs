@@ -1,0 +1,270 @@
+//! Which packet is inside the tunnels? Ports that strip pass it on in place of what came; ports that look through
+//! them only match and meter it.
+
+use std::sync::Arc;
+
+use dpdk::Mbuf;
+use sluice_core::classify::{FragmentOutcome, FragmentTable};
+use sluice_core::decap::{self, LossMeter, Numbered, Obstacle, TunnelInfo, TunnelKey, Unwrapped};
+use sluice_core::wire::{self, Fragment, Parsed};
+use sluice_model::{DecapMode, DecapSettings, PortId, StripVlan};
+
+use super::rx::CONTIGUOUS;
+use crate::batch::{Batch, RxInfo};
+use crate::ledger::Ledger;
+use crate::tunnels::TunnelRows;
+
+/// Tunnels whose loss is metered, per worker.
+const METERED_TUNNELS: usize = 1024;
+/// Bytes that are put into one piece before tunnels of a packet in several segments are followed.
+const CONTIGUOUS_TUNNELS: u16 = 1024;
+/// Bytes of a VLAN tag.
+const VLAN_TAG: u16 = 4;
+/// Both addresses of an Ethernet header.
+const ADDRESSES: usize = 12;
+
+/// The state of the stage.
+#[derive(Debug)]
+pub struct Decap {
+    /// By port number.
+    ports: Vec<DecapSettings>,
+    meter: LossMeter,
+    rows: Arc<TunnelRows>,
+}
+
+impl Decap {
+    /// The stage for ports with these settings, by port number; `None` when none of them has it do anything. All memory
+    /// is taken here.
+    #[must_use]
+    pub fn new(ports: &[DecapSettings]) -> Option<Self> {
+        let wanted = ports.iter().any(|settings| !settings.is_off());
+        wanted.then(|| Self {
+            ports: ports.to_vec(),
+            meter: LossMeter::new(METERED_TUNNELS),
+            rows: Arc::new(TunnelRows::new(METERED_TUNNELS)),
+        })
+    }
+
+    /// The numbered tunnels, published.
+    #[must_use]
+    pub fn rows(&self) -> Arc<TunnelRows> {
+        Arc::clone(&self.rows)
+    }
+
+    /// Takes tunnels and tags off the live packets, or looks through them; `with_inner`: also parses the innermost
+    /// headers of what is left.
+    #[inline]
+    pub fn run(
+        &mut self,
+        batch: &mut Batch,
+        fragments: &mut FragmentTable,
+        with_inner: bool,
+        ledger: &mut Ledger,
+    ) {
+        let mut port = PortId(u16::MAX);
+        let mut settings = DecapSettings::default();
+        for place in batch.live_places() {
+            if batch.ingress[place] != port {
+                port = batch.ingress[place];
+                settings = self.ports.get(usize::from(port.0)).copied().unwrap_or_default();
+            }
+            batch.tunnel[place] = TunnelInfo::NONE;
+            match settings.mode {
+                DecapMode::Strip if decap::is_candidate(&batch.outer[place]) => {
+                    self.strip(batch, place, settings, fragments, ledger);
+                }
+                DecapMode::LookThrough => self.look_through(batch, place, settings, fragments, ledger),
+                DecapMode::Strip | DecapMode::Off => {}
+            }
+            if settings.strip_vlan != StripVlan::None && batch.outer[place].vlan_count > 0 {
+                strip_vlan(batch, place, settings.strip_vlan, ledger);
+            }
+            if with_inner && settings.mode != DecapMode::LookThrough {
+                parse_innermost(batch, place, fragments);
+            }
+        }
+    }
+
+    /// Takes the tunnels off packet `place`.
+    #[inline]
+    fn strip(
+        &mut self,
+        batch: &mut Batch,
+        place: usize,
+        settings: DecapSettings,
+        fragments: &mut FragmentTable,
+        ledger: &mut Ledger,
+    ) {
+        let Some(mbuf) = &mut batch.mbufs[place] else { return };
+        if mbuf.segments() > 1 {
+            gather(mbuf, CONTIGUOUS_TUNNELS);
+        }
+        let view = &mut batch.outer[place];
+        let tunnel = &mut batch.tunnel[place];
+        let (meter, rows) = (&mut self.meter, &self.rows);
+        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, |number| count(meter, rows, number));
+        if let Some(obstacle) = found.obstacle {
+            ledger.decap_obstacles.add(obstacle);
+        }
+        if found.depth == 0 {
+            return;
+        }
+        if !take_off(mbuf, &found) {
+            ledger.decap_obstacles.add(Obstacle::Unwritable);
+            *tunnel = TunnelInfo::NONE;
+            wire::parse_into(mbuf.data(), view);
+            return;
+        }
+        ledger.decapsulated += 1;
+        cut(mbuf, &mut batch.info[place], &found);
+        if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
+            gather(mbuf, CONTIGUOUS);
+            wire::parse_into(mbuf.data(), view);
+        }
+        resolve(view, mbuf.data(), batch.info[place].timestamp_ns, fragments, ledger);
+    }
+
+    /// Parses packet `place` inside its tunnels.
+    #[inline]
+    fn look_through(
+        &mut self,
+        batch: &mut Batch,
+        place: usize,
+        settings: DecapSettings,
+        fragments: &mut FragmentTable,
+        ledger: &mut Ledger,
+    ) {
+        batch.inner[place] = batch.outer[place];
+        if !decap::is_candidate(&batch.outer[place]) {
+            return;
+        }
+        let Some(mbuf) = &mut batch.mbufs[place] else { return };
+        if mbuf.segments() > 1 {
+            gather(mbuf, CONTIGUOUS_TUNNELS);
+        }
+        let view = &mut batch.inner[place];
+        let tunnel = &mut batch.tunnel[place];
+        let (meter, rows) = (&mut self.meter, &self.rows);
+        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, |number| count(meter, rows, number));
+        if let Some(obstacle) = found.obstacle {
+            ledger.decap_obstacles.add(obstacle);
+        }
+        if found.depth > 0 {
+            ledger.decapsulated += 1;
+            found.look_through(view);
+            batch.looked_through |= 1 << place;
+            resolve(view, mbuf.data(), batch.info[place].timestamp_ns, fragments, ledger);
+        }
+    }
+}
+
+/// Meters a packet of a numbered tunnel.
+#[inline]
+fn count(meter: &mut LossMeter, rows: &TunnelRows, numbered: &Numbered<'_>) {
+    let key = TunnelKey {
+        src_addr: numbered.outer.src_addr,
+        ipv4: numbered.outer.l3 == wire::L3::Ipv4,
+        kind: numbered.kind,
+        id: numbered.outer.tunnel_id,
+    };
+    match meter.observe(&key, numbered.number, numbered.bits) {
+        Some(row) => rows.publish(meter, row),
+        None => rows.publish_refused(meter),
+    }
+}
+
+/// Makes the inner frame the packet's first bytes; false, and nothing changed, when that cannot be done.
+#[inline]
+fn take_off(mbuf: &mut Mbuf, found: &Unwrapped) -> bool {
+    if let Some(header) = found.header {
+        let Some(bytes) = mbuf.data_mut() else { return false };
+        let (from, to) = (usize::from(header.addresses_at), usize::from(found.start));
+        if !move_addresses(bytes, from, to) {
+            return false;
+        }
+        if let Some(kind) = bytes.get_mut(to + ADDRESSES..to + ADDRESSES + 2) {
+            kind.copy_from_slice(&header.ethertype.to_be_bytes());
+        }
+    }
+    mbuf.adj(found.start)
+}
+
+/// Copies the addresses of an Ethernet header; false when the bytes are not there.
+#[inline]
+fn move_addresses(bytes: &mut [u8], from: usize, to: usize) -> bool {
+    let there = from.max(to) + ADDRESSES + 2 <= bytes.len();
+    if there {
+        bytes.copy_within(from..from + ADDRESSES, to);
+    }
+    there
+}
+
+/// Cuts what the outer lengths say is not of the inner frame, and counts the original length anew.
+#[inline]
+fn cut(mbuf: &mut Mbuf, info: &mut RxInfo, found: &Unwrapped) {
+    let start = u32::from(found.start);
+    let end = found.end.saturating_sub(start);
+    if mbuf.pkt_len() > end {
+        mbuf.truncate(end);
+    }
+    info.wire_len = info.wire_len.saturating_sub(start).min(end).max(mbuf.pkt_len());
+}
+
+/// Makes the first `bytes` contiguous, as far as the packet goes and its first segment has room.
+#[cold]
+fn gather(mbuf: &mut Mbuf, bytes: u16) {
+    let wanted = u32::from(bytes).min(mbuf.pkt_len());
+    if u32::from(mbuf.data_len()) < wanted {
+        // What cannot be pulled together is followed as far as the first segment goes.
+        let _pulled = mbuf.pull_up(u16::try_from(wanted).unwrap_or(bytes));
+    }
+}
+
+/// Gives a later fragment the ports of its datagram.
+#[inline]
+fn resolve(view: &mut Parsed, frame: &[u8], now_ns: u64, fragments: &mut FragmentTable, ledger: &mut Ledger) {
+    if view.fragment != Fragment::Whole && fragments.resolve(view, frame, now_ns) == FragmentOutcome::Unknown
+    {
+        ledger.fragments_unmatched += 1;
+    }
+}
+
+/// Takes VLAN tags off packet `place`.
+#[cold]
+fn strip_vlan(batch: &mut Batch, place: usize, which: StripVlan, ledger: &mut Ledger) {
+    let Some(mbuf) = &mut batch.mbufs[place] else { return };
+    let tags = match which {
+        StripVlan::None => 0,
+        StripVlan::Outer => 1,
+        StripVlan::All => u16::from(batch.outer[place].vlan_count),
+    };
+    let bytes = tags * VLAN_TAG;
+    let moved = mbuf.data_mut().is_some_and(|frame| move_addresses(frame, 0, bytes.into()));
+    if !moved || !mbuf.adj(bytes) {
+        ledger.decap_obstacles.add(Obstacle::Unwritable);
+        return;
+    }
+    ledger.vlan_stripped += 1;
+    let info = &mut batch.info[place];
+    info.wire_len = info.wire_len.saturating_sub(bytes.into()).max(mbuf.pkt_len());
+    let outer = &mut batch.outer[place];
+    let ports = (outer.src_port, outer.dst_port, outer.has_ports, outer.tcp_flags);
+    wire::parse_into(mbuf.data(), outer);
+    if outer.fragment == Fragment::Later {
+        // As they were found when the packet came in.
+        (outer.src_port, outer.dst_port, outer.has_ports, outer.tcp_flags) = ports;
+    }
+}
+
+/// The innermost headers of packet `place`, as it now is.
+#[cold]
+fn parse_innermost(batch: &mut Batch, place: usize, fragments: &mut FragmentTable) {
+    let Some(mbuf) = &batch.mbufs[place] else { return };
+    super::parse::innermost(
+        mbuf.data(),
+        &batch.outer[place],
+        &mut batch.inner[place],
+        batch.info[place].timestamp_ns,
+        fragments,
+    );
+}
