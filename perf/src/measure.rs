@@ -217,6 +217,7 @@ impl Bench<'_> {
             files: None,
             guard: LoopGuard::new(policies, &[]),
             dedup: None,
+            decap: None,
             control: ControlQueues::new(16),
             tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
         }))

@@ -27,7 +27,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         }
         None => None,
     };
-    let mut dedup = boot.as_ref().map(|boot| boot.dedup.clone()).unwrap_or_default();
+    let mut dedup = boot.as_ref().map(|boot| boot.dedup).unwrap_or_default();
     if let Some(mode) = args.dedup {
         dedup.mode = mode;
     }
