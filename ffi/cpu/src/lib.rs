@@ -5,10 +5,12 @@
 
 mod baseline;
 mod hash;
+mod memory;
 mod prefetch;
 
 pub use baseline::{MissingFeatures, cpu_baseline};
 pub use hash::{
     hash_u64, hash_u64x2, hash_u64x3, hash_u64x4, hash_u64x5, hash_u64x6, hash_u64x8, hash_words,
 };
+pub use memory::large_table;
 pub use prefetch::{prefetch_index, prefetch_read, prefetch_write};

@@ -2,7 +2,7 @@
 
 use sluice_model::{MacAddr, PortId, TcpPerf};
 
-use super::tcp::{FlowState, Handshake, TcpTracker};
+use super::tcp::{Delays, FlowState, Handshake, TcpTracker};
 use crate::decap::TunnelInfo;
 
 /// Bits of [`Hot::flags`].
@@ -68,6 +68,7 @@ pub(super) struct Entry {
     pub(super) hot: Hot,
     pub(super) counts: Counts,
     pub(super) tcp: TcpTracker,
+    pub(super) delays: Delays,
 }
 
 /// What is written when a flow begins, when a period ends, and when there is something to measure.

@@ -4,7 +4,7 @@
 //! then [`FlowMeter::packet`] for each packet in order. [`FlowMeter::sweep`] ends and reports what no packet touches
 //! any more, a bounded number of flows at a time.
 
-use sluice_cpu::{prefetch_index, prefetch_write};
+use sluice_cpu::{large_table, prefetch_index, prefetch_write};
 use sluice_model::{FlowRecord, FlowTimeouts, PortId, TapSide};
 
 use super::direction::ServiceScores;
@@ -149,9 +149,9 @@ impl FlowMeter {
         let flows = config.flows.max(1) as usize;
         Self {
             index: Index::new(config.flows.max(1)),
-            entries: vec![Entry::default(); flows].into(),
-            long: vec![[0; 4]; flows].into(),
-            cold: vec![Cold::default(); flows].into(),
+            entries: large_table(Entry::default(), flows),
+            long: large_table([0; 4], flows),
+            cold: large_table(Cold::default(), flows),
             scores: ServiceScores::default(),
             ranges: RangePool::new(flows / 8 + 64),
             min_timeout_ns: u64::from(config.timeouts.shortest_s()) * 1_000_000_000,
@@ -194,6 +194,7 @@ impl FlowMeter {
             prefetch_write(&entry.hot);
             prefetch_write(&entry.counts);
             prefetch_write(&entry.tcp);
+            prefetch_write(&entry.delays);
             if FlowKey::is_long(&self.keyed[place].key.words) {
                 prefetch_index(&self.long, slot.index());
             }
@@ -294,13 +295,8 @@ impl FlowMeter {
         if is_segment {
             self.segment(Place { slot, side, is_late }, lengths.l4, packet, sink);
         } else if headers.protocol == UDP && lengths.l4 > 0 {
-            let perf = &mut self.cold[slot.index()].perf;
-            self.entries[slot.index()].tcp.datagram(
-                Direction::of_side(side),
-                packet.time_ns,
-                lengths.l4,
-                perf,
-            );
+            let art = &mut entry.delays.art;
+            entry.tcp.datagram(Direction::of_side(side), packet.time_ns, lengths.l4, art);
         }
     }
 
@@ -316,8 +312,12 @@ impl FlowMeter {
         entry.hot.state = state;
         if !is_late {
             let cold = &mut self.cold[slot.index()];
-            let mut measured =
-                Measured { perf: &mut cold.perf, handshake: &mut cold.handshake, pool: &mut self.ranges };
+            let mut measured = Measured {
+                delays: &mut entry.delays,
+                perf: &mut cold.perf,
+                handshake: &mut cold.handshake,
+                pool: &mut self.ranges,
+            };
             match segment_of(packet, payload) {
                 Some(segment) => entry.tcp.segment(Direction::of_side(side), &segment, &mut measured),
                 None => entry.tcp.disarm(),

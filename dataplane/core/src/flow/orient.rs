@@ -8,8 +8,8 @@ use super::entry::flag;
 use super::key::FlowKey;
 use super::meter::{FlowMeter, Packet};
 use super::table::Slot;
-use super::tcp::Handshake;
 use super::tcp::flags::{ACK, SYN};
+use super::tcp::{Delays, Handshake};
 use crate::decap::TunnelInfo;
 use crate::wire::{Fragment, L3};
 
@@ -104,6 +104,7 @@ impl FlowMeter {
         entry.hot.state = entry.hot.state.reversed();
         entry.counts.sent.swap(0, 1);
         entry.tcp.reverse();
+        entry.delays = Delays::default();
         let cold = &mut self.cold[slot.index()];
         cold.macs.swap(0, 1);
         cold.tunnels.swap(0, 1);

@@ -7,7 +7,7 @@ use super::key::{FlowKey, KeyedPacket, protocol, vlan_id};
 use super::meter::{FlowMeter, NO_VERDICT, Packet, Sink};
 use super::table::Slot;
 use super::tcp::flags::RST;
-use super::tcp::{FlowState, TcpTracker};
+use super::tcp::{Delays, FlowState, TcpTracker};
 use crate::decap::TunnelInfo;
 use crate::wire::TunnelHeader;
 
@@ -38,6 +38,7 @@ impl FlowMeter {
         };
         entry.counts = Counts::default();
         entry.tcp = TcpTracker::default();
+        entry.delays = Delays::default();
         if FlowKey::is_long(&keyed.key.words) {
             self.long[slot.index()] = keyed.key.long;
         }
@@ -224,11 +225,12 @@ impl FlowMeter {
             vtap_id: self.config.vtap_id,
             direction_score: cold.direction_score,
             sides,
-            perf: cold.perf,
+            perf: TcpPerf { srt: entry.delays.srt, art: entry.delays.art, ..cold.perf },
             syn_seq: cold.handshake.syn_seq,
             syn_ack_seq: cold.handshake.syn_ack_seq,
         };
         entry.counts = Counts::default();
+        entry.delays = Delays::default();
         cold.perf = TcpPerf::default();
         cold.is_new = false;
         cold.interval_end_ns = 0;

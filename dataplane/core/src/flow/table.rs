@@ -3,7 +3,7 @@
 //! All memory is taken at start. A lookup goes through three steps for a whole batch, each touching lines that the step
 //! before asked for: hash and fetch the bucket; find candidates in it and fetch their entries; compare keys.
 
-use sluice_cpu::prefetch_index;
+use sluice_cpu::{large_table, prefetch_index};
 
 use super::key::FlowKey;
 
@@ -83,7 +83,7 @@ impl Index {
         // Half full at most: then only one flow in a few hundred is not in its own bucket.
         let buckets = (capacity as usize * 2).div_ceil(WAYS).max(PROBES).next_power_of_two();
         Self {
-            buckets: vec![Bucket::default(); buckets].into(),
+            buckets: large_table(Bucket::default(), buckets),
             mask: buckets - 1,
             free: (0..capacity).rev().collect(),
             capacity,

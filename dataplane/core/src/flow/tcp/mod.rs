@@ -6,4 +6,4 @@ mod tracker;
 
 pub use ranges::RangePool;
 pub use state::{FlowState, flags};
-pub use tracker::{Direction, Handshake, Measured, TcpSegment, TcpTracker};
+pub use tracker::{Delays, Direction, Handshake, Measured, TcpSegment, TcpTracker};

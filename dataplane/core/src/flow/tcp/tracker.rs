@@ -4,7 +4,7 @@
 //! needed to see a request, an acknowledgement of a part leaves the timer running, one of more than the request ends
 //! it, and sequence numbers are compared as serial numbers.
 
-use sluice_model::TcpPerf;
+use sluice_model::{Delay, TcpPerf};
 
 use super::ranges::{NO_BLOCK, RangePool, Run, Seen, before};
 use super::state::flags::{ACK, FIN, PSH, RST, SYN, URG};
@@ -119,10 +119,22 @@ pub struct Handshake {
     pub syn_ack_seq: Option<u32>,
 }
 
+/// The delays that any packet may add to: they lie beside what each packet reads, not with what is seldom written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Delays {
+    /// Last request segment to the server's bare ACK.
+    pub srt: Delay,
+    /// Last request segment (or datagram) to the first of the response.
+    pub art: Delay,
+}
+
 /// Where a tracker puts what it measures.
 #[derive(Debug)]
 pub struct Measured<'a> {
-    /// The current period.
+    /// The delays of the current period.
+    pub delays: &'a mut Delays,
+    /// All else of the current period.
     pub perf: &'a mut TcpPerf,
     /// The handshake.
     pub handshake: &'a mut Handshake,
@@ -147,7 +159,7 @@ impl TcpTracker {
             let known = self.enter(side, segment, measured);
             match direction {
                 Direction::Forward => self.request(segment, known),
-                Direction::Backward => self.response(segment, known, measured.perf),
+                Direction::Backward => self.response(segment, known, &mut measured.delays.art),
             }
         } else {
             if segment.payload_len == 1 && self.sides[side & 1].run.end == segment.seq {
@@ -182,7 +194,7 @@ impl TcpTracker {
 
     /// Follows a UDP datagram with `payload_len` bytes.
     #[inline]
-    pub fn datagram(&mut self, direction: Direction, time_ns: u64, payload_len: u32, perf: &mut TcpPerf) {
+    pub fn datagram(&mut self, direction: Direction, time_ns: u64, payload_len: u32, art: &mut Delay) {
         if payload_len == 0 {
             return;
         }
@@ -193,7 +205,7 @@ impl TcpTracker {
             }
             Direction::Backward => {
                 if self.marks & mark::ART != 0 {
-                    perf.art.add(time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
+                    art.add(time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
                     self.marks &= !mark::ART;
                 }
             }
@@ -277,9 +289,9 @@ impl TcpTracker {
 
     /// Data from the server.
     #[inline(always)]
-    fn response(&mut self, segment: &TcpSegment, known: Seen, perf: &mut TcpPerf) {
+    fn response(&mut self, segment: &TcpSegment, known: Seen, art: &mut Delay) {
         if self.marks & mark::ART != 0 && known != Seen::Partly && segment.seq == self.sides[1].next {
-            perf.art.add(segment.time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
+            art.add(segment.time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
         }
         self.disarm();
     }
@@ -292,7 +304,7 @@ impl TcpTracker {
             Direction::Backward if is_pure => {
                 if self.marks & mark::SRT != 0 && !before(segment.ack, self.request_end) {
                     let sample_ns = segment.time_ns.saturating_sub(self.request_ns);
-                    measured.perf.srt.add(sample_ns, MAX_SRT_NS);
+                    measured.delays.srt.add(sample_ns, MAX_SRT_NS);
                     self.marks &= !mark::SRT;
                 }
             }
