@@ -1,5 +1,6 @@
 //! Which frames wait in the ring? The receive queue of one worker; no system call.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use dpdk::{Mbuf, Mempool};
@@ -126,6 +127,12 @@ impl AfPacketRx {
         taken
     }
 
+    /// Whether a block is waiting, or was begun.
+    #[must_use]
+    pub fn is_pending(&mut self) -> bool {
+        self.cursor.is_some() || self.ring.block().is_some()
+    }
+
     #[inline]
     fn publish(&self, tally: &Tally) {
         let rx = &self.shared.rx;
@@ -138,6 +145,13 @@ impl AfPacketRx {
         rx.super_frames.add(tally.super_frames);
         rx.kernel_refused.add(tally.kernel_refused);
         rx.malformed_blocks.add(tally.malformed);
+    }
+}
+
+impl AsFd for AfPacketRx {
+    /// The socket: it can be read when a block of the ring is waiting.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.socket.as_fd()
     }
 }
 

@@ -303,7 +303,7 @@ int sluice_port_info(uint16_t port, struct sluice_port_info *info)
 	return 0;
 }
 
-int sluice_port_start(uint16_t port, struct sluice_port_conf *conf)
+static int port_start(uint16_t port, struct sluice_port_conf *conf)
 {
 	struct rte_eth_conf dev_conf;
 	struct rte_eth_dev_info dev;
@@ -324,6 +324,7 @@ int sluice_port_start(uint16_t port, struct sluice_port_conf *conf)
 	conf->rss_hf &= dev.flow_type_rss_offloads;
 	if (conf->mtu != 0)
 		dev_conf.rxmode.mtu = conf->mtu;
+	dev_conf.intr_conf.rxq = conf->rx_interrupts;
 	dev_conf.rxmode.offloads = conf->rx_offloads;
 	dev_conf.txmode.offloads = conf->tx_offloads;
 	if (conf->rx_queues > 1 && conf->rss_hf != 0) {
@@ -391,6 +392,20 @@ int sluice_port_start(uint16_t port, struct sluice_port_conf *conf)
 	}
 	conf->failed_step = 0;
 	return 0;
+}
+
+int sluice_port_start(uint16_t port, struct sluice_port_conf *conf)
+{
+	struct sluice_port_conf wanted = *conf;
+	int ret = port_start(port, conf);
+
+	if (ret == 0 || !wanted.rx_interrupts)
+		return ret;
+	/* Drivers say so in many ways when they have no receive interrupts: without, then. */
+	(void)rte_eth_dev_stop(port);
+	*conf = wanted;
+	conf->rx_interrupts = 0;
+	return port_start(port, conf);
 }
 
 int sluice_port_close(uint16_t port)
@@ -488,4 +503,31 @@ uint16_t sluice_rx_burst(uint16_t port, uint16_t queue, struct sluice_mbuf **mbu
 uint16_t sluice_tx_burst(uint16_t port, uint16_t queue, struct sluice_mbuf **mbufs, uint16_t n)
 {
 	return rte_eth_tx_burst(port, queue, (struct rte_mbuf **)mbufs, n);
+}
+
+int sluice_rx_intr_add(uint16_t port, uint16_t queue, int epfd)
+{
+	return rte_eth_dev_rx_intr_ctl_q(port, queue, epfd, RTE_INTR_EVENT_ADD, NULL);
+}
+
+int sluice_rx_intr_del(uint16_t port, uint16_t queue, int epfd)
+{
+	return rte_eth_dev_rx_intr_ctl_q(port, queue, epfd, RTE_INTR_EVENT_DEL, NULL);
+}
+
+int sluice_rx_intr_enable(uint16_t port, uint16_t queue)
+{
+	return rte_eth_dev_rx_intr_enable(port, queue);
+}
+
+int sluice_rx_intr_disable(uint16_t port, uint16_t queue)
+{
+	return rte_eth_dev_rx_intr_disable(port, queue);
+}
+
+void sluice_rx_intr_take(int epfd)
+{
+	struct rte_epoll_event events[16];
+
+	(void)rte_epoll_wait(epfd, events, RTE_DIM(events), 0);
 }

@@ -19,6 +19,8 @@
 #include <rte_mbuf_dyn.h>
 #include <rte_ring.h>
 #include <rte_ethdev.h>
+#include <rte_interrupts.h>
+#include <rte_epoll.h>
 
 /* 22.11 says RTE_IOVA_AS_PA, 23.11 and later RTE_IOVA_IN_MBUF: where the next pointer lies. */
 #if defined(RTE_IOVA_IN_MBUF)
@@ -202,7 +204,7 @@ struct sluice_port_conf {
 	uint16_t tx_desc;	/* the same */
 	uint16_t mtu;		/* 0 = leave */
 	uint8_t promiscuous;
-	uint8_t reserved;
+	uint8_t rx_interrupts;	/* in: wanted; out: enabled */
 	uint32_t data_room;	/* of the pool, without headroom */
 	int32_t socket;
 	uint64_t rx_offloads;	/* in: wanted; out: enabled, those of the driver only */
@@ -243,5 +245,13 @@ int sluice_port_link(uint16_t port, struct sluice_link *link);
 uint16_t sluice_port_next(uint16_t from);
 uint16_t sluice_rx_burst(uint16_t port, uint16_t queue, struct sluice_mbuf **mbufs, uint16_t n);
 uint16_t sluice_tx_burst(uint16_t port, uint16_t queue, struct sluice_mbuf **mbufs, uint16_t n);
+
+/* Receive interrupts of one queue: 0 or a negative errno. add and del tie them to an epoll descriptor. */
+int sluice_rx_intr_add(uint16_t port, uint16_t queue, int epfd);
+int sluice_rx_intr_del(uint16_t port, uint16_t queue, int epfd);
+int sluice_rx_intr_enable(uint16_t port, uint16_t queue);
+int sluice_rx_intr_disable(uint16_t port, uint16_t queue);
+/* Takes the interrupts that wait at an epoll descriptor, which has no others. */
+void sluice_rx_intr_take(int epfd);
 
 #endif

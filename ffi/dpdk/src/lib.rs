@@ -49,6 +49,7 @@ mod ring;
 mod segment;
 mod slots;
 mod tsc;
+mod wait;
 
 pub use burst::{BURST_CAPACITY, Burst, Drain};
 pub use eal::{Eal, EalConfig, EalError, Hugepages, LogLevel, dpdk_version};
@@ -69,3 +70,4 @@ pub use queue::{RxQueue, TxQueue};
 pub use ring::{Ring, RingConsumer, RingError, RingMultiProducer, RingProducer};
 pub use slots::Slots;
 pub use tsc::Tsc;
+pub use wait::{MAX_WAIT_FDS, RxWaiter, set_timer_slack};

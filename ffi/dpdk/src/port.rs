@@ -63,6 +63,8 @@ pub struct PortConfig {
     pub rss: RssHash,
     /// One hash for both directions of a flow (with the key that is known for it, where the driver takes a key).
     pub rss_symmetric: bool,
+    /// Receive interrupts, for a [`RxWaiter`](crate::RxWaiter); a driver without them is fine.
+    pub rx_interrupts: bool,
     /// Let the NIC check checksums on receive.
     pub rx_checksum: bool,
     /// Let the NIC fill in UDP checksums on request ([`Mbuf::set_tx_udp_checksum`](crate::Mbuf::set_tx_udp_checksum)).
@@ -83,6 +85,7 @@ impl PortConfig {
             promiscuous: true,
             rss: RssHash::Off,
             rss_symmetric: true,
+            rx_interrupts: false,
             rx_checksum: false,
             tx_udp_checksum: true,
         }
@@ -103,6 +106,8 @@ pub struct PortCapabilities {
     pub rx_checksum: bool,
     /// Packets are spread over the receive queues.
     pub rss: bool,
+    /// Receive interrupts were set up; some drivers say so and have none.
+    pub rx_interrupts: bool,
     /// Descriptors of each receive queue.
     pub rx_desc: u16,
     /// Descriptors of each transmit queue.
@@ -216,6 +221,13 @@ struct Configured {
     capabilities: PortCapabilities,
     /// Where the driver puts received packets: alive until the port is closed.
     _pool: Mempool,
+}
+
+impl PortInner {
+    /// The name of the device.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl fmt::Debug for PortInner {
@@ -360,6 +372,7 @@ impl Port {
             tx_udp_checksum: conf.tx_offloads & dpdk_sys::SLUICE_ETH_TX_OFFLOAD_UDP_CKSUM != 0,
             rx_checksum: conf.rx_offloads & dpdk_sys::SLUICE_ETH_RX_OFFLOAD_UDP_CKSUM != 0,
             rss: conf.rss_hf != 0,
+            rx_interrupts: conf.rx_interrupts != 0,
             rx_desc: conf.rx_desc,
             tx_desc: conf.tx_desc,
         };
@@ -402,7 +415,7 @@ impl Port {
             tx_desc: config.tx_desc,
             mtu: config.mtu.unwrap_or(0),
             promiscuous: u8::from(config.promiscuous),
-            reserved: 0,
+            rx_interrupts: u8::from(config.rx_interrupts),
             data_room: u32::from(config.pool.data_room()),
             socket: inner.info.socket.raw(),
             rx_offloads,

@@ -131,6 +131,8 @@ pub enum PortStep {
     Link,
     /// Reading how packets are spread over receive queues.
     Rss,
+    /// Using receive interrupts.
+    Interrupts,
 }
 
 impl PortStep {
@@ -160,6 +162,7 @@ impl std::fmt::Display for PortStep {
             Self::Stats => "reading the counters",
             Self::Link => "reading the link state",
             Self::Rss => "reading the RSS settings",
+            Self::Interrupts => "receive interrupts",
         })
     }
 }

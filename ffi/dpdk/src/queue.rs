@@ -25,8 +25,8 @@ use crate::port::PortInner;
 /// }
 /// ```
 pub struct RxQueue {
-    port: Arc<PortInner>,
-    queue: u16,
+    pub(crate) port: Arc<PortInner>,
+    pub(crate) queue: u16,
     not_sync: PhantomData<Cell<()>>,
 }
 
