@@ -16,6 +16,7 @@ use sluice_model::{DropReason, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
+use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::port::Source;
 use crate::stage::parse::{DEPTH_LIMIT, PREFETCH_AHEAD};
@@ -32,6 +33,10 @@ pub struct DistributorParts {
     pub sources: Vec<Source>,
     /// The rings, by worker number.
     pub rings: Vec<RingProducer>,
+    /// What wakes each worker, where workers sleep; else empty.
+    pub doorbells: Vec<Arc<Doorbell>>,
+    /// Whether this core itself may sleep.
+    pub idle: IdleSettings,
     /// What of a packet decides.
     pub by: SpreadBy,
     /// Whether the innermost headers decide: where tunnels are taken off, looked through or matched inside.
@@ -53,6 +58,7 @@ pub struct Distributor {
     cell: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     polls: u32,
+    idle: Idle,
 }
 
 impl Distributor {
@@ -60,6 +66,7 @@ impl Distributor {
     #[must_use]
     pub fn new(parts: DistributorParts) -> Self {
         Self {
+            idle: Idle::new(parts.idle, &parts.sources),
             bursts: parts.rings.iter().map(|_| Burst::new()).collect(),
             parts,
             batch: Box::default(),
@@ -91,7 +98,18 @@ impl Distributor {
     /// Polls until `stop` is set, then until nothing more comes, and returns.
     pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
         while !stop.load(Ordering::Relaxed) {
-            self.poll(clock);
+            if self.poll(clock) > 0 {
+                self.idle.busy();
+                continue;
+            }
+            match self.idle.rest(&mut self.parts.sources) {
+                Rest::None => {}
+                Rest::Nap => self.stats.sleeps.add(1),
+                Rest::Long => {
+                    self.stats.sleeps.add(1);
+                    self.polls = HOUSEKEEPING_POLLS;
+                }
+            }
         }
         let begin_ns = clock.now_ns(Tsc::now());
         let (mut now_ns, mut last_ns) = (begin_ns, begin_ns);
@@ -165,6 +183,10 @@ impl Distributor {
         }
         if lost {
             self.cell.publish(&self.ledger);
+        }
+        if !self.parts.doorbells.is_empty() {
+            Doorbell::order();
+            self.parts.doorbells.iter().for_each(|bell| bell.ring());
         }
         self.stats.stage(Stage::Tx, hashed, packets);
     }

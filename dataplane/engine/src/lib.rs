@@ -9,6 +9,7 @@ pub mod clock;
 pub mod counters;
 mod distributor;
 pub mod files;
+pub mod idle;
 pub mod ledger;
 pub mod machine;
 pub mod output;

@@ -67,6 +67,8 @@ pub struct WorkerStats {
     pub stages: [StageStats; Stage::ALL.len()],
     /// Polls that brought nothing.
     pub idle_polls: Counter,
+    /// Times that the core slept, as nothing came.
+    pub sleeps: Counter,
     /// Polls by how many packets they brought; the last place is a full batch.
     pub burst_sizes: [Counter; BATCH + 1],
 }
@@ -76,6 +78,7 @@ impl Default for WorkerStats {
         Self {
             stages: Default::default(),
             idle_polls: Counter::default(),
+            sleeps: Counter::default(),
             burst_sizes: [const { Counter::new() }; BATCH + 1],
         }
     }

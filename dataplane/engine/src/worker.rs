@@ -16,6 +16,7 @@ use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
 use crate::counters::Tables;
 use crate::files::FileProducer;
+use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::output::{Egress, Output};
 use crate::port::{Source, TxDriver, TxPort};
@@ -126,6 +127,7 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     control_burst: Burst,
     polls: u32,
+    idle: Idle,
 }
 
 impl Worker {
@@ -141,9 +143,23 @@ impl Worker {
             stats: Arc::default(),
             control_burst: Burst::new(),
             polls: 0,
+            idle: Idle::new(IdleSettings::ALWAYS, &[]),
         };
         worker.housekeeping();
         worker
+    }
+
+    /// Lets the worker sleep when nothing comes; by default it polls without a pause.
+    #[must_use]
+    pub fn with_idle(mut self, settings: IdleSettings) -> Self {
+        self.idle = Idle::new(settings, &self.parts.sources);
+        self
+    }
+
+    /// What wakes the worker when packets are in its rings.
+    #[must_use]
+    pub fn doorbell(&self) -> Arc<Doorbell> {
+        self.idle.doorbell()
     }
 
     /// The published ledger.
@@ -198,7 +214,18 @@ impl Worker {
     /// Polls until `stop` is set, then until nothing more comes, and returns.
     pub fn run(&mut self, stop: &AtomicBool, clock: &Clock) {
         while !stop.load(Ordering::Relaxed) {
-            self.poll(clock);
+            if self.poll(clock) > 0 {
+                self.idle.busy();
+                continue;
+            }
+            match self.idle.rest(&mut self.parts.sources) {
+                Rest::None => {}
+                Rest::Nap => self.stats.sleeps.add(1),
+                Rest::Long => {
+                    self.stats.sleeps.add(1);
+                    self.polls = HOUSEKEEPING_POLLS;
+                }
+            }
         }
         let begin_ns = clock.now_ns(Tsc::now());
         let (mut now_ns, mut last_ns) = (begin_ns, begin_ns);

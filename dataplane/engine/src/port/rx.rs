@@ -1,9 +1,10 @@
 //! How do packets come in from a port?
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue};
+use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue, RxWaiter};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
 use sluice_model::PortId;
@@ -57,6 +58,33 @@ impl Source {
     pub fn new(port: PortId, capture: bool, own_filter: Option<OwnFilter>, kind: SourceKind) -> Self {
         let burst = Burst::new();
         Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst, last_ns: 0 }
+    }
+
+    /// Lets the source end the sleep of its core: `true` if it does.
+    pub(crate) fn add_to(&self, waiter: Option<&mut RxWaiter>) -> bool {
+        match &self.kind {
+            SourceKind::Dpdk(queue) => waiter.is_some_and(|waiter| waiter.add(queue).is_ok()),
+            SourceKind::AfPacket(..) | SourceKind::Ring(_) => true,
+            SourceKind::Queue(_) | SourceKind::Template(_) => false,
+        }
+    }
+
+    /// What can be read when packets are waiting, for sources outside DPDK.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.kind {
+            SourceKind::AfPacket(rx, _) => Some(rx.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Whether packets are known to be waiting.
+    pub(crate) fn is_pending(&mut self) -> bool {
+        match &mut self.kind {
+            SourceKind::AfPacket(rx, _) => rx.is_pending(),
+            SourceKind::Ring(ring) => !ring.is_empty(),
+            SourceKind::Queue(queue) => !queue.is_empty(),
+            SourceKind::Dpdk(_) | SourceKind::Template(_) => false,
+        }
     }
 
     /// Whether packets that are not taken now are lost by nobody: those of a capture file.

@@ -32,13 +32,14 @@ use std::time::Duration;
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, Tsc};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortSpec};
+use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, Polling, PortSpec};
 
 use crate::batch::BATCH;
 use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::distributor::{Distributor, DistributorParts};
 use crate::files::{self, FileError, FileSink};
+use crate::idle::{DEFAULT_MAX_SLEEP, IdleSettings};
 use crate::ledger::{Account, LedgerCell};
 use crate::machine::Machine;
 use crate::port_pairs::{PairTotals, PortPairs};
@@ -61,6 +62,8 @@ const FILE_QUEUE: usize = 4096;
 const CONTROL_QUEUE: usize = 256;
 /// How long the file writer sleeps when nothing waits.
 const FILE_IDLE: Duration = Duration::from_millis(1);
+/// How long it sleeps where no destination is a file.
+const NO_FILES_IDLE: Duration = Duration::from_millis(20);
 
 /// A running engine.
 #[derive(Debug)]
@@ -175,6 +178,13 @@ impl Engine {
         let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let dedup_plan = DedupPlan::of(&boot.dedup, worker_count, &machine);
+        let idle = IdleSettings {
+            adaptive: boot.worker.polling == Polling::Adaptive,
+            max_sleep: boot
+                .worker
+                .max_sleep_us
+                .map_or(DEFAULT_MAX_SLEEP, |microseconds| Duration::from_micros(microseconds.into())),
+        };
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         let counts = [worker_count, distributor_count];
@@ -184,7 +194,7 @@ impl Engine {
             let headers = pools.headers(machine.node_of(cpu)).ok_or(StartError::NoPool)?.clone();
             let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
             tables.push(Arc::clone(&own_tables));
-            workers.push(Worker::new(WorkerParts {
+            let worker = Worker::new(WorkerParts {
                 outputs: routes.iter().map(|route| route.output(&exits)).collect(),
                 sources,
                 ports: exits,
@@ -202,12 +212,17 @@ impl Engine {
                 }),
                 control: ControlQueues::new(CONTROL_QUEUE),
                 tables: own_tables,
-            }));
+            });
+            workers.push(worker.with_idle(idle));
         }
+        let doorbells =
+            if idle.adaptive { workers.iter().map(Worker::doorbell).collect() } else { Vec::new() };
         let distribute = |(sources, rings)| {
             Distributor::new(DistributorParts {
                 sources,
                 rings,
+                doorbells: doorbells.clone(),
+                idle,
                 by: need.by,
                 innermost: need.innermost,
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
@@ -273,13 +288,18 @@ impl Engine {
         })?);
         engine.files = Some(spawn("sluice-files", {
             let stop = Arc::clone(&stop_rest);
-            move || write_files(sink, &stop)
+            let writes = file_paths(policies).iter().any(Option::is_some);
+            let idle = if writes { FILE_IDLE } else { NO_FILES_IDLE };
+            move || write_files(sink, &stop, idle)
         })?);
         let thread = |name: String, lcore: u16, stop: &Arc<AtomicBool>, mut body: Box<dyn Polled>| {
             let (stop, shared, eal) = (Arc::clone(stop), Arc::clone(&shared), eal.clone());
             spawn(&name.clone(), move || {
                 if let Err(error) = dpdk::pin_current_thread(lcore) {
                     tracing::warn!(%error, "{name} is not pinned");
+                }
+                if let Err(error) = dpdk::set_timer_slack(Duration::from_micros(1)) {
+                    tracing::debug!(%error, "{name} sleeps up to 50 us longer than it is told");
                 }
                 // Without the registration a worker works, but without a cache of mbufs.
                 let _registered = LcoreThread::register(&eal)
@@ -460,7 +480,7 @@ fn file_paths(policies: &PolicySet) -> Vec<Option<PathBuf>> {
 }
 
 /// The file writer's thread.
-fn write_files(mut sink: FileSink, stop: &AtomicBool) {
+fn write_files(mut sink: FileSink, stop: &AtomicBool, idle: Duration) {
     loop {
         // Read before draining: what was queued before the stop is still written.
         let stopping = stop.load(Ordering::Relaxed);
@@ -469,7 +489,7 @@ fn write_files(mut sink: FileSink, stop: &AtomicBool) {
             if stopping {
                 break;
             }
-            std::thread::sleep(FILE_IDLE);
+            std::thread::sleep(idle);
         }
         for FileError { path, source } in sink.take_errors() {
             tracing::error!(path = %path.display(), %source, "capture file failed; its copies are dropped as file_write");

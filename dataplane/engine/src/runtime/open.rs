@@ -1,7 +1,7 @@
 //! Opening all ports: with how many queues, and does the self-test let them spread packets over the workers?
 
 use dpdk::{Eal, Port};
-use sluice_model::{BootConfig, DistributorMode, PortConfig};
+use sluice_model::{BootConfig, DistributorMode, Polling, PortConfig};
 
 use super::StartError;
 use super::cores::node_of;
@@ -48,6 +48,7 @@ impl OpenPorts {
                 rx: if spreads { need.workers } else { 1 },
                 workers: need.workers,
                 by: need.by,
+                interrupts: boot.worker.polling == Polling::Adaptive,
                 pool: pools.packets(node_of(setup)).ok_or(StartError::NoPool)?,
                 plan,
             };

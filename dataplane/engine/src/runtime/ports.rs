@@ -17,6 +17,8 @@ use crate::port::{Feed, TxDriver, TxPort};
 
 /// Drivers that take only as many receive queues as transmit queues (22.11), and do not say so beforehand.
 const EQUAL_QUEUES: [&str; 2] = ["net_tap", "net_af_xdp"];
+/// Drivers without receive interrupts (22.11), which DPDK would complain about.
+const NO_INTERRUPTS: [&str; 5] = ["net_null", "net_ring", "net_pcap", "net_af_packet", "net_af_xdp"];
 /// Drivers that do not free the mbufs that they hold to receive into, when they are closed (22.11).
 const KEEP_MBUFS: [&str; 1] = ["net_af_xdp"];
 /// Frames that wait between the reader of a capture file and its worker.
@@ -251,6 +253,9 @@ impl OpenPort {
                 SpreadBy::Addresses => RssHash::Addresses,
                 SpreadBy::Ports => RssHash::AddressesPorts,
             },
+            rx_interrupts: queues.interrupts
+                && setup.role.captures()
+                && !NO_INTERRUPTS.contains(&port.driver_name()),
             ..dpdk::PortConfig::new(queues.pool.clone())
         };
         let (port, rx, tx) = port.configure(&config).map_err(error)?;
@@ -361,6 +366,8 @@ pub(super) struct Queues<'a> {
     pub(super) workers: usize,
     /// What spreads packets over several receive queues.
     pub(super) by: SpreadBy,
+    /// Whether receive interrupts are wanted.
+    pub(super) interrupts: bool,
     /// Where received packets go.
     pub(super) pool: &'a Mempool,
     /// Descriptors.
