@@ -228,6 +228,11 @@ impl PortInner {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+
+    /// Whether receive interrupts were set up.
+    pub(crate) fn has_rx_interrupts(&self) -> bool {
+        self.configured.get().is_some_and(|configured| configured.capabilities.rx_interrupts)
+    }
 }
 
 impl fmt::Debug for PortInner {

@@ -41,13 +41,19 @@ impl RxWaiter {
     /// The driver has none: the queue can only be polled.
     pub fn add(&mut self, queue: &RxQueue) -> Result<(), PortError> {
         let (port, number) = (&queue.port, queue.queue);
-        // SAFETY: the port is started and stays so while we hold it; the descriptor is ours.
-        let mut ret = unsafe { dpdk_sys::sluice_rx_intr_add(port.id, number, self.epoll.as_raw_fd()) };
-        if ret == 0 {
-            // SAFETY: as above.
-            ret = unsafe { dpdk_sys::sluice_rx_intr_enable(port.id, number) };
+        if !port.has_rx_interrupts() {
+            let (name, step) = (port.name().to_owned(), PortStep::Interrupts);
+            return Err(PortError::NotSupported { name, step });
         }
+        // SAFETY: the port is started and stays so while we hold it; the descriptor is ours.
+        let ret = unsafe { dpdk_sys::sluice_rx_intr_add(port.id, number, self.epoll.as_raw_fd()) };
         if ret != 0 {
+            return Err(PortError::of(port.name(), PortStep::Interrupts, ret, 0));
+        }
+        // SAFETY: as above.
+        let ret = unsafe { dpdk_sys::sluice_rx_intr_enable(port.id, number) };
+        // Where they cannot be switched they are always on: drivers over a descriptor of the kernel.
+        if ret != 0 && ret != -libc::ENOTSUP {
             return Err(PortError::of(port.name(), PortStep::Interrupts, ret, 0));
         }
         // SAFETY: as above. Drivers that cannot switch them off leave them on, which only wakes us too often.
