@@ -11,11 +11,14 @@ use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::classify::{
     Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Input as Packets, Program, VerdictId,
 };
+use sluice_core::decap::TunnelInfo;
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
-use sluice_model::{Generation, PolicySet, PortId};
+use sluice_model::{DecapKind, DecapKinds, DecapMode, DecapSettings, Generation, PolicySet, PortId};
+
+use crate::nest;
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -26,6 +29,7 @@ pub const ALL: &[Target] = &[
     ("af_packet_link", af_packet_link),
     ("capture", capture),
     ("classify", classify),
+    ("decap", decap),
     ("neighbor", neighbor),
     ("policy", policy),
     ("segment", segment),
@@ -49,6 +53,34 @@ pub fn capture(data: &[u8]) {
     whole.read(Box::new(Cursor::new(data.to_vec())));
     pieces.read(Box::new(Pieces(Cursor::new(data.to_vec()))));
     assert_eq!(whole, pieces, "how the bytes arrive makes no difference");
+}
+
+/// Any bytes as a frame whose tunnels are taken off; the first byte holds the settings. What is left is part of the frame,
+/// what is said of it is what the parser says, and no more comes off than was asked for.
+pub fn decap(data: &[u8]) {
+    let Some((&first, frame)) = data.split_first() else { return };
+    let kinds = if first & 0x80 == 0 {
+        DecapKinds::ALL
+    } else {
+        DecapKinds::NONE.with(DecapKind::ALL[usize::from(first >> 4 & 7)])
+    };
+    let settings =
+        DecapSettings { mode: DecapMode::Strip, kinds, depth: 1 + (first & 7), ..DecapSettings::default() };
+    let outer = wire::parse(frame);
+    let (mut view, mut tunnel, mut numbered) = (outer, TunnelInfo::NONE, 0);
+    let found = sluice_core::decap::unwrap(frame, settings, &mut view, &mut tunnel, |_| numbered += 1);
+    assert!(found.depth <= settings.depth && numbered <= settings.depth, "no deeper than asked for");
+    if found.depth == 0 {
+        assert_eq!((view, tunnel), (outer, TunnelInfo::NONE), "nothing changed");
+        return;
+    }
+    assert!(sluice_core::decap::is_candidate(&outer), "such frames are looked at");
+    assert_eq!(tunnel.depth, found.depth);
+    let left = nest::take_off(frame, &found);
+    assert!(left.len() < frame.len(), "something came off");
+    assert_eq!(view, wire::parse(&left), "the headers are those of what is left");
+    found.look_through(&mut view);
+    assert_eq!(view.check(frame.len()), Ok(()), "the headers lie in the frame");
 }
 
 /// Policies that look at every field, through both views.

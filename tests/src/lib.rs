@@ -11,6 +11,7 @@
 pub mod captures;
 pub mod daemon;
 pub mod fuzz_targets;
+pub mod nest;
 pub mod netns;
 pub mod pcap_file;
 pub mod reference;

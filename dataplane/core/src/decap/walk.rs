@@ -132,7 +132,7 @@ pub fn unwrap(
             }
         };
         // MPLS has no addresses: a tunnel inside it tells more.
-        if tunnel.depth == 0 || tunnel.kind == TunnelHeader::Mpls {
+        if tunnel.depth == 0 || (tunnel.kind == TunnelHeader::Mpls && layer.kind != TunnelHeader::Mpls) {
             *tunnel = layer.info(view);
         }
         out.depth += 1;
