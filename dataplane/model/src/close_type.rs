@@ -57,6 +57,9 @@ impl CloseType {
         Self::ServerEstablishOtherRst,
     ];
 
+    /// One more than the largest code.
+    pub const CODES: usize = 20;
+
     /// The code in records.
     #[must_use]
     pub const fn code(self) -> u8 {

@@ -13,9 +13,11 @@ mod decap_settings;
 mod dedup_settings;
 mod destination;
 mod drop_reason;
+pub mod fields;
 mod flow_record;
 mod flow_settings;
 mod ids;
+mod metrics_record;
 mod policy;
 mod range_set;
 pub mod spec;
@@ -35,6 +37,7 @@ pub use drop_reason::{DropCounts, DropReason};
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
 pub use flow_settings::{FlowSettings, FlowTimeouts};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
+pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,

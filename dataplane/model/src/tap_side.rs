@@ -2,7 +2,7 @@
 
 /// Where on the path between client and server a packet was seen. The code is 1 (client), 2 (server) or 4 (local) plus
 /// eight times the place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names say it: client or server, and the place")]
 pub enum TapSide {
