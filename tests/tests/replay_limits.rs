@@ -71,6 +71,7 @@ fn nothing_is_lost_and_identifications_differ() {
         loop_guard: false,
         flow: None,
         dedup: sluice_model::DedupSettings::default(),
+        taps: Vec::new(),
     };
     let report = replay(&config, |_, _| {}, |_| {}).unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod records;
 mod replay;
 mod report;
 mod run;
@@ -74,6 +75,9 @@ struct ReplayArgs {
     /// What becomes of duplicates, whatever the boot config says.
     #[arg(long, value_name = "MODE", value_parser = dedup_mode())]
     dedup: Option<DedupMode>,
+    /// Meter flows, and write their records to this file: one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    flows: Option<PathBuf>,
     /// What is done with tunnels of all captures, whatever the boot config says.
     #[arg(long, value_enum)]
     decap: Option<Decap>,

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
-use sluice_engine::replay::{ReplayConfig, port_name, replay as run_replay};
-use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, StripVlan};
+use sluice_core::flow::TapPort;
+use sluice_engine::replay::{ReplayConfig, output_files, port_name, replay as run_replay};
+use sluice_model::fields::FLOW_FIELDS;
+use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, FlowRecord, PortConfig, StripVlan};
 
+use crate::records::RecordFile;
 use crate::report::{self, DedupSummary, Summary};
 use crate::{Decap, ReplayArgs};
 
@@ -28,6 +31,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         None => None,
     };
     let mut dedup = boot.as_ref().map(|boot| boot.dedup).unwrap_or_default();
+    let flow = boot.as_ref().map(|boot| boot.flow.clone()).unwrap_or_default();
     if let Some(mode) = args.dedup {
         dedup.mode = mode;
     }
@@ -37,13 +41,24 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
         loop_guard: args.loop_guard,
-        flow: None,
+        flow: (flow.enabled || args.flows.is_some()).then_some(flow),
+        taps: args.inputs.iter().map(|input| tap(boot.as_ref(), input)).collect(),
         dedup,
+    };
+    let mut flows = match &args.flows {
+        Some(path) => Some(RecordFile::create(path, FLOW_FIELDS, &other_files(args, &config))?),
+        None => None,
     };
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
-    let outcome = run_replay(&config, |input, at| bar.update(input, at), |_record| {})?;
+    let record = |record: &FlowRecord| {
+        if let Some(flows) = &mut flows {
+            flows.write(record);
+        }
+    };
+    let outcome = run_replay(&config, |input, at| bar.update(input, at), record)?;
     bar.finish();
+    let written = flows.map(RecordFile::close).transpose();
     let summary = Summary {
         tunnels: &outcome.tunnels,
         tunnels_full: outcome.tunnels_full,
@@ -71,15 +86,17 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     for error in &outcome.errors {
         eprintln!("sluiced: error: {error}");
     }
-    let whole = outcome.errors.is_empty() && outcome.account.balances();
+    if let Err(error) = &written {
+        eprintln!("sluiced: error: {}", crate::describe(error));
+    }
+    let whole = outcome.errors.is_empty() && outcome.account.balances() && written.is_ok();
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What is done with tunnels of one capture.
 fn decap_settings(args: &ReplayArgs, boot: Option<&BootConfig>, input: &Path) -> DecapSettings {
-    let name = port_name(input);
-    let port = boot.and_then(|boot| boot.ports.iter().find(|port| port.name == name));
-    let mut settings = port.map(|port| port.decap).or(boot.map(|boot| boot.decap)).unwrap_or_default();
+    let mut settings =
+        port_of(boot, input).map(|port| port.decap).or(boot.map(|boot| boot.decap)).unwrap_or_default();
     if let Some(mode) = args.decap {
         settings.mode = match mode {
             Decap::Off => DecapMode::Off,
@@ -91,6 +108,23 @@ fn decap_settings(args: &ReplayArgs, boot: Option<&BootConfig>, input: &Path) ->
         }
     }
     settings
+}
+
+/// The settings of the port that has the name of an input.
+fn port_of<'a>(boot: Option<&'a BootConfig>, input: &Path) -> Option<&'a PortConfig> {
+    let name = port_name(input);
+    boot.and_then(|boot| boot.ports.iter().find(|port| port.name == name))
+}
+
+/// Where an input stands.
+fn tap(boot: Option<&BootConfig>, input: &Path) -> TapPort {
+    port_of(boot, input).map_or(TapPort::default(), |port| TapPort { tap: port.tap, side: port.tap_side })
+}
+
+/// The files that records must not overwrite: what is read, and what else is written.
+fn other_files(args: &ReplayArgs, config: &ReplayConfig) -> Vec<PathBuf> {
+    let read = args.inputs.iter().chain(&args.config).chain([&args.policy]).cloned();
+    read.chain(output_files(config)).collect()
 }
 
 /// A progress bar on a terminal; nothing elsewhere.

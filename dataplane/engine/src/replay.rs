@@ -12,6 +12,7 @@ use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolE
 use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
+use sluice_core::flow::TapPort;
 use sluice_model::{
     DecapSettings, DedupSettings, Destination, DestinationKind, FlowRecord, FlowSettings, Generation,
     MacAddr, PolicySet, PortId,
@@ -76,6 +77,8 @@ pub struct ReplayConfig {
     pub decap: Vec<DecapSettings>,
     /// How flows are metered; `None` = not at all.
     pub flow: Option<FlowSettings>,
+    /// Where the inputs stand, by input; inputs beyond the last one as by default.
+    pub taps: Vec<TapPort>,
     /// How duplicates are recognised; the checksums in captures are taken for finished ones.
     pub dedup: DedupSettings,
 }
@@ -158,7 +161,8 @@ pub fn replay(
     for path in &config.inputs {
         readers.push(CaptureReader::open(path)?);
     }
-    let files = output_files(config)?;
+    let files = output_files(config);
+    make_output_folder(config, &files)?;
     let mut session = Session::new(config, &files)?;
     let mut errors = Vec::new();
     for (index, mut reader) in readers.into_iter().enumerate() {
@@ -172,16 +176,21 @@ pub fn replay(
     Ok(session.report(files, errors))
 }
 
-/// One file per destination; none may be one of the inputs.
-fn output_files(config: &ReplayConfig) -> Result<Vec<PathBuf>, ReplayError> {
+/// The file of each destination, by destination number.
+#[must_use]
+pub fn output_files(config: &ReplayConfig) -> Vec<PathBuf> {
+    let name = |destination: &Destination| config.out_dir.join(format!("{}.pcap", destination.name));
+    config.policies.destinations().iter().map(name).collect()
+}
+
+/// Makes the output folder; no file in it may be one of the inputs.
+fn make_output_folder(config: &ReplayConfig, files: &[PathBuf]) -> Result<(), ReplayError> {
     let dir = &config.out_dir;
     std::fs::create_dir_all(dir).map_err(|source| ReplayError::OutDir { path: dir.clone(), source })?;
     let inputs: Vec<_> = config.inputs.iter().filter_map(|path| file_identity(path)).collect();
-    let name = |destination: &Destination| dir.join(format!("{}.pcap", destination.name));
-    let files: Vec<_> = config.policies.destinations().iter().map(name).collect();
     match files.iter().find(|file| file_identity(file).is_some_and(|file| inputs.contains(&file))) {
         Some(file) => Err(ReplayError::Overwrite { path: file.clone() }),
-        None => Ok(files),
+        None => Ok(()),
     }
 }
 
@@ -253,7 +262,7 @@ impl Session {
             classifier: Classifier::new(&program, ClassifierConfig::default()),
             decap: Decap::new(&config.decap),
             flow: config.flow.as_ref().map(|flow| {
-                FlowStage::new(meter_config(flow, &[], DEFAULT_FLOWS, 0), RING_RECORDS, &program)
+                FlowStage::new(meter_config(flow, &config.taps, DEFAULT_FLOWS, 0), RING_RECORDS, &program)
             }),
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
