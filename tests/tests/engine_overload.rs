@@ -162,6 +162,7 @@ impl Rig {
         assert_eq!(held > 0, case.to_file.is_some(), "{name}: only files hold");
         sink.drain();
         sink.flush();
+        worker.fold();
         let account = Account::new(&sink.ledger().snapshot(), [worker.ledger().snapshot()], 0);
         assert!(account.balances() && account.held == 0, "{name}: {account:?}");
         check_policies(name, &policies, &[&tables, &sink.tables()]);

@@ -82,7 +82,7 @@ impl Tables {
     }
 }
 
-/// The sums of one policy over all threads; each field is read on its own, so they may be a batch apart.
+/// The sums of one policy over all threads; each field is read on its own, so they may be some batches apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyTotals {
     /// Packets that the policy matched.

@@ -20,6 +20,7 @@ pub mod runtime;
 pub mod sequence;
 pub mod stage;
 pub mod stats;
+pub mod tally;
 pub mod tunnels;
 mod worker;
 

@@ -170,6 +170,7 @@ pub fn replay(
         let result = session.run(&mut reader, port, |at| progress(index, at), &mut record);
         errors.extend(result.err().map(ReplayError::Capture));
     }
+    session.worker.fold();
     session.worker.finish_flows(&mut record);
     session.sink.flush();
     errors.extend(session.sink.take_errors().into_iter().map(ReplayError::File));

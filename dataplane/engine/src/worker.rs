@@ -29,8 +29,11 @@ use crate::stage::flow::FlowStage;
 use crate::stage::guard::LoopGuard;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
+use crate::tally::{Books, Tallies};
 use crate::tunnels::TunnelRows;
 
+/// Batches after which what was counted by verdict goes to policies and destinations.
+const FOLD_BATCHES: u32 = 64;
 /// Polls between two looks at what the control thread wants.
 pub(crate) const HOUSEKEEPING_POLLS: u32 = 64;
 /// At the end, what was received is awaited: a kernel interface hands over a block that is not full after 1 ms.
@@ -122,6 +125,9 @@ pub struct Worker {
     parts: WorkerParts,
     batch: Box<Batch>,
     act: Act,
+    tallies: Tallies,
+    /// Batches counted by verdict only.
+    unfolded: u32,
     ledger: Ledger,
     cell: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
@@ -136,6 +142,8 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         let mut worker = Self {
             act: Act::new(parts.headers.clone()),
+            tallies: Tallies::new(&parts.classifier),
+            unfolded: 0,
             parts,
             batch: Box::default(),
             ledger: Ledger::default(),
@@ -240,6 +248,7 @@ impl Worker {
         while self.parts.sources.iter().any(Source::holds_packets) {
             self.poll(clock);
         }
+        self.fold();
         self.housekeeping();
     }
 
@@ -271,6 +280,9 @@ impl Worker {
                 }
                 self.process(start);
             }
+        }
+        if packets == 0 && !self.tallies.is_empty() {
+            self.fold();
         }
         packets
     }
@@ -328,28 +340,52 @@ impl Worker {
 
         let parts = &mut self.parts;
         let mut ctx = Context {
-            classifier: &parts.classifier,
+            books: Books {
+                classifier: &parts.classifier,
+                tables: &parts.tables,
+                tallies: &mut self.tallies,
+                ledger: &mut self.ledger,
+            },
             outputs: &parts.outputs,
             sequences: &mut parts.sequences,
             ports: &mut parts.ports,
             files: parts.files.as_ref(),
-            tables: &parts.tables,
-            ledger: &mut self.ledger,
         };
         self.act.run(&mut self.batch, with_inner, &mut ctx);
         self.batch.clear();
         let acted = self.stats.stage(Stage::Act, classified, packets);
 
+        let mut books = Books {
+            classifier: &parts.classifier,
+            tables: &parts.tables,
+            tallies: &mut self.tallies,
+            ledger: &mut self.ledger,
+        };
         for port in &mut parts.ports {
-            port.flush(&parts.classifier, &parts.tables, &mut self.ledger);
+            port.flush(&mut books);
+        }
+        self.unfolded += 1;
+        if self.unfolded >= FOLD_BATCHES {
+            self.fold();
         }
         self.cell.publish(&self.ledger);
         self.stats.stage(Stage::Tx, acted, packets);
     }
 
+    /// Adds what was counted by verdict to the counters of policies and destinations. The worker does so every few
+    /// batches, and whenever a poll brings nothing; who calls [`Worker::process`] does it before reading them.
+    #[inline]
+    pub fn fold(&mut self) {
+        self.unfolded = 0;
+        self.tallies.fold(&self.parts.classifier, &self.parts.tables);
+    }
+
     /// Looks up the verdict of every packet that is still live.
     #[inline]
     fn classify(&mut self, with_inner: bool) {
+        if self.parts.classifier.is_full() {
+            self.fold();
+        }
         let batch = &mut *self.batch;
         let len = batch.len;
         let mut frames: [&[u8]; BATCH] = [&[]; BATCH];

@@ -133,6 +133,19 @@ impl Classifier {
         self
     }
 
+    /// Numbers of verdicts are below this.
+    #[must_use]
+    pub fn most_verdicts(&self) -> usize {
+        self.sets.capacity()
+    }
+
+    /// Whether the next call of [`Classifier::classify`] forgets all verdicts first.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.sets.has_room()
+    }
+
     /// How often the cache had an answer.
     #[must_use]
     pub fn counts(&self) -> CacheCounts {

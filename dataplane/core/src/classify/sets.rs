@@ -87,6 +87,11 @@ impl Sets {
             && fits(&self.sharers, self.growth.sharers)
     }
 
+    /// The most sets.
+    pub(super) fn capacity(&self) -> usize {
+        self.places.capacity()
+    }
+
     /// Forgets all sets.
     pub(super) fn clear(&mut self) {
         self.places.clear();

@@ -6,5 +6,4 @@ mod tx;
 
 pub use rx::{Feed, Source, SourceKind};
 pub use template::{Advance, TemplateSource};
-pub(crate) use tx::drop_copy;
 pub use tx::{Origin, TxDriver, TxPort};

@@ -9,8 +9,7 @@ use sluice_core::classify::{Classifier, VerdictId};
 use sluice_model::{DestinationId, DropReason, PolicyId, PortId};
 
 use crate::batch::BATCH;
-use crate::counters::Tables;
-use crate::ledger::Ledger;
+use crate::tally::Books;
 
 /// Attempts to hand a burst to a driver before the rest is dropped: a queue that is full now stays full for longer
 /// than a worker may wait.
@@ -28,7 +27,7 @@ pub struct Origin {
 impl Origin {
     /// Marks a fragment or segment after the first: policies count copies, not their pieces.
     const FOLLOWER: u32 = 1 << 31;
-    const NONE: Self = Self { verdict: VerdictId::NONE, copy: 0 };
+    pub(crate) const NONE: Self = Self { verdict: VerdictId::NONE, copy: 0 };
 
     /// Copy number `copy` of the action set `verdict`.
     #[inline]
@@ -50,9 +49,21 @@ impl Origin {
         self.copy & Self::FOLLOWER != 0
     }
 
+    /// Whether it is the first copy of a packet, and not one of its later pieces.
+    #[inline]
+    pub(crate) fn is_first_copy(self) -> bool {
+        self.copy == 0
+    }
+
+    /// The verdict that asked for it.
+    #[inline]
+    pub(crate) fn verdict(self) -> VerdictId {
+        self.verdict
+    }
+
     /// Where the frame goes, and the policies that count it.
     #[inline]
-    fn counted_for(self, classifier: &Classifier) -> Option<(DestinationId, &[PolicyId])> {
+    pub(crate) fn counted_for(self, classifier: &Classifier) -> Option<(DestinationId, &[PolicyId])> {
         let set = classifier.action_set(self.verdict);
         let copy = set.copies.get((self.copy & !Self::FOLLOWER) as usize)?;
         Some((copy.destination, if self.is_follower() { &[] } else { set.sharers_of(copy) }))
@@ -118,28 +129,21 @@ impl TxPort {
 
     /// Queues a frame, flushing first when there is no room.
     #[inline]
-    pub fn push(
-        &mut self,
-        mbuf: Mbuf,
-        origin: Origin,
-        classifier: &Classifier,
-        tables: &Tables,
-        ledger: &mut Ledger,
-    ) {
+    pub fn push(&mut self, mbuf: Mbuf, origin: Origin, books: &mut Books<'_>) {
         if self.burst.is_full() {
-            self.flush(classifier, tables, ledger);
+            self.flush(books);
         }
         let place = self.burst.len();
         self.origins[place] = origin;
         self.lengths[place] = mbuf.pkt_len();
         if self.burst.push(mbuf).is_err() {
-            drop_copy(DropReason::TxFull, origin, classifier, tables, ledger);
+            books.drop_copy(DropReason::TxFull, origin);
         }
     }
 
     /// Hands everything that waits to the driver; what it does not take is dropped and counted.
     #[inline]
-    pub fn flush(&mut self, classifier: &Classifier, tables: &Tables, ledger: &mut Ledger) {
+    pub fn flush(&mut self, books: &mut Books<'_>) {
         let total = self.burst.len();
         if total == 0 {
             return;
@@ -162,9 +166,9 @@ impl TxPort {
             let done = first..total - self.burst.len();
             let (origins, lengths) = (&self.origins[done.clone()], &self.lengths[done]);
             if refused == 0 {
-                count_sent(origins, lengths, classifier, tables, ledger);
+                books.count_sent(origins, lengths);
             } else {
-                count_some_refused(refused, origins, lengths, classifier, tables, ledger);
+                count_some_refused(refused, origins, lengths, books);
             }
             if self.burst.is_empty() {
                 return;
@@ -172,7 +176,7 @@ impl TxPort {
         }
         let reason = if self.is_up() { DropReason::TxFull } else { DropReason::PortDown };
         for &origin in &self.origins[total - self.burst.len()..total] {
-            drop_copy(reason, origin, classifier, tables, ledger);
+            books.drop_copy(reason, origin);
         }
         self.burst.free_all();
     }
@@ -188,64 +192,14 @@ impl TxPort {
     }
 }
 
-/// Counts frames as sent, those in a row that belong to one copy together.
-#[inline]
-fn count_sent(
-    origins: &[Origin],
-    lengths: &[u32],
-    classifier: &Classifier,
-    tables: &Tables,
-    ledger: &mut Ledger,
-) {
-    let mut lengths = lengths.iter();
-    for run in origins.chunk_by(|a, b| a == b) {
-        let packets = run.len() as u64;
-        let bytes: u64 = lengths.by_ref().take(run.len()).map(|&length| u64::from(length)).sum();
-        ledger.tx_packets += packets;
-        ledger.tx_bytes += bytes;
-        let origin = run.first().copied().unwrap_or(Origin::NONE);
-        let Some((destination, sharers)) = origin.counted_for(classifier) else { continue };
-        let row = &tables.destinations[destination.index()];
-        row.packets.add(packets);
-        row.bytes.add(bytes);
-        for policy in sharers {
-            tables.policies[policy.index()].sent_packets.add(packets);
-        }
-    }
-}
-
 /// Counts frames of which the driver refused those marked in `refused`.
 #[cold]
-fn count_some_refused(
-    refused: u64,
-    origins: &[Origin],
-    lengths: &[u32],
-    classifier: &Classifier,
-    tables: &Tables,
-    ledger: &mut Ledger,
-) {
+fn count_some_refused(refused: u64, origins: &[Origin], lengths: &[u32], books: &mut Books<'_>) {
     for (place, (&origin, &length)) in origins.iter().zip(lengths).enumerate() {
         if refused >> place & 1 == 0 {
-            count_sent(&[origin], &[length], classifier, tables, ledger);
+            books.count_sent(&[origin], &[length]);
         } else {
-            drop_copy(DropReason::TxRefused, origin, classifier, tables, ledger);
+            books.drop_copy(DropReason::TxRefused, origin);
         }
-    }
-}
-
-/// Counts one copy (or piece of one) as dropped.
-#[cold]
-pub(crate) fn drop_copy(
-    reason: DropReason,
-    origin: Origin,
-    classifier: &Classifier,
-    tables: &Tables,
-    ledger: &mut Ledger,
-) {
-    ledger.drops.add(reason, 1);
-    let Some((destination, sharers)) = origin.counted_for(classifier) else { return };
-    tables.destinations[destination.index()].drops[reason as usize].add(1);
-    for policy in sharers {
-        tables.policies[policy.index()].drops[reason as usize].add(1);
     }
 }

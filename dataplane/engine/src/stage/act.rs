@@ -1,7 +1,7 @@
 //! What becomes of each packet: counted for its policies, then each copy cut, marked, encapsulated and queued.
 
 use dpdk::{Burst, Mbuf, Mempool};
-use sluice_core::classify::{Classifier, VerdictId};
+use sluice_core::classify::VerdictId;
 use sluice_core::encap::{self, CopyFields};
 use sluice_core::verdict::CopyAction;
 use sluice_core::wire::Parsed;
@@ -10,12 +10,11 @@ use sluice_model::{DropReason, Oversize, PolicyId};
 use super::compose::{ADDRESSES, Body, Composer, TAG};
 use super::straight::StraightWay;
 use crate::batch::{Batch, Runs, RxInfo};
-use crate::counters::Tables;
 use crate::files::{FileFrame, FileProducer};
-use crate::ledger::Ledger;
 use crate::output::{ETHERNET_LEN, Egress, Output};
-use crate::port::{Origin, TxPort, drop_copy};
+use crate::port::{Origin, TxPort};
 use crate::sequence::Sequences;
+use crate::tally::Books;
 
 /// No outer IP packet is longer.
 const MAX_IP_PACKET: u32 = 65_535;
@@ -23,8 +22,8 @@ const MAX_IP_PACKET: u32 = 65_535;
 /// What the stage works with: the verdicts, the destinations, the ways out, the counts.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// Where the verdicts of the batch are kept.
-    pub classifier: &'a Classifier,
+    /// Everything that is counted.
+    pub books: Books<'a>,
     /// The destinations, by number.
     pub outputs: &'a [Output],
     /// Sequence numbers.
@@ -33,23 +32,19 @@ pub struct Context<'a> {
     pub ports: &'a mut [TxPort],
     /// The queue to the file writer.
     pub files: Option<&'a FileProducer>,
-    /// Counters by policy and destination.
-    pub tables: &'a Tables,
-    /// The worker's ledger.
-    pub ledger: &'a mut Ledger,
 }
 
 impl Context<'_> {
     /// Counts a copy that is cut to the MTU.
     #[cold]
     pub(super) fn count_truncated(&mut self, action: &CopyAction) {
-        self.ledger.truncated += 1;
-        self.tables.destinations[action.destination.index()].truncated.add(1);
+        self.books.ledger.truncated += 1;
+        self.books.tables.destinations[action.destination.index()].truncated.add(1);
     }
 
     #[cold]
     pub(super) fn drop_copy(&mut self, reason: DropReason, origin: Origin) {
-        drop_copy(reason, origin, self.classifier, self.tables, self.ledger);
+        self.books.drop_copy(reason, origin);
     }
 }
 
@@ -114,21 +109,17 @@ impl Act {
     /// Decides every live packet of the batch. `with_inner`: the inner headers were parsed.
     #[inline]
     pub fn run(&mut self, batch: &mut Batch, with_inner: bool, ctx: &mut Context<'_>) {
-        let classifier = ctx.classifier;
+        let classifier = ctx.books.classifier;
         let mut runs = Runs::new();
         batch.verdict_runs(&mut runs);
         ctx.sequences.reserve(&runs, classifier, ctx.outputs);
         for run in &runs {
             let set = classifier.action_set(run.verdict);
-            for policy in set.matched {
-                let row = &ctx.tables.policies[policy.index()];
-                row.matched_packets.add(run.packets().into());
-                row.matched_bytes.add(run.wire_bytes);
-            }
+            ctx.books.tallies.matched(run.verdict, run.packets().into(), run.wire_bytes);
             match set.copies {
                 [] => {
                     let reason = if set.excluded { DropReason::Excluded } else { DropReason::NoPolicy };
-                    ctx.ledger.drops.add(reason, run.packets().into());
+                    ctx.books.ledger.drops.add(reason, run.packets().into());
                     for place in run.places() {
                         batch.take(place).into_iter().for_each(|mbuf| self.end(mbuf));
                     }
@@ -170,9 +161,9 @@ impl Act {
             entropy: encap::entropy(outer),
             verdict,
         };
-        let set = ctx.classifier.action_set(verdict);
+        let set = ctx.books.classifier.action_set(verdict);
         let Some((last, others)) = set.copies.split_last() else { return self.end(mbuf) };
-        ctx.ledger.replicas += others.len() as u64;
+        ctx.books.ledger.replicas += others.len() as u64;
         let mut index = 0;
         for action in others {
             self.copy(Body::Share(&mut mbuf), &packet, action, index, set.sharers_of(action), ctx);
@@ -315,7 +306,7 @@ pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx:
                 ctx.drop_copy(DropReason::TxMultiSegment, draft.origin);
                 return;
             }
-            port.push(frame, draft.origin, ctx.classifier, ctx.tables, ctx.ledger);
+            port.push(frame, draft.origin, &mut ctx.books);
         }
         Egress::File => to_file(frame, draft, packet, ctx),
         Egress::None => ctx.drop_copy(DropReason::NextHopUnresolved, draft.origin),
@@ -338,7 +329,7 @@ fn to_file(frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Contex
         sharers: if draft.origin.is_follower() { &[] } else { draft.sharers },
     };
     match ctx.files.map(|files| files.push(frame, &record)) {
-        Some(Ok(())) => ctx.ledger.to_files += 1,
+        Some(Ok(())) => ctx.books.ledger.to_files += 1,
         Some(Err(_)) | None => ctx.drop_copy(DropReason::FileQueueFull, draft.origin),
     }
 }

@@ -45,7 +45,7 @@ impl Act {
             }
         }
         let id = ctx.sequences.datagram_id();
-        ctx.ledger.replicas += u64::from(plan.count().saturating_sub(1));
+        ctx.books.ledger.replicas += u64::from(plan.count().saturating_sub(1));
         for index in 0..plan.count() {
             let piece = draft.piece(index);
             match self.composer.fragment(&mut inner, &header, &plan, index, id) {
@@ -79,7 +79,7 @@ impl Act {
             self.one(body, &Draft { keep: room, fields, ..*draft }, packet, ctx);
             return;
         };
-        ctx.ledger.replicas += u64::from(plan.count().saturating_sub(1));
+        ctx.books.ledger.replicas += u64::from(plan.count().saturating_sub(1));
         for index in 0..plan.count() {
             let piece = draft.piece(index);
             let payload = plan.payload(index).map_or(0, |range| range.end - range.start);

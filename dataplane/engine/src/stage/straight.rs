@@ -90,7 +90,7 @@ impl Act {
                 };
                 encap.write(header, &fields);
             }
-            ctx.ports[way.port].push(mbuf, origin, ctx.classifier, ctx.tables, ctx.ledger);
+            ctx.ports[way.port].push(mbuf, origin, &mut ctx.books);
         }
     }
 }
