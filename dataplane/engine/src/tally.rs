@@ -104,27 +104,36 @@ pub struct Books<'a> {
 }
 
 impl Books<'_> {
-    /// Counts frames that left, those in a row that belong to one copy together.
+    /// Counts frames that left.
     #[inline]
     pub(crate) fn count_sent(&mut self, origins: &[Origin], lengths: &[u32]) {
-        let mut lengths = lengths.iter();
-        for run in origins.chunk_by(|a, b| a == b) {
-            let packets = run.len() as u64;
-            let bytes: u64 = lengths.by_ref().take(run.len()).map(|&length| u64::from(length)).sum();
-            self.ledger.tx_packets += packets;
-            self.ledger.tx_bytes += bytes;
-            let origin = run.first().copied().unwrap_or(Origin::NONE);
-            if origin.is_first_copy() {
-                self.tallies.sent(origin.verdict(), packets, bytes);
-                continue;
+        let Some(&first) = origins.first() else { return };
+        let bytes: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        self.ledger.tx_packets += origins.len() as u64;
+        self.ledger.tx_bytes += bytes;
+        let differs = origins.iter().fold(0, |bits, origin| bits | origin.differs(first));
+        if differs == 0 {
+            self.count_copies(first, origins.len() as u64, bytes);
+        } else {
+            for (&origin, &length) in origins.iter().zip(lengths) {
+                self.count_copies(origin, 1, length.into());
             }
-            let Some((destination, sharers)) = origin.counted_for(self.classifier) else { continue };
-            let row = &self.tables.destinations[destination.index()];
-            row.packets.add(packets);
-            row.bytes.add(bytes);
-            for policy in sharers {
-                self.tables.policies[policy.index()].sent_packets.add(packets);
-            }
+        }
+    }
+
+    /// Counts frames of one origin as sent, but for the ledger.
+    #[inline(always)]
+    fn count_copies(&mut self, origin: Origin, packets: u64, bytes: u64) {
+        if origin.is_first_copy() {
+            self.tallies.sent(origin.verdict(), packets, bytes);
+            return;
+        }
+        let Some((destination, sharers)) = origin.counted_for(self.classifier) else { return };
+        let row = &self.tables.destinations[destination.index()];
+        row.packets.add(packets);
+        row.bytes.add(bytes);
+        for policy in sharers {
+            self.tables.policies[policy.index()].sent_packets.add(packets);
         }
     }
 

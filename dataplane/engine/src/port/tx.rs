@@ -49,6 +49,12 @@ impl Origin {
         self.copy & Self::FOLLOWER != 0
     }
 
+    /// 0 exactly if the other is the same.
+    #[inline]
+    pub(crate) fn differs(self, other: Self) -> u32 {
+        (self.verdict.number() ^ other.verdict.number()) | (self.copy ^ other.copy)
+    }
+
     /// Whether it is the first copy of a packet, and not one of its later pieces.
     #[inline]
     pub(crate) fn is_first_copy(self) -> bool {
