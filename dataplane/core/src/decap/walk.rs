@@ -119,7 +119,9 @@ pub fn unwrap(
         let next = match layer.inner {
             Inner::Ethernet if data.len() < ethernet::HEADER_LEN => Err(short),
             Inner::Ethernet => Ok((inner_at, None)),
-            Inner::Ip => ip_ethertype(data, short).map(|kind| (inner_at, Some(kind))),
+            Inner::Ip => {
+                ip_ethertype(data, layer.version(around, view), short).map(|kind| (inner_at, Some(kind)))
+            }
             Inner::Mpls if data.len() < mpls::ENTRY_LEN => Err(short),
             Inner::Mpls => Ok((inner_at, Some(ethertype::MPLS))),
             Inner::Opaque => Err(Obstacle::Unsupported),
@@ -222,6 +224,11 @@ impl Layer {
         Self { kind: TunnelHeader::Mpls, id: label, inner_offset: view.l3_offset.into(), inner: Inner::Ip }
     }
 
+    /// The IP version that the tunnel announces.
+    fn version(&self, frame: &[u8], view: &Parsed) -> Option<u8> {
+        if self.kind == TunnelHeader::Mpls { None } else { wire::announced_version(frame, view) }
+    }
+
     #[inline(always)]
     fn info(&self, view: &Parsed) -> TunnelInfo {
         let (src_addr, dst_addr) = match self.kind {
@@ -275,11 +282,11 @@ fn hidden(view: &Parsed) -> Obstacle {
     }
 }
 
-/// The EtherType of an IP packet, if `data` is one as far as can be told from its fixed header.
-fn ip_ethertype(data: &[u8], short: Obstacle) -> Result<u16, Obstacle> {
+/// The EtherType of an IP packet, if `data` is one of the `announced` version, as far as its fixed header tells.
+fn ip_ethertype(data: &[u8], announced: Option<u8>, short: Obstacle) -> Result<u16, Obstacle> {
     let (least, kind) = match data.first().map(|first| first >> 4) {
-        Some(4) => (ipv4::HEADER_LEN, ethertype::IPV4),
-        Some(6) => (ipv6::HEADER_LEN, ethertype::IPV6),
+        Some(4) if announced != Some(6) => (ipv4::HEADER_LEN, ethertype::IPV4),
+        Some(6) if announced != Some(4) => (ipv6::HEADER_LEN, ethertype::IPV6),
         Some(_) => return Err(Obstacle::Malformed),
         None => return Err(short),
     };

@@ -46,4 +46,4 @@ pub mod vxlan;
 
 pub use parse::{MAX_FRAME_LEN, parse, parse_headless_into, parse_innermost, parse_into};
 pub use parsed::{Fragment, L3, Parsed, Stop, TunnelHeader};
-pub(crate) use tunnel::{Inner, carried, is_tunnel_port};
+pub(crate) use tunnel::{Inner, announced_version, carried, is_tunnel_port};

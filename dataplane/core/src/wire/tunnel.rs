@@ -10,6 +10,7 @@ use super::ethernet::ethertype;
 use super::geneve::{self, GeneveHeader};
 use super::gre::GreHeader;
 use super::gtpu::{self, GtpuHeader};
+use super::ipv4::protocol;
 use super::parsed::{Parsed, Stop, TunnelHeader};
 use super::udp;
 use super::vxlan::{self, VxlanHeader};
@@ -113,6 +114,23 @@ pub(crate) fn carried(frame: &[u8], view: &Parsed) -> Inner {
                 _ => Inner::Opaque,
             }
         }
+    }
+}
+
+/// The IP version that the tunnel of this (outer) view announces for its packet; `None` when it announces none.
+pub(crate) fn announced_version(frame: &[u8], view: &Parsed) -> Option<u8> {
+    let ethertype = match view.tunnel {
+        TunnelHeader::IpInIp if view.protocol == protocol::IPV4 => return Some(4),
+        TunnelHeader::IpInIp => return Some(6),
+        TunnelHeader::Gre => usize::from(view.l4_offset) + 2,
+        TunnelHeader::Geneve => usize::from(view.l4_offset) + udp::HEADER_LEN + geneve::field::PROTOCOL,
+        _ => return None,
+    };
+    match frame.get(ethertype..).and_then(|field| field.first_chunk()).map(|field| u16::from_be_bytes(*field))
+    {
+        Some(ethertype::IPV4) => Some(4),
+        Some(ethertype::IPV6) => Some(6),
+        _ => None,
     }
 }
 
