@@ -101,7 +101,7 @@ fn print_dedup(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
         plan.packets_per_s
     );
     println!(
-        "       probability of a false duplicate: at most {:.1e} per packet; at that rate one in {:.0} hours",
+        "       probability of a false duplicate: {:.1e} per packet with a full table; at that rate one in {:.0} hours",
         plan.false_duplicate(),
         plan.hours_between_false_duplicates()
     );

@@ -12,6 +12,8 @@ use crate::wire::{L3, Parsed};
 pub const MAX_KEY_BYTES: usize = 2048;
 /// Bytes hashed at once.
 const BLOCK: usize = 64;
+/// Half of it: nearly every packet has so many that count.
+const HALF: usize = 32;
 
 /// Room to put the pieces of a scattered packet together.
 pub type Scratch = [u8; MAX_KEY_BYTES];
@@ -49,6 +51,8 @@ pub struct Fingerprinter {
     ipv6_mask: [u64; 2],
 }
 
+/// Spreads lengths over a word: odd, without structure.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Kinds of keys, so that a key of one kind is none of another.
 const KIND_FRAME: u64 = 1;
 const KIND_IPV4: u64 = 2;
@@ -150,20 +154,14 @@ impl Fingerprinter {
             L3::Ipv6 => (KIND_IPV6, &self.ipv6_mask),
             L3::Ipv4 | L3::Arp | L3::None => (KIND_IPV4, &self.ipv4_mask),
         };
-        let checksum = if self.profile.l4_checksum { None } else { checksum_word(headers) };
-        let mut words = words(bytes);
-        words[0] &= mask[0];
-        words[1] &= mask[1];
-        if let Some((word, mask)) = checksum
-            && let Some(word) = words.get_mut(word)
-        {
-            *word &= mask;
-        }
-        let mut sum = hash_words(&words, self.seed);
-        if bytes.len() > BLOCK {
-            sum = more_blocks(bytes, checksum, sum);
-        }
+        let sum = match bytes.first_chunk::<HALF>() {
+            Some(first) if self.profile.l4_checksum => self.overlapping(bytes, first, mask),
+            _ => self.padded(bytes, mask, headers),
+        };
         let lengths = kind | (part.len as u64) << 8 | u64::from(part.unsaid) << 32;
+        if !self.profile.macs && !self.profile.vlan {
+            return sum ^ lengths.wrapping_mul(SPREAD);
+        }
         let (mut dst, mut src) = (0, 0);
         if self.profile.macs && headers.l2_offset < headers.l3_offset {
             let macs = frame.get(headers.l2_offset.into()..).and_then(<[u8]>::first_chunk::<12>);
@@ -176,6 +174,47 @@ impl Fingerprinter {
             src |= u64::from(headers.vlan_inner_tci & 0xfff) << 48;
         }
         hash_words(&[sum, lengths, dst, src], self.seed)
+    }
+
+    /// The sum over at least 32 bytes, the last of which may be read twice: nothing is copied, and hardly a branch
+    /// depends on the length, which the caller adds.
+    #[inline(always)]
+    fn overlapping(&self, bytes: &[u8], first: &[u8; HALF], mask: &[u64; 2]) -> u64 {
+        let [a, b, c, d] = half(first);
+        let last = half(bytes.last_chunk::<HALF>().unwrap_or(first));
+        let words = match bytes.first_chunk::<BLOCK>() {
+            None => [a, b, c, d, last[0], last[1], last[2], last[3]],
+            Some(block) => block_words(block),
+        };
+        let [_, _, rest @ ..] = words;
+        let [c, d, e, f, g, h] = rest;
+        let mut sum = hash_words(&[a & mask[0], b & mask[1], c, d, e, f, g, h], self.seed);
+        if bytes.len() > BLOCK {
+            let mut left = bytes.get(BLOCK..).unwrap_or(&[]);
+            while let Some((block, after)) = left.split_first_chunk::<BLOCK>() {
+                sum = hash_words(&block_words(block), sum);
+                left = after;
+            }
+            if let (false, Some(last)) = (left.is_empty(), bytes.last_chunk::<BLOCK>()) {
+                sum = hash_words(&block_words(last), sum);
+            }
+        }
+        sum
+    }
+
+    /// The sum over any bytes, zeros behind the end, without the L4 checksum unless it counts.
+    #[inline(never)]
+    fn padded(&self, bytes: &[u8], mask: &[u64; 2], headers: &Parsed) -> u64 {
+        let checksum = if self.profile.l4_checksum { None } else { checksum_word(headers) };
+        let mut words = words(bytes);
+        words[0] &= mask[0];
+        words[1] &= mask[1];
+        if let Some((word, mask)) = checksum
+            && let Some(word) = words.get_mut(word)
+        {
+            *word &= mask;
+        }
+        more_blocks(bytes, checksum, hash_words(&words, self.seed))
     }
 
     /// The number of a frame all of whose captured bytes count, from the Ethernet header of the view on.
@@ -206,8 +245,29 @@ impl Fingerprinter {
     }
 }
 
-/// The blocks after the first one; `checksum` is in one of them, perhaps.
+/// The words of a block.
 #[inline(always)]
+fn block_words(block: &[u8; BLOCK]) -> [u64; BLOCK / 8] {
+    let (chunks, _) = block.as_chunks::<8>();
+    let mut words = [0; BLOCK / 8];
+    for (word, chunk) in words.iter_mut().zip(chunks) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    words
+}
+
+/// The words of half a block.
+#[inline(always)]
+fn half(bytes: &[u8; HALF]) -> [u64; HALF / 8] {
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let mut words = [0; HALF / 8];
+    for (word, chunk) in words.iter_mut().zip(chunks) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    words
+}
+
+/// The blocks after the first one; `checksum` is in one of them, perhaps.
 fn more_blocks(bytes: &[u8], checksum: Option<(usize, u64)>, mut sum: u64) -> u64 {
     let mut first_word = BLOCK / 8;
     for block in bytes.chunks(BLOCK).skip(1) {

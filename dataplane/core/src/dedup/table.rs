@@ -2,22 +2,25 @@
 //!
 //! All memory is taken at start, and the cost of a packet does not depend on the window: nothing is swept. An entry
 //! whose window is over is overwritten when its place is wanted, the oldest first. A bucket that is full of entries
-//! still in their window passes a newcomer on to its neighbour and notes until when somebody may have to look there.
+//! still in their window passes a newcomer on to its neighbours, the other half of its pair of lines first, and notes
+//! until when somebody may have to look there.
 //! When all neighbours are full, too, the oldest entry of the bucket goes before its time, which is counted: its
 //! duplicate, should it come, passes (fail open).
 
-use sluice_cpu::prefetch_index;
+use sluice_cpu::{large_table, prefetch_index};
 
 /// Entries in a bucket.
 const WAYS: usize = 4;
-/// Buckets that an entry may be in: its own, and the next ones.
-const PROBES: usize = 16;
+/// Buckets that an entry may be in: its own, the other one of its pair, and those of the next pairs.
+const PROBES: usize = 8;
 /// With so many buckets, the bucket and the tag together are all 64 bits of the fingerprint.
 const MIN_BUCKETS: usize = 1 << 16;
 /// The fewest entries that a table has.
-pub const MIN_ENTRIES: u32 = 104_857;
+pub const MIN_ENTRIES: u32 = 1 << 16;
 /// Added to every time, so that an empty entry (0) is older than any window.
 const BIAS: u64 = 1 << 62;
+/// Later times count as this one: the year 2262.
+const LAST_TIME: u64 = u64::MAX - 2 * BIAS;
 /// How far times may run backwards, from one port to another, without an entry being overwritten too early:
 /// a kernel interface hands over its frames up to a millisecond late. Nanoseconds.
 const DISORDER_NS: u64 = 4_000_000;
@@ -63,7 +66,7 @@ pub enum Verdict {
 pub struct DedupTable {
     buckets: Box<[Bucket]>,
     window_ns: u64,
-    /// Entries beyond this age are free.
+    /// Entries farther away than this are free.
     free_ns: u64,
     /// The window in units of [`Bucket::beyond`], rounded up.
     beyond_window: i32,
@@ -82,10 +85,11 @@ pub fn table_bytes(entries: u32) -> usize {
     buckets_for(entries) * size_of::<Bucket>()
 }
 
-/// Two fifths full at most: then a few entries in a hundred are not in their own bucket, and that none of the next
-/// buckets has room happens about once in 10^9 entries.
+/// One for each: a quarter full at most. Then one entry in a hundred is not in its own bucket (at twice the load it
+/// would be one in fifteen, and those are what costs), and that none of the neighbours has room happens about once in
+/// 10^9 entries.
 fn buckets_for(entries: u32) -> usize {
-    (entries as usize * 5).div_ceil(8).max(PROBES)
+    (entries as usize).max(PROBES).next_multiple_of(2)
 }
 
 impl DedupTable {
@@ -100,7 +104,7 @@ impl DedupTable {
         let window_ns = window_ns.min(BIAS / 4);
         let units = (window_ns >> BEYOND_SHIFT) + 3;
         Self {
-            buckets: vec![Bucket::default(); buckets].into(),
+            buckets: large_table(Bucket::default(), buckets),
             window_ns,
             free_ns: window_ns + DISORDER_NS,
             beyond_window: i32::try_from(units).unwrap_or(i32::MAX / 2),
@@ -137,18 +141,12 @@ impl DedupTable {
     pub fn offer(&mut self, fingerprint: u64, time_ns: u64, port: u8) -> Verdict {
         let home = self.home(fingerprint);
         let tag = tag(fingerprint);
-        let time = time_ns.min(u64::MAX - BIAS) + BIAS;
-        let (window, beyond_window) = (self.window_ns, self.beyond_window);
+        let time = time_ns.min(LAST_TIME) + BIAS;
+        let (free_ns, beyond_window) = (self.free_ns, self.beyond_window);
         let Some(bucket) = self.buckets.get_mut(home) else { return Verdict::First };
-        let hits = bucket.hits(tag);
-        if hits != 0 {
-            let place = hits.trailing_zeros() as usize % WAYS;
-            if bucket.times[place].abs_diff(time) <= window {
-                return Verdict::Duplicate(bucket.ports[place]);
-            }
-        } else if !bucket.has_beyond(time, beyond_window) {
-            let (place, age) = bucket.oldest(time);
-            if age > self.free_ns {
+        if !bucket.may_hold(tag) && !bucket.has_beyond(time, beyond_window) {
+            let (place, age) = bucket.oldest(time, free_ns);
+            if age > 2 * free_ns {
                 bucket.set(place, tag, time, port);
                 return Verdict::First;
             }
@@ -159,12 +157,12 @@ impl DedupTable {
     /// The bucket knows the fingerprint, has passed on entries, or is full.
     #[inline(never)]
     fn offer_with_care(&mut self, home: usize, tag: Tag, time: u64, port: u8) -> Verdict {
-        let len = self.buckets.len();
         // Where the packet goes if it is no duplicate: where its fingerprint is, else the first bucket with room.
         let mut own_place = None;
         let mut room = None;
-        let (mut index, mut looking) = (home, true);
+        let mut looking = true;
         for step in 0..PROBES {
+            let index = self.neighbour(home, step);
             let Some(bucket) = self.buckets.get(index) else { break };
             let mut hits = if looking { bucket.hits(tag) } else { 0 };
             while hits != 0 {
@@ -176,14 +174,13 @@ impl DedupTable {
                 hits &= hits - 1;
             }
             if room.is_none() {
-                let (place, age) = bucket.oldest(time);
-                room = (age > self.free_ns).then_some((step, index, place));
+                let (place, age) = bucket.oldest(time, self.free_ns);
+                room = (age > 2 * self.free_ns).then_some((step, index, place));
             }
             looking = looking && bucket.has_beyond(time, self.beyond_window);
             if !looking && (room.is_some() || own_place.is_some()) {
                 break;
             }
-            index = if index + 1 == len { 0 } else { index + 1 };
         }
         let (steps, index, place) = own_place.or(room).unwrap_or_else(|| self.evict(home, time));
         self.pass_on(home, steps, time);
@@ -195,16 +192,19 @@ impl DedupTable {
 
     /// The oldest entry of the full bucket `home`, which is given up.
     fn evict(&mut self, home: usize, time: u64) -> (usize, usize, usize) {
-        let (place, age) = self.buckets.get(home).map_or((0, u64::MAX), |bucket| bucket.oldest(time));
-        self.evicted += u64::from(age <= self.window_ns);
-        (0, home, place)
+        let mut given_up = (0, home, 0);
+        if let Some(bucket) = self.buckets.get(home) {
+            let (place, _) = bucket.oldest(time, self.free_ns);
+            self.evicted += u64::from(bucket.times[place % WAYS].abs_diff(time) <= self.window_ns);
+            given_up = (0, home, place);
+        }
+        given_up
     }
 
-    /// Notes in `steps` buckets from `home` on that an entry of this time lies beyond them.
+    /// Notes in the first `steps` buckets for `home` that an entry of this time lies beyond them.
     fn pass_on(&mut self, home: usize, steps: usize, time: u64) {
-        let len = self.buckets.len();
         for step in 0..steps {
-            let index = (home + step) % len;
+            let index = self.neighbour(home, step);
             if let Some(bucket) = self.buckets.get_mut(index) {
                 let now = coarse(time);
                 let ahead = difference(bucket.beyond, now);
@@ -214,6 +214,13 @@ impl DedupTable {
                 }
             }
         }
+    }
+
+    /// The bucket that is looked into after `step` others.
+    #[inline(always)]
+    fn neighbour(&self, home: usize, step: usize) -> usize {
+        let index = (home & !1) + (step & !1) + ((home ^ step) & 1);
+        if index < self.buckets.len() { index } else { index - self.buckets.len() }
     }
 
     /// The bucket of a fingerprint: its lowest 16 bits first, which the tag does not hold.
@@ -239,10 +246,18 @@ impl Bucket {
         hits
     }
 
-    /// The entry farthest from `time`, and how far; an empty one is farther than any other.
+    /// Whether [`Bucket::hits`] is worth asking: nearly always when this is true.
     #[inline(always)]
-    fn oldest(&self, time: u64) -> (usize, u64) {
-        let ages = self.times.map(|other| other.abs_diff(time));
+    #[expect(clippy::needless_bitwise_bool, reason = "all four are compared at once")]
+    fn may_hold(&self, tag: Tag) -> bool {
+        self.high.iter().fold(false, |any, high| any | (*high == tag.high))
+    }
+
+    /// The entry that is farthest from its window, and its age: nanoseconds on a scale that begins `free_ns` after
+    /// `time`, so that up to `2 * free_ns` the entry must stay. What is still farther in the future is very old there.
+    #[inline(always)]
+    fn oldest(&self, time: u64, free_ns: u64) -> (usize, u64) {
+        let ages = self.times.map(|other| (time + free_ns).wrapping_sub(other));
         let first = if ages[1] > ages[0] { (1, ages[1]) } else { (0, ages[0]) };
         let second = if ages[3] > ages[2] { (3, ages[3]) } else { (2, ages[2]) };
         if second.1 > first.1 { second } else { first }
@@ -301,7 +316,7 @@ mod tests {
         #[test]
         fn agrees_with_a_map(
             packets in prop::collection::vec((0_u64..60, 0_u64..6, 0_u8..4), 1..400),
-            base in prop::sample::select(vec![0, 5, 1_700_000_000_000_000_000, u64::MAX / 2]),
+            base in prop::sample::select(vec![0, 5, 1_700_000_000_000_000_000, LAST_TIME - 1_000_000]),
         ) {
             let mut table = DedupTable::with_buckets(32, 1000);
             let mut model: HashMap<u64, (u64, u8)> = HashMap::new();
@@ -365,7 +380,7 @@ mod tests {
     #[test]
     fn all_bits_decide() {
         assert_eq!(fingerprint_bits(MIN_ENTRIES), 64);
-        assert_eq!(table_bytes(1 << 20), 40 << 20);
+        assert_eq!(table_bytes(1 << 20), 64 << 20);
         for base in [0, u64::MAX, 0x0123_4567_89ab_cdef] {
             let mut table = DedupTable::new(MIN_ENTRIES, 1_000_000_000);
             assert_eq!(table.offer(base, 5, 0), Verdict::First);

@@ -46,11 +46,10 @@ impl DedupPlan {
     }
 
     /// The probability that a packet is taken for a duplicate and is none, when the table is as full as it may be: each
-    /// packet is compared with all of the window, and each comparison errs once in 2^bits. The last factor of two allows
-    /// for entries in neighbouring buckets, of which fewer bits are compared.
+    /// packet is compared with all of the window, and each comparison errs once in 2^bits.
     #[must_use]
     pub fn false_duplicate(&self) -> f64 {
-        f64::from(self.entries) * 2_f64.powi(1 - i32::try_from(self.bits).unwrap_or(64))
+        f64::from(self.entries) * 2_f64.powi(-i32::try_from(self.bits).unwrap_or(64))
     }
 
     /// Hours from one false duplicate of a worker to the next, on average, at the highest rate that the table holds.
@@ -80,14 +79,14 @@ mod tests {
     fn entries_follow_memory_and_workers() {
         let settings = DedupSettings { mode: DedupMode::Drop, ..DedupSettings::default() };
         let plan = DedupPlan::new(&settings, 2, 64 << 30);
-        assert_eq!((plan.entries, plan.bytes, plan.bits), (ENTRIES, 40 << 20, 64));
+        assert_eq!((plan.entries, plan.bytes, plan.bits), (ENTRIES, 64 << 20, 64));
         // 2^20 in 50 ms.
         assert_eq!(plan.packets_per_s, 20_971_520);
-        // 2^20 x 2^-63.
-        assert!((plan.false_duplicate() / 2_f64.powi(-43) - 1.0).abs() < 1e-9);
-        // 2^43 packets at that rate are 116.5 hours.
-        assert!((plan.hours_between_false_duplicates() - 116.5).abs() < 0.1);
-        assert_eq!(DedupPlan::new(&settings, 1, 320 << 20).entries, 1 << 19);
+        // 2^20 x 2^-64.
+        assert!((plan.false_duplicate() / 2_f64.powi(-44) - 1.0).abs() < 1e-9);
+        // 2^44 packets at that rate are 233 hours.
+        assert!((plan.hours_between_false_duplicates() - 233.0).abs() < 0.1);
+        assert_eq!(DedupPlan::new(&settings, 1, 512 << 20).entries, 1 << 19);
         assert_eq!(DedupPlan::new(&settings, 64, 320 << 20).entries, MIN_ENTRIES);
         let settings = DedupSettings { entries: Some(5_000_000), window_ns: 10_000_000_000, ..settings };
         let plan = DedupPlan::new(&settings, 64, 0);
