@@ -205,25 +205,33 @@ impl FlowMeter {
     /// Third step: counts the packet in its flow, which is begun if need be. `None` when the table is full.
     #[inline]
     pub fn packet(&mut self, place: usize, packet: &Packet<'_>, sink: &mut impl Sink) -> Option<FlowRef> {
-        let keyed = self.keyed[place % BATCH];
-        let end = usize::from(keyed.from_second);
-        let mut slot = self.candidates[place % BATCH];
-        if !self.holds(slot, &keyed.key) {
-            let stored = Stored { entries: &self.entries, long: &self.long };
-            slot = match self.index.find(&keyed.key, keyed.hash, &stored) {
-                Some(slot) => slot,
-                None => self.begin(&keyed, packet)?,
-            };
+        let place = place % BATCH;
+        let hash = self.keyed[place].hash;
+        let end = usize::from(self.keyed[place].from_second);
+        let mut slot = self.candidates[place];
+        if !self.holds(slot, &self.keyed[place].key) {
+            slot = self.find_or_begin(place, packet)?;
         }
         let hot = &self.entries[slot.index()].hot;
         let quiet_ns = packet.time_ns.saturating_sub(hot.last_ns);
         if (packet.time_ns >= hot.period_end_ns || quiet_ns > self.min_timeout_ns)
             && self.turn(slot, packet.time_ns, sink)
         {
-            slot = self.begin(&keyed, packet)?;
+            slot = self.find_or_begin(place, packet)?;
         }
         self.count(slot, end, packet, sink);
-        Some(FlowRef { slot, end, hash: keyed.hash })
+        Some(FlowRef { slot, end, hash })
+    }
+
+    /// The entry of the packet's flow, which is begun if it is not there.
+    #[inline(never)]
+    fn find_or_begin(&mut self, place: usize, packet: &Packet<'_>) -> Option<Slot> {
+        let keyed = self.keyed[place % BATCH];
+        let stored = Stored { entries: &self.entries, long: &self.long };
+        match self.index.find(&keyed.key, keyed.hash, &stored) {
+            Some(slot) => Some(slot),
+            None => self.begin(&keyed, packet),
+        }
     }
 
     /// The cached verdict for packets like this one, if it has this stamp.

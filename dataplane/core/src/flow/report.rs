@@ -134,16 +134,24 @@ impl FlowMeter {
     /// Ends flows that were silent for too long at `now_ns`, and reports minutes that are over: looks at `entries`
     /// entries, and goes on there the next time.
     pub fn sweep(&mut self, now_ns: u64, entries: usize, sink: &mut impl Sink) {
-        for _ in 0..entries.min(self.entries.len()) {
-            let slot = Slot::new(self.sweep_next);
-            self.sweep_next = if self.sweep_next + 1 >= self.entries.len() { 0 } else { self.sweep_next + 1 };
-            let Some(entry) = self.entries.get(slot.index()) else { return };
-            let hot = &entry.hot;
-            let is_due = now_ns.saturating_sub(hot.last_ns) > self.min_timeout_ns
-                || (hot.period_end_ns != 0 && now_ns >= hot.period_end_ns);
-            if hot.flags & flag::LIVE == 0 || !is_due {
-                continue;
-            }
+        let mut left = entries.min(self.entries.len());
+        while left > 0 {
+            let from = self.sweep_next;
+            let part = self.entries.get(from..).unwrap_or_default();
+            let part = part.get(..left).unwrap_or(part);
+            // What is due is seldom; the rest is only read, in the order of memory.
+            let due = part.iter().position(|entry| {
+                let hot = &entry.hot;
+                let is_silent = now_ns.saturating_sub(hot.last_ns) > self.min_timeout_ns;
+                let is_over = hot.period_end_ns != 0 && now_ns >= hot.period_end_ns;
+                hot.flags & flag::LIVE != 0 && (is_silent || is_over)
+            });
+            let passed = due.map_or(part.len(), |due| due + 1);
+            left -= passed;
+            let next = from + passed;
+            self.sweep_next = if next >= self.entries.len() { 0 } else { next };
+            let Some(due) = due else { continue };
+            let slot = Slot::new(from + due);
             let end_ns = self.timeout_at(slot);
             if now_ns > end_ns {
                 self.end(slot, end_ns, sink);

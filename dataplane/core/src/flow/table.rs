@@ -3,7 +3,7 @@
 //! All memory is taken at start. A lookup goes through three steps for a whole batch, each touching lines that the step
 //! before asked for: hash and fetch the bucket; find candidates in it and fetch their entries; compare keys.
 
-use sluice_cpu::{large_table, prefetch_index};
+use sluice_cpu::{equal_u16x8, large_table, prefetch_index};
 
 use super::key::FlowKey;
 
@@ -51,11 +51,7 @@ impl Bucket {
     /// The places whose tag is `tag`, as bits.
     #[inline(always)]
     fn places(&self, tag: u16) -> u32 {
-        let mut places = 0;
-        for (place, own) in self.tags.iter().enumerate() {
-            places |= u32::from(*own == tag) << place;
-        }
-        places
+        equal_u16x8(&self.tags, tag)
     }
 }
 
