@@ -5,6 +5,7 @@ mod entry;
 mod key;
 mod lengths;
 mod meter;
+pub mod metrics;
 mod orient;
 mod report;
 mod table;
