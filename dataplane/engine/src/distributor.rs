@@ -77,6 +77,12 @@ impl Distributor {
         }
     }
 
+    /// Ends the distributor and gives its sources back.
+    #[must_use]
+    pub fn into_sources(self) -> Vec<Source> {
+        self.parts.sources
+    }
+
     /// The published ledger.
     #[must_use]
     pub fn ledger(&self) -> Arc<LedgerCell> {

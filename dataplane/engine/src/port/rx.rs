@@ -60,6 +60,15 @@ impl Source {
         Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst, last_ns: 0 }
     }
 
+    /// The queue of a DPDK port, if it is one.
+    #[must_use]
+    pub fn into_rx_queue(self) -> Option<RxQueue> {
+        match self.kind {
+            SourceKind::Dpdk(queue) => Some(queue),
+            _ => None,
+        }
+    }
+
     /// Lets the source end the sleep of its core: `true` if it does.
     pub(crate) fn add_to(&self, waiter: Option<&mut RxWaiter>) -> bool {
         match &self.kind {
