@@ -11,5 +11,6 @@ pub mod policies;
 pub mod reference;
 pub mod report;
 pub mod scenario;
+pub mod templates;
 pub mod thread_time;
 pub mod traffic;

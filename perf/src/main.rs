@@ -38,6 +38,9 @@ struct Arguments {
     /// Take mbufs from hugepages, which must have been reserved.
     #[arg(long)]
     hugepages: bool,
+    /// Bytes of each packet without FCS, or "imix".
+    #[arg(long, default_value = "64", value_parser = packet_bytes)]
+    bytes: usize,
     /// Leave out the reference.
     #[arg(long)]
     no_reference: bool,
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         samples: arguments.samples.max(1),
         sample: Duration::from_millis(arguments.sample_ms.max(1)),
         hugepages: arguments.hugepages,
+        packet_bytes: arguments.bytes,
     };
     let scenarios = chosen(&arguments.scenarios)?;
     if arguments.child {
@@ -83,6 +87,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// The value of `--bytes`.
+fn packet_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 64..=1500) => Ok(bytes),
+        _ if text == "imix" => Ok(0),
+        _ => Err("a number from 64 to 1500, or imix".to_owned()),
+    }
+}
+
 fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
@@ -105,6 +118,11 @@ fn in_child(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
         ("--sample-ms", u64::try_from(settings.sample.as_millis())?),
     ] {
         command.args([name, &value.to_string()]);
+    }
+    if settings.packet_bytes == 0 {
+        command.args(["--bytes", "imix"]);
+    } else {
+        command.args(["--bytes", &settings.packet_bytes.to_string()]);
     }
     if settings.hugepages {
         command.arg("--hugepages");

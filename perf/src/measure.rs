@@ -18,17 +18,22 @@ use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::ledger::Ledger;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
-use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource, TxDriver, TxPort};
+use sluice_engine::port::{Source, SourceKind, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::decap::Decap;
+use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::flow::{FlowStage, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::stats::{Stage, WorkerStats};
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
-use sluice_model::{Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet, PortId};
+use sluice_model::{
+    DecapMode, DecapSettings, DedupMode, DedupSettings, Destination, DestinationKind, FlowSettings,
+    Generation, MacAddr, PolicySet, PortId,
+};
 
 use crate::scenario::{Scenario, Traffic};
+use crate::templates::Templates;
 use crate::thread_time::ThreadTime;
-use crate::traffic;
 
 /// Packets per poll: a full batch.
 const BURST: usize = 64;
@@ -37,6 +42,8 @@ const MBUFS: u32 = 8191;
 const CACHE: u32 = 512;
 /// Polls between two looks at the clock of the harness.
 const POLLS: usize = 256;
+/// Fingerprints that are remembered: those of 50 ms at 20 million packets a second.
+const FINGERPRINTS: u32 = 1 << 20;
 /// Records that wait for being drained; nobody does, so that most are lost.
 const RECORDS: usize = 1024;
 /// Memory for DPDK without hugepages, MB.
@@ -55,6 +62,8 @@ pub struct Settings {
     pub sample: Duration,
     /// Whether mbufs lie in hugepages.
     pub hugepages: bool,
+    /// Bytes of each packet, without FCS; 0 = the mix of sizes called IMIX.
+    pub packet_bytes: usize,
 }
 
 /// What a scenario came to.
@@ -109,17 +118,7 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
     let (_port, _rx, mut tx) =
         Port::by_name(&eal, "net_null0")?.configure(&PortConfig::new(packets.clone()))?;
     let queue = tx.pop().context("net_null0 has no transmit queue")?;
-    let (frames, advance) = match scenario.traffic {
-        Traffic::Same => (traffic::packets(scenario.flows, 1), Advance::Nothing),
-        Traffic::Conversations => (
-            traffic::conversations(scenario.flows, 1),
-            Advance::Conversation { ip_offset: traffic::IP_OFFSET, payload_len: traffic::PAYLOAD_LEN },
-        ),
-        Traffic::NewFlows => {
-            (traffic::packets(scenario.flows, 1), Advance::NewFlow { ip_offset: traffic::IP_OFFSET })
-        }
-    };
-    let traffic = Templates { frames, advance };
+    let traffic = Templates::of(scenario, settings.packet_bytes)?;
     let hz = Tsc::hz(&eal);
     let bench =
         Bench { eal: &eal, policies: &policies, packets: &packets, headers: &headers, settings, scenario };
@@ -141,24 +140,12 @@ struct Bench<'a> {
     scenario: &'a Scenario,
 }
 
-/// What the source makes packets from.
-struct Templates {
-    frames: Vec<Box<[u8]>>,
-    advance: Advance,
-}
-
-impl Templates {
-    fn source(&self, pool: &Mempool) -> TemplateSource {
-        TemplateSource::new(pool.clone(), &self.frames, BURST, self.advance)
-    }
-}
-
 impl Bench<'_> {
     fn run(&self, traffic: &Templates, queue: TxQueue, hz: u64) -> Result<Measured> {
         dpdk::pin_current_thread(self.settings.core)?;
         let _registered = LcoreThread::register(self.eal)?;
 
-        let mut source = traffic.source(self.packets);
+        let mut source = traffic.source(self.packets, BURST);
         let mut burst = Burst::new();
         let alone = self.sample(|| {
             source.rx_burst(&mut burst);
@@ -191,7 +178,7 @@ impl Bench<'_> {
             source_mpps: alone.median() / 1e6,
             flows: 0,
             policies: self.policies.policies().len(),
-            packet_bytes: traffic::PACKET_BYTES,
+            packet_bytes: traffic.mean_bytes(),
             copies_per_packet: as_f64(ledger.tx_packets) / rx_packets,
             drops: ledger.drops.total(),
             stages,
@@ -203,7 +190,7 @@ impl Bench<'_> {
         let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
         let program = Arc::new(program);
         let up = Arc::new(AtomicBool::new(true));
-        let source = traffic.source(self.packets);
+        let source = traffic.source(self.packets, BURST);
         Ok(Worker::new(WorkerParts {
             sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
             ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
@@ -216,11 +203,22 @@ impl Bench<'_> {
             headers: self.headers.clone(),
             files: None,
             guard: LoopGuard::new(policies, &[]),
-            dedup: None,
-            decap: None,
+            dedup: self.dedup_stage(),
+            decap: self.decap_stage(),
             control: ControlQueues::new(16),
             tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
         }))
+    }
+
+    fn dedup_stage(&self) -> Option<Dedup> {
+        let mode = if self.scenario.dedup { DedupMode::Drop } else { DedupMode::Off };
+        Dedup::new(&DedupSettings { mode, ..DedupSettings::default() }, FINGERPRINTS, 1, true)
+    }
+
+    fn decap_stage(&self) -> Option<Decap> {
+        let mode =
+            if self.scenario.traffic == Traffic::Tunnelled { DecapMode::Strip } else { DecapMode::Off };
+        Decap::new(&[DecapSettings { mode, ..DecapSettings::default() }])
     }
 
     fn flow_stage(&self, program: &Program) -> Option<FlowStage> {

@@ -19,10 +19,14 @@ pub enum Work {
 pub enum Traffic {
     /// One packet of each flow in turn, always the same.
     Same,
+    /// The same, each in VXLAN.
+    Tunnelled,
     /// Both directions of each flow, with numbers that go on.
     Conversations,
     /// Every packet a new flow.
     NewFlows,
+    /// The recorded mix of real traffic, again and again.
+    Mix,
 }
 
 /// A scenario.
@@ -38,6 +42,8 @@ pub struct Scenario {
     pub traffic: Traffic,
     /// Entries of the flow table; 0 = flows are not metered.
     pub table: u32,
+    /// Whether duplicates are dropped.
+    pub dedup: bool,
 }
 
 /// Flows that fit the caches of a worker's tables.
@@ -49,37 +55,48 @@ const MANY_FLOWS: usize = 1_000_000;
 const TABLE: u32 = 1 << 20;
 
 const fn scenario(name: &'static str, work: Work) -> Scenario {
-    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0 }
+    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0, dedup: false }
 }
 
 /// With flow metering.
 const fn metered(name: &'static str, flows: usize, work: Work) -> Scenario {
-    Scenario { name, flows, work, traffic: Traffic::Conversations, table: TABLE }
+    Scenario { flows, traffic: Traffic::Conversations, table: TABLE, ..scenario(name, work) }
+}
+
+/// The whole chain.
+const fn full(name: &'static str, flows: usize, traffic: Traffic) -> Scenario {
+    Scenario { dedup: true, traffic, ..metered(name, flows, Work::Many(1000)) }
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 18] = [
     scenario("forward", Work::One(Target::Port)),
     scenario("vxlan", Work::One(Target::Vxlan)),
     scenario("erspan", Work::One(Target::Erspan3)),
+    Scenario { traffic: Traffic::Tunnelled, ..scenario("decap", Work::One(Target::Port)) },
+    Scenario { traffic: Traffic::Conversations, dedup: true, ..scenario("dedup", Work::One(Target::Port)) },
     scenario("policies-10", Work::Many(10)),
     scenario("policies-1000", Work::Many(1000)),
     scenario("policies-10000", Work::Many(10_000)),
     metered("meter", FLOWS, Work::One(Target::Port)),
     metered("meter-1m", MANY_FLOWS, Work::One(Target::Port)),
-    metered("full-10k", FLOWS, Work::Many(1000)),
-    metered("full-1m", MANY_FLOWS, Work::Many(1000)),
+    full("full-10k", FLOWS, Traffic::Conversations),
+    full("full-1m", MANY_FLOWS, Traffic::Conversations),
+    full("full-mix", FLOWS, Traffic::Mix),
     metered("established-10", FLOWS, Work::Many(10)),
     metered("established-1000", FLOWS, Work::Many(1000)),
     metered("established-10000", FLOWS, Work::Many(10_000)),
-    Scenario {
-        name: "new-flows",
-        flows: FLOWS,
-        work: Work::Many(1000),
-        traffic: Traffic::NewFlows,
-        table: TABLE,
-    },
+    // The table is never full: it has room for more than come before the first of them time out.
+    Scenario { table: NEW_FLOWS, ..new_flows("new-flows-filling") },
+    new_flows("new-flows-full"),
 ];
+
+/// Flows that begin in the time of a measurement.
+const NEW_FLOWS: u32 = 1 << 24;
+
+const fn new_flows(name: &'static str) -> Scenario {
+    Scenario { traffic: Traffic::NewFlows, table: TABLE, ..scenario(name, Work::Many(1000)) }
+}
 
 impl Scenario {
     /// The scenario of that name.

@@ -4,13 +4,11 @@ use std::net::Ipv4Addr;
 
 use sluice_core::wire::checksum;
 
-/// Bytes of each packet, without FCS.
+/// Bytes of the smallest packets, without FCS.
 pub const PACKET_BYTES: usize = 64;
 
 /// Where the IPv4 header of each packet starts.
 pub const IP_OFFSET: usize = 14;
-/// Payload bytes of each TCP segment.
-pub const PAYLOAD_LEN: u32 = 10;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -64,24 +62,23 @@ impl Random {
 }
 
 /// One packet of each of `flows` flows: clients in 10.0.0.0/12, servers in 172.16.0.0/20, half of the packets in each
-/// direction.
+/// direction, each of `bytes` bytes (0 = IMIX).
 #[must_use]
-pub fn packets(flows: usize, seed: u64) -> Vec<Box<[u8]>> {
+pub fn packets(flows: usize, bytes: usize, seed: u64) -> Vec<Box<[u8]>> {
     let mut random = Random::new(seed);
-    (0..flows).map(|_| packet(&mut random).into()).collect()
+    (0..flows).map(|flow| frame(&ends(&mut random), size(bytes, flow))).collect()
 }
 
-/// Both directions of each of `flows` flows in a random order, all with [`PAYLOAD_LEN`] bytes of payload; the
-/// acknowledgement numbers of a visit are those of its data.
+/// Both directions of each of `flows` flows in a random order; a packet acknowledges what its own visit sends.
 #[must_use]
-pub fn conversations(flows: usize, seed: u64) -> Vec<Box<[u8]>> {
+pub fn conversations(flows: usize, bytes: usize, seed: u64) -> Vec<Box<[u8]>> {
     let mut random = Random::new(seed);
     let mut all = Vec::with_capacity(flows * 2);
-    for _ in 0..flows {
-        let there = packet(&mut random);
-        let (protocol, src, dst) = ends(&there);
-        all.push(Box::from(there));
-        all.push(Box::from(frame(protocol, dst, src)));
+    for flow in 0..flows {
+        let there = ends(&mut random);
+        let back = Ends { src: there.dst, dst: there.src, ..there };
+        all.push(frame(&there, size(bytes, flow)));
+        all.push(frame(&back, size(bytes, flow)));
     }
     for last in (1..all.len()).rev() {
         all.swap(last, usize::try_from(random.below(last as u64 + 1)).unwrap_or(0));
@@ -89,14 +86,40 @@ pub fn conversations(flows: usize, seed: u64) -> Vec<Box<[u8]>> {
     all
 }
 
-/// Protocol, source and destination of a frame of this module.
-fn ends(frame: &[u8; PACKET_BYTES]) -> (u8, (Ipv4Addr, u16), (Ipv4Addr, u16)) {
-    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
-    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-    (frame[23], (address(26), port(34)), (address(30), port(36)))
+/// The frame in VXLAN over IPv4, from one of many senders.
+#[must_use]
+pub fn in_vxlan(inner: &[u8]) -> Box<[u8]> {
+    let len = |header: usize| u16::try_from(inner.len() + header).unwrap_or(u16::MAX).to_be_bytes();
+    let mut frame = vec![2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1, 0x08, 0x00];
+    frame.extend([0x45, 0]);
+    frame.extend(len(20 + 8 + 8));
+    frame.extend([0, 0, 0, 0, 64, UDP, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    let sum = checksum::finish(checksum::sum(&frame[14..34], 0));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    // RFC 7348: the source port from the inner flow, the VNI in the upper 24 bits.
+    frame.extend([0xc0 | inner[29] & 0x3f, inner[33], 0x12, 0xb5]);
+    frame.extend(len(8 + 8));
+    frame.extend([0, 0, 8, 0, 0, 0, 0, 0, 7, 0]);
+    frame.extend(inner);
+    frame.into()
 }
 
-fn packet(random: &mut Random) -> [u8; PACKET_BYTES] {
+/// The size of the packets of a flow.
+fn size(bytes: usize, flow: usize) -> usize {
+    /// Seven small ones to four middle ones to one large one, without FCS.
+    const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1500, 64, 576, 64, 576, 64];
+    if bytes == 0 { IMIX[flow % IMIX.len()] } else { bytes.max(PACKET_BYTES) }
+}
+
+/// The ends of a flow.
+#[derive(Clone, Copy)]
+struct Ends {
+    protocol: u8,
+    src: (Ipv4Addr, u16),
+    dst: (Ipv4Addr, u16),
+}
+
+fn ends(random: &mut Random) -> Ends {
     let client = Ipv4Addr::new(10, random.byte(16), random.byte(256), random.byte(254) + 1);
     let server = Ipv4Addr::new(172, 16, random.byte(16), random.byte(254) + 1);
     let client_port = 32_768 + u16::try_from(random.below(28_000)).unwrap_or(0);
@@ -107,39 +130,40 @@ fn packet(random: &mut Random) -> [u8; PACKET_BYTES] {
         found
     });
     let (protocol, port) = service.map_or((TCP, 443), |service| (service.protocol, service.port));
+    let (client, server) = ((client, client_port), (server, port));
     if random.below(2) == 0 {
-        frame(protocol, (client, client_port), (server, port))
+        Ends { protocol, src: client, dst: server }
     } else {
-        frame(protocol, (server, port), (client, client_port))
+        Ends { protocol, src: server, dst: client }
     }
 }
 
-/// An Ethernet frame of [`PACKET_BYTES`] bytes with the least TCP or UDP header.
-fn frame(protocol: u8, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> [u8; PACKET_BYTES] {
-    const IP_LEN: u16 = 50;
-    let mut frame = [0; PACKET_BYTES];
+/// An Ethernet frame of `bytes` bytes, at least [`PACKET_BYTES`], with the least TCP or UDP header.
+fn frame(ends: &Ends, bytes: usize) -> Box<[u8]> {
+    let ip_len = u16::try_from(bytes - IP_OFFSET).unwrap_or(u16::MAX);
+    let mut frame = vec![0; bytes];
     frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let ip = &mut frame[14..34];
     ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&IP_LEN.to_be_bytes());
+    ip[2..4].copy_from_slice(&ip_len.to_be_bytes());
     ip[8] = 64;
-    ip[9] = protocol;
-    ip[12..16].copy_from_slice(&src.0.octets());
-    ip[16..20].copy_from_slice(&dst.0.octets());
+    ip[9] = ends.protocol;
+    ip[12..16].copy_from_slice(&ends.src.0.octets());
+    ip[16..20].copy_from_slice(&ends.dst.0.octets());
     let sum = checksum::finish(checksum::sum(ip, 0));
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    frame[34..36].copy_from_slice(&src.1.to_be_bytes());
-    frame[36..38].copy_from_slice(&dst.1.to_be_bytes());
-    if protocol == TCP {
+    frame[34..36].copy_from_slice(&ends.src.1.to_be_bytes());
+    frame[36..38].copy_from_slice(&ends.dst.1.to_be_bytes());
+    if ends.protocol == TCP {
         // Both directions count from the same number; five words of header, ACK, a window.
         frame[38..46].copy_from_slice(&[0, 0, 1, 0, 0, 0, 1, 0]);
         frame[46..48].copy_from_slice(&[0x50, 0x10]);
         frame[48..50].copy_from_slice(&[0x20, 0]);
     } else {
-        frame[38..40].copy_from_slice(&(IP_LEN - 20).to_be_bytes());
+        frame[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
     }
-    frame
+    frame.into()
 }
 
 #[cfg(test)]
@@ -150,8 +174,8 @@ mod tests {
 
     #[test]
     fn packets_parse_and_repeat() {
-        let all = packets(1000, 7);
-        assert_eq!(all, packets(1000, 7));
+        let all = packets(1000, 64, 7);
+        assert_eq!(all, packets(1000, 64, 7));
         let mut distinct = all.clone();
         distinct.sort();
         distinct.dedup();

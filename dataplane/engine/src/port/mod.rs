@@ -5,5 +5,5 @@ mod template;
 mod tx;
 
 pub use rx::{Feed, Source, SourceKind};
-pub use template::{Advance, TemplateSource};
+pub use template::{Advance, Mark, TemplateSource};
 pub use tx::{Origin, TxDriver, TxPort};

@@ -160,7 +160,11 @@ impl Source {
                 return batch.len;
             }
         }
+        let first = batch.len;
         batch.push_burst(&mut self.burst, now_ns, port, self.snaplen);
+        if let SourceKind::Template(source) = &self.kind {
+            source.set_wire_lens(&mut batch.info[first..batch.len]);
+        }
         batch.len
     }
 }

@@ -2,10 +2,10 @@
 
 use dpdk::{Burst, Mempool};
 
-use crate::batch::BATCH;
+use crate::batch::{BATCH, RxInfo};
 
 /// What differs from one visit of a template to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Advance {
     /// Nothing.
     #[default]
@@ -13,16 +13,26 @@ pub enum Advance {
     /// Conversations go on: the IPv4 identification counts up, and so do the sequence and acknowledgement numbers of
     /// TCP.
     Conversation {
-        /// Where the (innermost) IPv4 header starts; it has no options.
+        /// Where the (innermost) IPv4 header starts; it has no options, and nor has TCP.
         ip_offset: usize,
-        /// Payload bytes of each TCP segment.
-        payload_len: u32,
     },
     /// Each packet belongs to a flow of its own: source address and source port count up.
     NewFlow {
         /// Where the IPv4 header starts; it has no options.
         ip_offset: usize,
     },
+    /// Recorded packets, each visit another recording: what tells a packet from its like counts up, and the numbers of
+    /// TCP leap by a constant.
+    Recording(Box<[Mark]>),
+}
+
+/// What can be changed in a recorded packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Where two bytes are that tell it from its like (IPv4 identification, IPv6 flow label); 0 = nowhere.
+    pub id_offset: u8,
+    /// Where the sequence number of TCP is; 0 = nowhere.
+    pub seq_offset: u8,
 }
 
 /// Takes fresh mbufs from the pool and copies each packet's bytes from a template, as a NIC would write them.
@@ -36,6 +46,8 @@ pub struct TemplateSource {
     next: usize,
     burst: usize,
     advance: Advance,
+    /// Original lengths, where packets are sliced.
+    wire_lens: Box<[u32]>,
     /// How often all templates were visited.
     round: u32,
     /// Packets made.
@@ -61,8 +73,29 @@ impl TemplateSource {
             next: 0,
             burst: burst.clamp(1, BATCH),
             advance,
+            wire_lens: Box::default(),
             round: 0,
             made: 0,
+        }
+    }
+
+    /// The source with these original lengths, one for each frame.
+    #[must_use]
+    pub fn sliced(mut self, wire_lens: Box<[u32]>) -> Self {
+        self.wire_lens = wire_lens;
+        self
+    }
+
+    /// Sets the original lengths of the packets of the last burst.
+    #[inline]
+    pub(super) fn set_wire_lens(&self, infos: &mut [RxInfo]) {
+        let total = self.wire_lens.len();
+        if total == 0 {
+            return;
+        }
+        let first = (self.next + total - infos.len() % total) % total;
+        for (info, wire_len) in infos.iter_mut().zip(self.wire_lens.iter().cycle().skip(first)) {
+            info.wire_len = *wire_len;
         }
     }
 
@@ -89,12 +122,13 @@ impl TemplateSource {
                 (Ok(bytes), Some(template)) => *bytes = *template,
                 _ => bytes.copy_from_slice(&template[..usize::from(len)]),
             }
-            match self.advance {
+            match &self.advance {
                 Advance::Nothing => {}
-                Advance::Conversation { ip_offset, payload_len } => {
-                    go_on(bytes, ip_offset, round, payload_len);
+                Advance::Conversation { ip_offset } => go_on(bytes, *ip_offset, round),
+                Advance::NewFlow { ip_offset } => renew(bytes, *ip_offset, self.made),
+                Advance::Recording(marks) => {
+                    record_again(bytes, marks.get(index).copied().unwrap_or_default(), round);
                 }
-                Advance::NewFlow { ip_offset } => renew(bytes, ip_offset, self.made),
             }
         }
     }
@@ -102,17 +136,42 @@ impl TemplateSource {
 
 /// Sets identification, sequence and acknowledgement numbers to those of visit `round`.
 #[inline(always)]
-fn go_on(bytes: &mut [u8], ip_offset: usize, round: u32, payload_len: u32) {
+fn go_on(bytes: &mut [u8], ip_offset: usize, round: u32) {
     /// Up to the end of the acknowledgement number.
     const LEN: usize = 32;
     let Some(ip) = bytes.get_mut(ip_offset..).and_then(|ip| ip.first_chunk_mut::<LEN>()) else { return };
     let [.., high, low] = round.to_be_bytes();
     [ip[4], ip[5]] = [high, low];
     // Other protocols stay as they are; without a branch, since traffic mixes them.
+    let payload_len = u32::from(u16::from_be_bytes([ip[2], ip[3]])).wrapping_sub(40);
     let step = if ip[9] == 6 { round.wrapping_mul(payload_len) } else { 0 };
     for at in [24, 28] {
         let number = u32::from_be_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]).wrapping_add(step);
         [ip[at], ip[at + 1], ip[at + 2], ip[at + 3]] = number.to_be_bytes();
+    }
+}
+
+/// Makes the packet of a recording that of recording `round`.
+#[inline(always)]
+fn record_again(bytes: &mut [u8], mark: Mark, round: u32) {
+    /// More than a recorded connection sends.
+    const LEAP: u32 = 1 << 26;
+    let [.., high, low] = round.to_be_bytes();
+    if let Some(id) = bytes.get_mut(usize::from(mark.id_offset)..).and_then(|id| id.first_chunk_mut::<2>())
+        && mark.id_offset > 0
+    {
+        let [old_high, old_low] = *id;
+        *id = [old_high ^ high, old_low ^ low];
+    }
+    if mark.seq_offset > 0
+        && let Some(tcp) =
+            bytes.get_mut(usize::from(mark.seq_offset)..).and_then(|seq| seq.first_chunk_mut::<8>())
+    {
+        for at in [0, 4] {
+            let number = u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+            let number = number.wrapping_add(round.wrapping_mul(LEAP));
+            [tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]] = number.to_be_bytes();
+        }
     }
 }
 
