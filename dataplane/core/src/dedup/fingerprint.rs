@@ -14,6 +14,8 @@ pub const MAX_KEY_BYTES: usize = 2048;
 const BLOCK: usize = 64;
 /// Half of it: nearly every packet has so many that count.
 const HALF: usize = 32;
+/// A quarter of it: what the header masks reach into.
+const QUARTER: usize = 16;
 
 /// Room to put the pieces of a scattered packet together.
 pub type Scratch = [u8; MAX_KEY_BYTES];
@@ -177,29 +179,31 @@ impl Fingerprinter {
     }
 
     /// The sum over at least 32 bytes, the last of which may be read twice: nothing is copied, and hardly a branch
-    /// depends on the length, which the caller adds.
+    /// depends on the length, which the caller adds. What the mask hides lies in the first 16 bytes: these are read once.
     #[inline(always)]
     fn overlapping(&self, bytes: &[u8], first: &[u8; HALF], mask: &[u64; 2]) -> u64 {
-        let [a, b, c, d] = half(first);
-        let last = half(bytes.last_chunk::<HALF>().unwrap_or(first));
-        let words = match bytes.first_chunk::<BLOCK>() {
-            None => [a, b, c, d, last[0], last[1], last[2], last[3]],
-            Some(block) => block_words(block),
+        let [a, b, c, d] = words_of::<HALF, 4>(first);
+        let (a, b) = (a & mask[0], b & mask[1]);
+        let [y, z] = bytes.last_chunk::<QUARTER>().map_or([0; 2], words_of);
+        let Some((block, mut left)) = bytes.split_first_chunk::<BLOCK>() else {
+            let middle =
+                bytes.get(HALF.min(bytes.len() - QUARTER)..).and_then(<[u8]>::first_chunk::<QUARTER>);
+            let [w, x] = middle.map_or([0; 2], words_of);
+            return hash_words(&[a, b, c, d, w, x, y, z], self.seed);
         };
-        let [_, _, rest @ ..] = words;
-        let [c, d, e, f, g, h] = rest;
-        let mut sum = hash_words(&[a & mask[0], b & mask[1], c, d, e, f, g, h], self.seed);
-        if bytes.len() > BLOCK {
-            let mut left = bytes.get(BLOCK..).unwrap_or(&[]);
-            while let Some((block, after)) = left.split_first_chunk::<BLOCK>() {
-                sum = hash_words(&block_words(block), sum);
-                left = after;
-            }
-            if let (false, Some(last)) = (left.is_empty(), bytes.last_chunk::<BLOCK>()) {
-                sum = hash_words(&block_words(last), sum);
-            }
+        let [_, _, c, d, e, f, g, h] = words_of::<BLOCK, 8>(block);
+        let mut sum = hash_words(&[a, b, c, d, e, f, g, h], self.seed);
+        while let Some((block, after)) = left.split_first_chunk::<BLOCK>() {
+            sum = hash_words(&words_of::<BLOCK, 8>(block), sum);
+            left = after;
         }
-        sum
+        if left.is_empty() {
+            return sum;
+        }
+        if left.len() <= QUARTER {
+            return hash_words(&[y, z], sum);
+        }
+        hash_words(&bytes.last_chunk::<BLOCK>().map_or([0; 8], words_of::<BLOCK, 8>), sum)
     }
 
     /// The sum over any bytes, zeros behind the end, without the L4 checksum unless it counts.
@@ -245,23 +249,12 @@ impl Fingerprinter {
     }
 }
 
-/// The words of a block.
+/// `BYTES` bytes as words.
 #[inline(always)]
-fn block_words(block: &[u8; BLOCK]) -> [u64; BLOCK / 8] {
-    let (chunks, _) = block.as_chunks::<8>();
-    let mut words = [0; BLOCK / 8];
-    for (word, chunk) in words.iter_mut().zip(chunks) {
-        *word = u64::from_le_bytes(*chunk);
-    }
-    words
-}
-
-/// The words of half a block.
-#[inline(always)]
-fn half(bytes: &[u8; HALF]) -> [u64; HALF / 8] {
-    let (chunks, _) = bytes.as_chunks::<8>();
-    let mut words = [0; HALF / 8];
-    for (word, chunk) in words.iter_mut().zip(chunks) {
+fn words_of<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u64; WORDS] {
+    const { assert!(BYTES == 8 * WORDS) };
+    let mut words = [0; WORDS];
+    for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *word = u64::from_le_bytes(*chunk);
     }
     words
