@@ -10,6 +10,7 @@
 
 pub mod captures;
 pub mod daemon;
+pub mod dedup_model;
 pub mod fuzz_targets;
 pub mod nest;
 pub mod netns;
