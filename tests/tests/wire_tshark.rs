@@ -28,6 +28,9 @@ const PROTOCOLS: &[&str] = &[
     "vlan",
     "ieee8021ad",
     "mpls",
+    "pwethheuristic",
+    "pwethcw",
+    "pwethnocw",
     "arp",
     "ip",
     "ipv6",
@@ -87,6 +90,8 @@ const FIELDS: &[&str] = &[
     "sctp.dstport",
     "vlan.id",
     "ieee8021ad.id",
+    "mpls.label",
+    "mpls.bottom",
     "gre.flags_and_version",
     "gre.proto",
     "gre.key",
@@ -231,12 +236,15 @@ fn layers(line: &str) -> Option<Vec<Layer>> {
     let mut layers = vec![Layer::default()];
     let mut tunnel: Option<(TunnelHeader, u32)> = None;
     let mut has_erspan_header = false;
+    let mut label = None;
     let mut ethernets = 0;
     for token in tokens {
         let has_l3 = layers.last().is_some_and(|layer| layer.ip.is_some());
         match token {
             "eth" | "ip" | "ipv6" if (token == "eth" && ethernets > 0) || (token != "eth" && has_l3) => {
+                let pseudowire = label.take().filter(|_| token == "eth");
                 let enclosing = match (tunnel.take(), token) {
+                    _ if pseudowire.is_some() => (TunnelHeader::Mpls, pseudowire?),
                     (None, _) => (TunnelHeader::IpInIp, 0),
                     (Some((TunnelHeader::Gre, id)), "eth") => (TunnelHeader::GreTeb, id),
                     (Some(other), _) => other,
@@ -290,6 +298,13 @@ fn layers(line: &str) -> Option<Vec<Layer>> {
                 has_erspan_header = flags & 0x1000 != 0 || protocol == 0x22eb;
                 let id = if flags & 0x2007 == 0x2000 { fields.number("gre.key")? } else { 0 };
                 tunnel = Some((TunnelHeader::Gre, id));
+            }
+            // A whole stack is named once; its bottom label is last.
+            "mpls" => {
+                while label.is_none() {
+                    let value = fields.number("mpls.label")?;
+                    label = (fields.number("mpls.bottom")? == 1).then_some(value);
+                }
             }
             "vxlan" => tunnel = Some((TunnelHeader::Vxlan, fields.number("vxlan.vni")?)),
             "geneve" => tunnel = Some((TunnelHeader::Geneve, fields.number("geneve.vni")?)),
