@@ -68,8 +68,18 @@ pub fn decap(data: &[u8]) {
         DecapSettings { mode: DecapMode::Strip, kinds, depth: 1 + (first & 7), ..DecapSettings::default() };
     let outer = wire::parse(frame);
     let (mut view, mut tunnel, mut numbered) = (outer, TunnelInfo::NONE, 0);
-    let found = sluice_core::decap::unwrap(frame, settings, &mut view, &mut tunnel, |_| numbered += 1);
+    let (mut straight_view, mut straight_tunnel) = (outer, TunnelInfo::NONE);
+    let straight = sluice_core::decap::straight(frame, settings, &mut straight_view, &mut straight_tunnel);
+    let found = sluice_core::decap::unwrap(frame, settings, &mut view, &mut tunnel, &mut |_| numbered += 1);
     assert!(found.depth <= settings.depth && numbered <= settings.depth, "no deeper than asked for");
+    match straight {
+        Some(straight) => {
+            let place = (found.depth, found.header, found.start, found.end);
+            assert_eq!(place, (1, None, straight.start, straight.end), "the straight way is no other");
+            assert_eq!((straight_view, straight_tunnel), (view, tunnel), "the straight way is no other");
+        }
+        None => assert_eq!((straight_view, straight_tunnel), (outer, TunnelInfo::NONE), "nothing changed"),
+    }
     if found.depth == 0 {
         assert_eq!((view, tunnel), (outer, TunnelInfo::NONE), "nothing changed");
         return;

@@ -31,7 +31,7 @@ fn nested_tunnels_come_off_as_the_model_says() {
         let outer = wire::parse(&frame);
         let (mut view, mut tunnel) = (outer, TunnelInfo::NONE);
         let mut numbered = Vec::new();
-        let found = decap::unwrap(&frame, settings(depth as u8), &mut view, &mut tunnel, |packet| {
+        let found = decap::unwrap(&frame, settings(depth as u8), &mut view, &mut tunnel, &mut |packet| {
             numbered.push((packet.kind, packet.number));
         });
         assert_eq!(usize::from(found.depth), taken, "seed {seed}: {:?}", nest.tunnels);
@@ -60,6 +60,39 @@ fn nested_tunnels_come_off_as_the_model_says() {
     assert_eq!(seen.len(), 10, "every kind of tunnel: {seen:?}");
 }
 
+/// The straight way, wherever it is open, leads to the same place.
+#[test]
+fn the_straight_way_is_no_other() {
+    let mut taken = 0;
+    for seed in 0..60_000 {
+        let mut numbers = Numbers::new(seed);
+        let tunnels = 1 + numbers.below(2);
+        let mut frame = Nest::draw(&mut numbers, tunnels).frame();
+        if numbers.below(4) == 0 {
+            frame.truncate(numbers.below(frame.len()));
+        }
+        if numbers.below(4) == 0 {
+            // Lengths and flags lie.
+            let at = numbers.below(frame.len().min(60));
+            frame.get_mut(at).into_iter().for_each(|byte| *byte = [0, 0xff, 8][numbers.below(3)]);
+        }
+        let outer = wire::parse(&frame);
+        let (mut view, mut tunnel) = (outer, TunnelInfo::NONE);
+        let (mut straight_view, mut straight_tunnel) = (view, tunnel);
+        let found = decap::unwrap(&frame, settings(4), &mut view, &mut tunnel, &mut |_| ());
+        match decap::straight(&frame, settings(4), &mut straight_view, &mut straight_tunnel) {
+            Some(straight) => {
+                taken += 1;
+                let expected = (found.depth, found.obstacle, found.header, found.start, found.end);
+                assert_eq!(expected, (1, None, None, straight.start, straight.end), "seed {seed}");
+                assert_eq!((straight_view, straight_tunnel), (view, tunnel), "seed {seed}");
+            }
+            None => assert_eq!((straight_view, straight_tunnel), (outer, TunnelInfo::NONE), "seed {seed}"),
+        }
+    }
+    assert!(taken > 30, "{taken} went straight");
+}
+
 /// Looked through, the headers are those of the parser's innermost view, where the parser counts the same tunnels.
 #[test]
 fn looking_through_is_the_innermost_view() {
@@ -71,7 +104,7 @@ fn looking_through_is_the_innermost_view() {
         let frame = nest.frame();
         let outer = wire::parse(&frame);
         let (mut view, mut tunnel) = (outer, TunnelInfo::NONE);
-        let found = decap::unwrap(&frame, settings(8), &mut view, &mut tunnel, |_| ());
+        let found = decap::unwrap(&frame, settings(8), &mut view, &mut tunnel, &mut |_| ());
         if found.depth == 0 {
             continue;
         }
@@ -116,7 +149,7 @@ fn only_the_kinds_asked_for_come_off() {
         }
         let frame = nest.frame();
         let (mut view, mut tunnel) = (wire::parse(&frame), TunnelInfo::NONE);
-        let found = decap::unwrap(&frame, settings, &mut view, &mut tunnel, |_| ());
+        let found = decap::unwrap(&frame, settings, &mut view, &mut tunnel, &mut |_| ());
         assert_eq!(found.depth > 0, wanted > 0, "seed {seed}: {kind:?} {:?}", nest.tunnels);
         if wanted > 0 {
             assert_eq!(
@@ -138,7 +171,7 @@ fn hostile_nesting_is_bounded() {
         let nest = Nest::draw(&mut numbers, 100);
         let frame = nest.frame();
         let (mut view, mut tunnel) = (wire::parse(&frame), TunnelInfo::NONE);
-        let found = decap::unwrap(&frame, settings(8), &mut view, &mut tunnel, |_| ());
+        let found = decap::unwrap(&frame, settings(8), &mut view, &mut tunnel, &mut |_| ());
         assert_eq!((found.depth, found.obstacle), (8, Some(Obstacle::Depth)));
         for _ in 0..200 {
             let mut hostile = nest.frame();

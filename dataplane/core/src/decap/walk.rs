@@ -10,7 +10,7 @@ use crate::wire::vxlan::VxlanHeader;
 use crate::wire::{self, Fragment, Inner, L3, Parsed, TunnelHeader, ipv6, mpls, udp};
 
 /// The VXLAN flags byte of senders that number their packets in the reserved bits (`marking = "reference"`).
-const NUMBERED_FLAGS: u8 = 0xff;
+pub(super) const NUMBERED_FLAGS: u8 = 0xff;
 
 /// What was found in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +67,13 @@ pub fn is_candidate(outer: &Parsed) -> bool {
 /// `view` comes in as what [`wire::parse`] said of the frame, and goes out as what it would say of the inner frame
 /// (with its new header, if it gets one); it stays as it is when no tunnel is taken off. `tunnel` is only written when
 /// one is. `on_number` is told of every numbered tunnel on the way.
-#[inline]
+#[inline(never)]
 pub fn unwrap(
     frame: &[u8],
     settings: DecapSettings,
     view: &mut Parsed,
     tunnel: &mut TunnelInfo,
-    mut on_number: impl FnMut(&Numbered<'_>),
+    on_number: &mut dyn FnMut(&Numbered<'_>),
 ) -> Unwrapped {
     let mut out = Unwrapped {
         start: 0,
@@ -89,7 +89,7 @@ pub fn unwrap(
     let mut ethernet_at = 0;
     while let Some(around) = frame.get(base..) {
         let Some(layer) = Layer::of(around, view, settings) else {
-            if out.depth == 0 && hides_tunnel(view) {
+            if out.depth == 0 && hides_tunnel(view, settings) {
                 out.obstacle = Some(hidden(view));
             }
             break;
@@ -241,7 +241,7 @@ impl Layer {
 }
 
 #[inline(always)]
-fn is_mpls(kind: u16) -> bool {
+pub(super) fn is_mpls(kind: u16) -> bool {
     matches!(kind, ethertype::MPLS | ethertype::MPLS_UPSTREAM)
 }
 
@@ -263,13 +263,19 @@ fn decap_kind(tunnel: TunnelHeader) -> Option<DecapKind> {
 /// Whether these headers, which announce no tunnel, belong to a packet of one: a later fragment of it, GRE with a
 /// payload that is not known.
 #[inline(always)]
-fn hides_tunnel(view: &Parsed) -> bool {
+fn hides_tunnel(view: &Parsed, settings: DecapSettings) -> bool {
+    let wanted = |kinds: &[DecapKind]| kinds.iter().any(|&kind| settings.kinds.has(kind));
+    let later = view.fragment == Fragment::Later;
     view.tunnel == TunnelHeader::None
-        && (view.protocol == protocol::GRE
-            || (view.fragment == Fragment::Later && {
-                let tunnel_port = view.has_ports && wire::is_tunnel_port(view.dst_port);
-                matches!(view.protocol, protocol::IPV4 | protocol::IPV6) || tunnel_port
-            }))
+        && match view.protocol {
+            protocol::GRE => wanted(&[DecapKind::Gre, DecapKind::Teb, DecapKind::Erspan]),
+            protocol::IPV4 | protocol::IPV6 => later && wanted(&[DecapKind::Ipip]),
+            protocol::UDP => {
+                let is_port = view.has_ports && wire::is_tunnel_port(view.dst_port);
+                later && is_port && wanted(&[DecapKind::Vxlan, DecapKind::Geneve, DecapKind::Gtpu])
+            }
+            _ => false,
+        }
 }
 
 #[cold]

@@ -44,6 +44,7 @@ pub mod udp;
 pub mod vlan;
 pub mod vxlan;
 
+pub(crate) use parse::parse_plain_into;
 pub use parse::{MAX_FRAME_LEN, parse, parse_headless_into, parse_innermost, parse_into};
 pub use parsed::{Fragment, L3, Parsed, Stop, TunnelHeader};
 pub(crate) use tunnel::{Inner, announced_version, carried, is_tunnel_port};

@@ -48,6 +48,13 @@ pub fn parse_into(frame: &[u8], parsed: &mut Parsed) {
     }
 }
 
+/// As [`parse_into`] for untagged Ethernet, IPv4 without options and fragments, TCP or UDP; for all else false, and
+/// nothing is changed.
+#[inline(always)]
+pub(crate) fn parse_plain_into(frame: &[u8], parsed: &mut Parsed) -> bool {
+    plain(frame, 0, parsed)
+}
+
 /// The innermost headers that can be parsed, through at most `depth_limit` tunnels; `*outer` when there is no tunnel, or
 /// nothing inside it can be parsed.
 ///

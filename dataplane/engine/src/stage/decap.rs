@@ -86,8 +86,30 @@ impl Decap {
     }
 
     /// Takes the tunnels off packet `place`.
-    #[inline]
+    #[inline(always)]
     fn strip(
+        &mut self,
+        batch: &mut Batch,
+        place: usize,
+        settings: DecapSettings,
+        fragments: &mut FragmentTable,
+        ledger: &mut Ledger,
+    ) {
+        let Some(mbuf) = &mut batch.mbufs[place] else { return };
+        if mbuf.segments() == 1
+            && let Some(found) =
+                decap::straight(mbuf.data(), settings, &mut batch.outer[place], &mut batch.tunnel[place])
+        {
+            ledger.decapsulated += 1;
+            mbuf.adj(found.start);
+            cut(mbuf, &mut batch.info[place], found.start, found.end);
+            return;
+        }
+        self.strip_any(batch, place, settings, fragments, ledger);
+    }
+
+    #[inline(never)]
+    fn strip_any(
         &mut self,
         batch: &mut Batch,
         place: usize,
@@ -102,7 +124,8 @@ impl Decap {
         let view = &mut batch.outer[place];
         let tunnel = &mut batch.tunnel[place];
         let (meter, rows) = (&mut self.meter, &self.rows);
-        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, |number| count(meter, rows, number));
+        let mut on_number = |number: &Numbered<'_>| count(meter, rows, number);
+        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
         }
@@ -116,7 +139,7 @@ impl Decap {
             return;
         }
         ledger.decapsulated += 1;
-        cut(mbuf, &mut batch.info[place], &found);
+        cut(mbuf, &mut batch.info[place], found.start, found.end);
         if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
             gather(mbuf, CONTIGUOUS);
             wire::parse_into(mbuf.data(), view);
@@ -145,7 +168,8 @@ impl Decap {
         let view = &mut batch.inner[place];
         let tunnel = &mut batch.tunnel[place];
         let (meter, rows) = (&mut self.meter, &self.rows);
-        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, |number| count(meter, rows, number));
+        let mut on_number = |number: &Numbered<'_>| count(meter, rows, number);
+        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
         }
@@ -201,9 +225,9 @@ fn move_addresses(bytes: &mut [u8], from: usize, to: usize) -> bool {
 
 /// Cuts what the outer lengths say is not of the inner frame, and counts the original length anew.
 #[inline]
-fn cut(mbuf: &mut Mbuf, info: &mut RxInfo, found: &Unwrapped) {
-    let start = u32::from(found.start);
-    let end = found.end.saturating_sub(start);
+fn cut(mbuf: &mut Mbuf, info: &mut RxInfo, start: u16, end: u32) {
+    let start = u32::from(start);
+    let end = end.saturating_sub(start);
     if mbuf.pkt_len() > end {
         mbuf.truncate(end);
     }
