@@ -25,10 +25,10 @@ pub fn straight(
     view: &mut Parsed,
     tunnel: &mut TunnelInfo,
 ) -> Option<Straight> {
-    let is_plain = (view.tunnel == TunnelHeader::Vxlan)
-        & (view.l3 == L3::Ipv4)
-        & (view.fragment == Fragment::Whole)
-        & settings.kinds.has(DecapKind::Vxlan);
+    let is_plain = view.tunnel == TunnelHeader::Vxlan
+        && view.l3 == L3::Ipv4
+        && view.fragment == Fragment::Whole
+        && settings.kinds.has(DecapKind::Vxlan);
     if !is_plain {
         return None;
     }
