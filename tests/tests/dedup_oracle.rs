@@ -74,7 +74,7 @@ impl Rig {
             left = rest;
             for (place, packet) in now.iter().enumerate() {
                 let pool = if scatter { &self.scattered } else { &self.whole };
-                let mbuf = pool.copy_from(&packet.frame).expect("the pools hold a batch");
+                let mbuf = pool.copy_from(&packet.frame).unwrap();
                 let info =
                     RxInfo { wire_len: packet.wire_len, timestamp_ns: packet.time_ns, ..RxInfo::default() };
                 batch.push(mbuf, info, PortId(packet.port)).unwrap();
@@ -98,7 +98,7 @@ impl Rig {
 
     /// Compares the stage with the model, both ways of lying in memory; gives the verdicts.
     fn compare(&mut self, name: &str, settings: &DedupSettings, packets: &[Packet]) -> Vec<bool> {
-        let mut model = Model::new(profile(&settings.key), settings.window_ns);
+        let mut model = Model::new(profile(settings.key), settings.window_ns);
         let expected: Vec<bool> = packets
             .iter()
             .map(|packet| {
@@ -120,7 +120,7 @@ impl Rig {
     }
 }
 
-fn profile(key: &DedupKey) -> KeyProfile {
+fn profile(key: DedupKey) -> KeyProfile {
     KeyProfile {
         macs: key.macs,
         vlan: key.vlan,
@@ -233,7 +233,7 @@ fn injected(rig: &mut Rig) {
     let mut turn = 0;
     for path in files {
         let mut events = Vec::new();
-        let mut seen = Model::new(profile(&settings().key), u64::MAX);
+        let mut seen = Model::new(profile(settings().key), u64::MAX);
         // Far enough apart that all copies of a frame are over before those of the one after the next begin.
         for (number, (frame, wire_len, _)) in frames_of(&path, most).into_iter().enumerate() {
             let headers = wire::parse(&frame);
@@ -320,7 +320,7 @@ fn originals(rig: &mut Rig) {
             let is_ip = matches!(headers.l3, L3::Ipv4 | L3::Ipv6);
             row.duplicates += usize::from(duplicate);
             row.not_ip += usize::from(duplicate && !is_ip);
-            if !segment_of(packet, &headers).is_some_and(|segment| !segments.insert(segment)) {
+            if segment_of(packet, &headers).is_none_or(|segment| segments.insert(segment)) {
                 continue;
             }
             row.retransmissions += 1;
