@@ -12,13 +12,14 @@ use sluice_core::classify::{
     Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Input as Packets, Program, VerdictId,
 };
 use sluice_core::decap::TunnelInfo;
+use sluice_core::dedup::{Fingerprinter, KeyProfile, MAX_KEY_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
 use sluice_model::{DecapKind, DecapKinds, DecapMode, DecapSettings, Generation, PolicySet, PortId};
 
-use crate::nest;
+use crate::{dedup_model, nest};
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -30,11 +31,55 @@ pub const ALL: &[Target] = &[
     ("capture", capture),
     ("classify", classify),
     ("decap", decap),
+    ("dedup", dedup),
     ("neighbor", neighbor),
     ("policy", policy),
     ("segment", segment),
     ("wire", wire),
 ];
+
+/// A frame and a variation of one byte, after four bytes that say what counts and what is varied: both have the same
+/// fingerprint exactly if the slow model's keys are the same, and however the frame is scattered over segments.
+pub fn dedup(data: &[u8]) {
+    let Some((&[flags, payload, at, change], frame)) = data.split_first_chunk::<4>() else { return };
+    let flag = |bit: u8| flags >> bit & 1 == 1;
+    let profile = KeyProfile {
+        macs: flag(0),
+        vlan: flag(1),
+        ttl: flag(2),
+        tos: flag(3),
+        l4_checksum: flag(4),
+        payload_bytes: u16::from(payload) << (flags >> 5 & 3),
+    };
+    let mut varied = frame.to_vec();
+    if let Some(byte) = varied.get_mut(usize::from(at)) {
+        *byte ^= change;
+    }
+    let fingerprinter = Fingerprinter::new(profile, 7);
+    let Ok(wire_len) = u32::try_from(frame.len() + usize::from(flags >> 7)) else { return };
+    let mut scratch = [0; MAX_KEY_BYTES];
+    let mut both = |frame: &[u8], inner: bool| {
+        let mut headers = wire::parse(frame);
+        if inner {
+            headers = wire::parse_innermost(frame, &headers, 8);
+        }
+        let whole = fingerprinter.fingerprint(frame, &headers, wire_len);
+        for cut in [0, 1, 7, 64] {
+            let (first, rest) = frame.split_at(frame.len().min(usize::from(headers.header_end) + cut));
+            let (second, third) = rest.split_at(rest.len() / 2);
+            let pieces = [first, second, &[], third];
+            let scattered =
+                fingerprinter.fingerprint_segments(pieces.into_iter(), &headers, wire_len, &mut scratch);
+            assert_eq!(scattered, whole, "cut {cut} bytes after the headers");
+        }
+        (whole, dedup_model::key(&profile, frame, &headers, wire_len))
+    };
+    for inner in [false, true] {
+        let (one, one_key) = both(frame, inner);
+        let (other, other_key) = both(&varied, inner);
+        assert_eq!(one == other, one_key == other_key, "{profile:?}");
+    }
+}
 
 /// A block of a kernel interface's receive ring, without its descriptor.
 pub fn af_packet_block(data: &[u8]) {

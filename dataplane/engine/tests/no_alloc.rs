@@ -13,10 +13,13 @@ use sluice_engine::counters::Tables;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
 use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
 use sluice_model::spec::parse_policy;
-use sluice_model::{Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId};
+use sluice_model::{
+    DedupMode, DedupSettings, Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId,
+};
 
 /// TCP to port 80 takes the straight way to one tool; the others get shared copies, tags, cuts, outer fragments and a
 /// software checksum.
@@ -105,6 +108,7 @@ fn output(destination: &Destination) -> Output {
 fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPort) -> Worker {
     let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
     let program = Arc::new(program);
+    let dedup = DedupSettings { mode: DedupMode::Count, ..DedupSettings::default() };
     let source = TemplateSource::new(packets.clone(), &frames(), 64, Advance::Nothing);
     Worker::new(WorkerParts {
         sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
@@ -119,7 +123,8 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
         headers: headers.clone(),
         files: None,
         guard: LoopGuard::new(policies, &[]),
-        dedup: None,
+        // The templates come again and again within the window: only counted, or nothing else would be seen.
+        dedup: Dedup::new(&dedup, 65_536, 1, true),
         control: ControlQueues::new(16),
         tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
     })
@@ -156,6 +161,7 @@ fn a_running_worker_does_not_allocate() {
     let ledger = worker.ledger().snapshot();
     assert!(ledger.balances(), "{ledger:?}");
     assert_eq!(ledger.rx_packets, received as u64);
+    assert!(ledger.duplicates > 0, "{ledger:?}");
     // Every way was taken: shares and fragments, exclusion, no policy; and nothing else was lost.
     assert!(ledger.replicas > ledger.rx_packets, "{ledger:?}");
     let drops: Vec<_> = ledger.drops.iter().filter(|(_, packets)| *packets > 0).map(|d| d.0.name()).collect();
