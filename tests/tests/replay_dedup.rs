@@ -46,7 +46,7 @@ fn two_ports(dir: &Path) -> [PathBuf; 2] {
     let near: Vec<_> = (0..30).map(|n| packet(n, 64, 0x1234)).collect();
     let far: Vec<_> = (0..30).map(|n| packet(n, 63, 0x1234)).collect();
     capture(&ports[0], (0..).zip(&near).map(|(n, frame)| (n * 1000, &**frame)));
-    let late = |n: u64| if n % 3 == 0 { 2_000_001 } else { 2_000_000 };
+    let late = |n: u64| if n.is_multiple_of(3) { 2_000_001 } else { 2_000_000 };
     capture(&ports[1], (0..).zip(&far).map(|(n, frame)| (n * 1000 + late(n), &**frame)));
     ports
 }
