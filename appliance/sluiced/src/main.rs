@@ -6,6 +6,7 @@ mod records;
 mod replay;
 mod report;
 mod run;
+mod threads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ struct RunArgs {
     /// The boot config.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Print one JSON object on stdout at the end instead of the tables.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +111,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
-        Command::Run(args) => run::run(&args.config),
+        Command::Run(args) => run::run(&args.config, args.json),
         Command::Check(args) => Ok(check::check(args.config.as_deref(), args.policy.as_deref())),
         Command::Replay(args) => replay::replay(&args),
     };

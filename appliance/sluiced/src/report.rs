@@ -233,7 +233,7 @@ fn tunnel_json(tunnel: &TunnelTotals) -> Value {
     })
 }
 
-fn drops_json(drops: &DropCounts) -> Value {
+pub(crate) fn drops_json(drops: &DropCounts) -> Value {
     drops
         .iter()
         .filter(|&(_, packets)| packets > 0)
@@ -277,7 +277,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 }
 
 /// An empty table whose columns but the first are numbers.
-fn numbers(header: &[&str]) -> Table {
+pub(crate) fn numbers(header: &[&str]) -> Table {
     let mut table = table(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -285,6 +285,6 @@ fn numbers(header: &[&str]) -> Table {
     table
 }
 
-fn row(name: &str, numbers: &[u64]) -> Vec<String> {
+pub(crate) fn row(name: &str, numbers: &[u64]) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(numbers.iter().map(u64::to_string)).collect()
 }

@@ -14,6 +14,7 @@ use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_p
 use sluice_model::{BootConfig, DedupMode, LogLevel, PolicySet};
 
 use crate::report::{self, DedupSummary, Summary};
+use crate::threads;
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
@@ -23,7 +24,7 @@ const SAME_GESTURE: Duration = Duration::from_millis(100);
 /// Exit code of a run that a second signal ended at once: as a shell reports SIGINT.
 const ENDED_AT_ONCE: i32 = 130;
 
-pub(crate) fn run(config: &Path) -> Result<ExitCode> {
+pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let Some(boot) = report::load(&load_boot(config)) else { return Ok(ExitCode::FAILURE) };
     start_log(boot.log_level);
     let Some(policies) = report::load(&load_policy(&boot.policy)) else { return Ok(ExitCode::FAILURE) };
@@ -58,7 +59,7 @@ pub(crate) fn run(config: &Path) -> Result<ExitCode> {
     }
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
-    Ok(print_summary(&engine, &boot, &policies))
+    Ok(print_summary(&engine, &boot, &policies, json))
 }
 
 /// What the main thread and the thread that waits for signals tell each other.
@@ -121,10 +122,24 @@ fn log_statistics(engine: &Engine) {
         clock_error_ns,
         "account"
     );
+    for thread in engine.threads() {
+        let latency = thread.latency.unwrap_or_default();
+        tracing::info!(
+            rx_packets = thread.ledger.rx_packets,
+            drops = thread.ledger.drops.total(),
+            sleeps = thread.sleeps,
+            delay_p50_ns = latency.delay_ns.p50,
+            delay_p99_ns = latency.delay_ns.p99,
+            delay_max_ns = latency.delay_ns.max,
+            batch_p50 = latency.batch_pkts.p50,
+            "{}",
+            thread.name
+        );
+    }
 }
 
 /// The account at the end; fails when it does not balance or an mbuf is missing.
-fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet) -> ExitCode {
+fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json: bool) -> ExitCode {
     let account = engine.account();
     let (tunnels, tunnels_full) = engine.tunnels();
     let summary = Summary {
@@ -140,11 +155,19 @@ fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet) -> Ex
             pairs: engine.dedup_pairs(),
         }),
     };
-    println!("{}", summary.table());
-    println!("\n{}", report::ports(&engine.ports()));
     let kept = engine.mbufs_kept();
     let left = engine.mbufs_in_use().saturating_sub(kept);
-    let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
-    println!("\nmbufs not given back: {left}{aside}");
+    if json {
+        let mut object = summary.json();
+        object["threads"] = threads::json(&engine.threads());
+        object["mbufs_lost"] = left.into();
+        println!("{object}");
+    } else {
+        println!("{}", summary.table());
+        println!("\n{}", report::ports(&engine.ports()));
+        println!("\n{}", threads::table(&engine.threads()));
+        let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
+        println!("\nmbufs not given back: {left}{aside}");
+    }
     if account.balances() && left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

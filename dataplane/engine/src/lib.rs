@@ -10,6 +10,7 @@ pub mod counters;
 mod distributor;
 pub mod files;
 pub mod idle;
+pub mod latency;
 pub mod ledger;
 pub mod machine;
 pub mod output;

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::counters::Tables;
 use crate::files::FileProducer;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
+use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::output::{Egress, Output};
 use crate::port::{Source, TxDriver, TxPort};
@@ -134,6 +135,7 @@ pub struct Worker {
     control_burst: Burst,
     polls: u32,
     idle: Idle,
+    recorder: Recorder,
 }
 
 impl Worker {
@@ -152,6 +154,7 @@ impl Worker {
             control_burst: Burst::new(),
             polls: 0,
             idle: Idle::new(IdleSettings::ALWAYS, &[]),
+            recorder: Recorder::new(),
         };
         worker.housekeeping();
         worker
@@ -168,6 +171,12 @@ impl Worker {
     #[must_use]
     pub fn doorbell(&self) -> Arc<Doorbell> {
         self.idle.doorbell()
+    }
+
+    /// How long packets are inside, as far as was handed over.
+    #[must_use]
+    pub fn latency(&self) -> Arc<LatencyCell> {
+        self.recorder.cell()
     }
 
     /// The published ledger.
@@ -250,6 +259,7 @@ impl Worker {
         }
         self.fold();
         self.housekeeping();
+        self.recorder.end();
     }
 
     /// Receives one burst from each source and takes it all the way; returns how many packets came.
@@ -269,6 +279,7 @@ impl Worker {
             if received > 0 {
                 packets += received;
                 let (capture, filter) = (source.capture, source.own_filter);
+                let source_waits = source.can_wait();
                 if source.is_ring() {
                     self.ledger.from_distributors += received as u64;
                 }
@@ -278,7 +289,14 @@ impl Worker {
                 if !capture {
                     self.drop_all(DropReason::NotCapturePort);
                 }
+                // The times of a capture file are not those of its reception.
+                let sampled = capture && !source_waits && self.recorder.is_due();
+                let first_ns = self.batch.info[0].timestamp_ns;
                 self.process(start);
+                if sampled {
+                    let delay_ns = clock.now_ns(Tsc::now()).saturating_sub(first_ns);
+                    self.recorder.record(delay_ns, received);
+                }
             }
         }
         if packets == 0 && !self.tallies.is_empty() {
@@ -444,6 +462,7 @@ impl Worker {
     /// Takes in what the control thread published, and sends what it has to send.
     #[cold]
     fn housekeeping(&mut self) {
+        self.recorder.hand_over();
         let parts = &mut self.parts;
         for output in &mut parts.outputs {
             let up = match output.egress {

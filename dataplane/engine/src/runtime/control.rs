@@ -79,6 +79,10 @@ impl Control {
             round = round.wrapping_add(1);
             if round.is_multiple_of(CLOCK_ROUNDS) {
                 self.shared.clock.calibrate();
+                // Gives the workers their boxes back, so that no sample gets old.
+                for cell in self.shared.workers.iter().filter_map(|worker| worker.latency.as_ref()) {
+                    let _latency = cell.read();
+                }
             }
             if round.is_multiple_of(LINK_ROUNDS) {
                 self.check_links();

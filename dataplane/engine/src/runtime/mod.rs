@@ -40,7 +40,8 @@ use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_total
 use crate::distributor::{Distributor, DistributorParts};
 use crate::files::{self, FileError, FileSink};
 use crate::idle::{DEFAULT_MAX_SLEEP, IdleSettings};
-use crate::ledger::{Account, LedgerCell};
+use crate::latency::{Latency, LatencyCell};
+use crate::ledger::{Account, Ledger, LedgerCell};
 use crate::machine::Machine;
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
@@ -94,11 +95,27 @@ struct Shared {
     clock: Clock,
 }
 
+/// What one thread that moves packets did.
+#[derive(Clone, Debug)]
+pub struct ThreadReport {
+    /// `worker` or `distributor`, and its number.
+    pub name: String,
+    /// Its own account.
+    pub ledger: Ledger,
+    /// Times that it slept, as nothing came.
+    pub sleeps: u64,
+    /// Polls that brought nothing.
+    pub idle_polls: u64,
+    /// How long packets were inside; `None` of a distributor.
+    pub latency: Option<Latency>,
+}
+
 /// One worker as seen from outside.
 #[derive(Debug)]
 struct WorkerHandle {
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
+    latency: Option<Arc<LatencyCell>>,
     flow: Option<FlowHandle>,
     tunnels: Option<Arc<TunnelRows>>,
     dedup_pairs: Option<Arc<PortPairs>>,
@@ -238,6 +255,7 @@ impl Engine {
                     tunnels: w.tunnels(),
                     ledger: w.ledger(),
                     stats: w.stats(),
+                    latency: Some(w.latency()),
                     flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
                     dedup_pairs: w.dedup_pairs(),
                 })
@@ -247,6 +265,7 @@ impl Engine {
                 .map(|d| WorkerHandle {
                     ledger: d.ledger(),
                     stats: d.stats(),
+                    latency: None,
                     flow: None,
                     dedup_pairs: None,
                     tunnels: None,
@@ -374,10 +393,21 @@ impl Engine {
         self.shared.workers.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
-    /// The statistics of every distributor.
+    /// Every worker, then every distributor.
     #[must_use]
-    pub fn distributor_stats(&self) -> Vec<Arc<WorkerStats>> {
-        self.shared.distributors.iter().map(|thread| Arc::clone(&thread.stats)).collect()
+    pub fn threads(&self) -> Vec<ThreadReport> {
+        let shared = &self.shared;
+        let workers = shared.workers.iter().enumerate().map(|(index, thread)| ("worker", index, thread));
+        let distributors =
+            shared.distributors.iter().enumerate().map(|(index, thread)| ("distributor", index, thread));
+        let report = |(kind, index, thread): (&str, usize, &WorkerHandle)| ThreadReport {
+            name: format!("{kind}{index}"),
+            ledger: thread.ledger.snapshot(),
+            sleeps: thread.stats.sleeps.get(),
+            idle_polls: thread.stats.idle_polls.get(),
+            latency: thread.latency.as_ref().map(|cell| cell.read()),
+        };
+        workers.chain(distributors).map(report).collect()
     }
 
     /// Of [`Engine::mbufs_in_use`], those that drivers took at the start and by a fault of theirs keep to the end.
