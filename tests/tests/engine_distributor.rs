@@ -29,9 +29,10 @@ use sluice_engine::ledger::{Account, Ledger};
 use sluice_engine::output::{Egress, Output};
 use sluice_engine::port::{Source, SourceKind, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::decap::TunnelMeter;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::{ControlQueues, Distributor, DistributorParts, Worker, WorkerParts};
-use sluice_model::{DropReason, Generation, PortId, SpreadBy};
+use sluice_model::{DecapMode, DecapSettings, DropReason, Generation, PortId, SpreadBy};
 use sluice_tests::traffic::{self, End};
 
 const FLOWS: u32 = 200;
@@ -111,6 +112,7 @@ fn distributor(rx: RxQueue, port: u16, rings: Vec<dpdk::RingProducer>, by: Sprea
         idle: IdleSettings::ALWAYS,
         by,
         innermost: true,
+        tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
     })
@@ -242,6 +244,56 @@ fn fragments_follow_their_first_one(rig: &mut Rig) {
         });
     }
     assert!(workers.values().all(|workers| workers.len() == 1), "{workers:?}");
+    rig.input.rx = Some(distributor.into_sources().remove(0).into_rx_queue().unwrap());
+}
+
+/// On a port that opens tunnels, a flow has one worker however it comes: plain, in VXLAN from either end, in GRE.
+fn tunnels_go_with_their_inner_flow(rig: &mut Rig) {
+    let (producers, mut consumers) = rig.rings(4, 1024);
+    let mut source = Source::new(PortId(0), true, None, SourceKind::Dpdk(rig.input.rx.take().unwrap()));
+    source.decap = DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() };
+    let mut distributor = Distributor::new(DistributorParts {
+        sources: vec![source],
+        rings: producers,
+        doorbells: Vec::new(),
+        idle: IdleSettings::ALWAYS,
+        by: SpreadBy::Addresses,
+        innermost: false,
+        tunnels: TunnelMeter::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
+        fragments: FragmentTable::new(&FragmentTableConfig::default()),
+        control: ControlQueues::new(16),
+    });
+    let clock = Clock::new(Tsc::hz(&rig.eal));
+    let mut workers: HashMap<u32, HashSet<usize>> = HashMap::new();
+    for number in 0..FLOWS {
+        let frames: Vec<_> = flow(number)
+            .into_iter()
+            .take(6)
+            .enumerate()
+            .map(|(step, frame)| {
+                let vtep = |last: u8| End::new(IpAddr::from([192, 0, 2, last]), 0);
+                let [near, far] = if step % 2 == 0 { [1, 2] } else { [2, 1] }.map(vtep);
+                match step % 3 {
+                    0 => frame,
+                    // VXLAN, RFC 7348: flags 0x08, VNI 5.
+                    1 => {
+                        let far = End { port: 4789, ..far };
+                        traffic::udp(&near, &far, &[], &[&[8, 0, 0, 0, 0, 0, 5, 0], &frame[..]].concat())
+                    }
+                    // GRE of the IP packet, RFC 2784.
+                    _ => traffic::ip_frame(&near, &far, &[], 47, &[&[0, 0], &frame[12..]].concat()),
+                }
+            })
+            .collect();
+        rig.input.send(&rig.pool, &frames);
+        distributor.poll(&clock);
+        drain(&mut consumers, |worker, _, _| {
+            workers.entry(number).or_default().insert(worker);
+        });
+    }
+    assert!(workers.values().all(|workers| workers.len() == 1), "{workers:?}");
+    let used: HashSet<_> = workers.values().flatten().collect();
+    assert_eq!(used.len(), 4, "the outer addresses alone would give one worker");
     rig.input.rx = Some(distributor.into_sources().remove(0).into_rx_queue().unwrap());
 }
 
@@ -393,6 +445,7 @@ fn sleeping_adds_no_more_than_it_may(rig: &mut Rig, output: Loop) {
         idle: settings,
         by: SpreadBy::Addresses,
         innermost: false,
+        tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
     });
@@ -473,6 +526,7 @@ fn packets_go_through_distributors_together_in_order_and_counted() {
     what_belongs_together_stays_together(&mut rig, SpreadBy::Addresses);
     what_belongs_together_stays_together(&mut rig, SpreadBy::Ports);
     fragments_follow_their_first_one(&mut rig);
+    tunnels_go_with_their_inner_flow(&mut rig);
     a_full_ring_is_counted(&mut rig);
     the_account_balances_at_every_moment(&mut rig, exits);
     a_capture_by_net_pcap(&mut rig, &sample);

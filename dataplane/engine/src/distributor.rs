@@ -10,18 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dpdk::{Burst, Note, RingProducer, Tsc};
 use sluice_core::classify::FragmentTable;
+use sluice_core::decap::{self, Numbered, TunnelInfo, is_candidate};
 use sluice_core::spread::{spread_hash, worker_of};
 use sluice_core::wire::{self, Fragment, Parsed};
-use sluice_model::{DropReason, SpreadBy};
+use sluice_model::{DecapMode, DecapSettings, DropReason, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::port::Source;
+use crate::stage::decap::{CONTIGUOUS_TUNNELS, TunnelMeter, gather};
 use crate::stage::parse::{DEPTH_LIMIT, PREFETCH_AHEAD};
 use crate::stage::rx;
 use crate::stats::{Stage, WorkerStats};
+use crate::tunnels::TunnelRows;
 use crate::worker::{
     ControlFrame, ControlQueues, DRAIN_MAX_NS, DRAIN_QUIET_NS, HOUSEKEEPING_POLLS, Replacement,
 };
@@ -39,8 +42,11 @@ pub struct DistributorParts {
     pub idle: IdleSettings,
     /// What of a packet decides.
     pub by: SpreadBy,
-    /// Whether the innermost headers decide: where tunnels are taken off, looked through or matched inside.
+    /// Whether the innermost headers decide for all ports, as policies match on them; else those that are left when
+    /// the tunnels that the port opens are off.
     pub innermost: bool,
+    /// Counts what numbered tunnels lost, as each worker sees only a part of them.
+    pub tunnels: Option<TunnelMeter>,
     /// Ports of datagrams of which the first fragment was seen; only asked by [`SpreadBy::Ports`].
     pub fragments: FragmentTable,
     /// The queues to and from the control thread.
@@ -75,6 +81,12 @@ impl Distributor {
             stats: Arc::default(),
             polls: 0,
         }
+    }
+
+    /// The numbered tunnels, published, if tunnels are opened.
+    #[must_use]
+    pub fn tunnels(&self) -> Option<Arc<TunnelRows>> {
+        self.parts.tunnels.as_ref().map(TunnelMeter::rows)
     }
 
     /// Ends the distributor and gives its sources back.
@@ -149,14 +161,14 @@ impl Distributor {
                 continue;
             }
             packets += received;
-            let (capture, filter) = (source.capture, source.own_filter);
+            let (capture, filter, decap) = (source.capture, source.own_filter, source.decap);
             if let Some(filter) = filter {
                 let received = &self.parts.control.received;
                 self.batch.take_own(&filter, received, &mut self.ledger);
             }
             let end = self.stats.stage(Stage::Rx, start, received);
             if capture {
-                self.distribute(end);
+                self.distribute(end, decap);
             } else {
                 self.drop_all(DropReason::NotCapturePort);
             }
@@ -167,10 +179,10 @@ impl Distributor {
 
     /// Hands every packet of the batch to its worker.
     #[inline]
-    fn distribute(&mut self, start: Tsc) {
+    fn distribute(&mut self, start: Tsc, decap: DecapSettings) {
         let packets = self.batch.len;
         let taken = u64::from(self.batch.live.count_ones());
-        self.hash();
+        self.hash(decap);
         let hashed = self.stats.stage(Stage::Parse, start, packets);
         // Counted before it can be seen by a worker, so that no account shows a packet that was not received.
         self.ledger.rx_packets += taken;
@@ -199,7 +211,7 @@ impl Distributor {
 
     /// Puts every packet of the batch into the burst of its worker, with its note.
     #[inline]
-    fn hash(&mut self) {
+    fn hash(&mut self, decap: DecapSettings) {
         let workers = self.bursts.len();
         let batch = &mut *self.batch;
         let mut headers = Parsed::EMPTY;
@@ -208,10 +220,14 @@ impl Distributor {
                 ahead.prefetch_data();
             }
             let Some(mut mbuf) = batch.take(place) else { continue };
-            rx::pull_together(&mut mbuf);
+            if mbuf.segments() > 1 {
+                // As the worker will: both must see the same headers.
+                let bytes = if decap.mode == DecapMode::Off { rx::CONTIGUOUS } else { CONTIGUOUS_TUNNELS };
+                gather(&mut mbuf, bytes);
+            }
             let info = batch.info[place];
             let port = batch.ingress[place].0;
-            let hash = hash_of(mbuf.data(), &mut headers, &mut self.parts, info.timestamp_ns);
+            let hash = hash_of(mbuf.data(), &mut headers, &mut self.parts, decap, info.timestamp_ns);
             mbuf.set_note(Note {
                 timestamp_ns: info.timestamp_ns,
                 wire_len: info.wire_len,
@@ -254,18 +270,45 @@ impl Distributor {
 }
 
 #[inline(always)]
-fn hash_of(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, now_ns: u64) -> u64 {
+fn hash_of(
+    frame: &[u8],
+    headers: &mut Parsed,
+    parts: &mut DistributorParts,
+    decap: DecapSettings,
+    now_ns: u64,
+) -> u64 {
     wire::parse_into(frame, headers);
-    if parts.by == SpreadBy::Ports && headers.fragment != Fragment::Whole {
+    let by_ports = parts.by == SpreadBy::Ports;
+    if by_ports && headers.fragment != Fragment::Whole {
         let _outcome = parts.fragments.resolve(headers, frame, now_ns);
     }
-    if parts.innermost && headers.inner_offset != 0 {
-        *headers = wire::parse_innermost(frame, headers, DEPTH_LIMIT);
-        if parts.by == SpreadBy::Ports && headers.fragment != Fragment::Whole {
+    if decap.mode != DecapMode::Off && is_candidate(headers) || parts.innermost && headers.inner_offset != 0 {
+        go_inside(frame, headers, parts, decap);
+        if by_ports && headers.fragment != Fragment::Whole {
             let _outcome = parts.fragments.resolve(headers, frame, now_ns);
         }
     }
     spread_hash(frame, headers, parts.by)
+}
+
+/// Replaces the headers of a tunnel packet by those that decide about it.
+fn go_inside(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, decap: DecapSettings) {
+    let outer = *headers;
+    if decap.mode != DecapMode::Off {
+        let (mut tunnel, meter) = (TunnelInfo::NONE, &mut parts.tunnels);
+        let mut on_number = |number: &Numbered<'_>| {
+            if let Some(meter) = meter {
+                meter.count(number);
+            }
+        };
+        let found = decap::unwrap(frame, decap, headers, &mut tunnel, &mut on_number);
+        if found.depth > 0 {
+            found.look_through(headers);
+        }
+    }
+    if parts.innermost {
+        *headers = wire::parse_innermost(frame, &outer, DEPTH_LIMIT);
+    }
 }
 
 /// Whether a batch fits every ring, whichever worker it is for.

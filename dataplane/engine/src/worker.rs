@@ -219,7 +219,7 @@ impl Worker {
     /// The numbered tunnels that come in, if tunnels are taken off.
     #[must_use]
     pub fn tunnels(&self) -> Option<Arc<TunnelRows>> {
-        self.parts.decap.as_ref().map(Decap::rows)
+        self.parts.decap.as_ref().and_then(Decap::rows)
     }
 
     /// Ends the worker and gives its output ports back.

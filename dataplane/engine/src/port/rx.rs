@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue, RxWaiter};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::PortId;
+use sluice_model::{DecapSettings, PortId};
 
 use super::template::TemplateSource;
 use crate::batch::{BATCH, Batch, RxInfo};
@@ -39,6 +39,8 @@ pub struct Source {
     pub capture: bool,
     /// Recognises frames for the port's own addresses; `None` = it has none.
     pub own_filter: Option<OwnFilter>,
+    /// What is done with its tunnels: a distributor goes by the headers that are left.
+    pub decap: DecapSettings,
     /// Bytes kept of each frame.
     pub snaplen: u32,
     /// Packets taken at once, at most [`BATCH`].
@@ -57,7 +59,17 @@ impl Source {
     #[must_use]
     pub fn new(port: PortId, capture: bool, own_filter: Option<OwnFilter>, kind: SourceKind) -> Self {
         let burst = Burst::new();
-        Self { port, capture, own_filter, snaplen: u32::MAX, burst_pkts: BATCH, kind, burst, last_ns: 0 }
+        Self {
+            port,
+            capture,
+            own_filter,
+            decap: DecapSettings::default(),
+            snaplen: u32::MAX,
+            burst_pkts: BATCH,
+            kind,
+            burst,
+            last_ns: 0,
+        }
     }
 
     /// The queue of a DPDK port, if it is one.

@@ -45,7 +45,7 @@ use crate::ledger::{Account, Ledger, LedgerCell};
 use crate::machine::Machine;
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
-use crate::stage::decap::Decap;
+use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStats, RecordRing};
 use crate::stage::guard::LoopGuard;
@@ -159,8 +159,12 @@ impl Engine {
         let program = Arc::new(program);
 
         let worker_count = cores.workers.len();
-        let need =
-            SpreadNeed { workers: worker_count, by: boot.worker.spread, innermost: program.needs_inner() };
+        let opened = boot.ports.iter().any(|port| port.role.captures() && !port.decap.is_off());
+        let need = SpreadNeed {
+            workers: worker_count,
+            by: boot.worker.spread,
+            innermost: opened || program.needs_inner(),
+        };
         let OpenPorts { mut ports, spreading, mbufs_kept } =
             OpenPorts::open(&eal, boot, &pools, &plan, &need)?;
         let distributor_count = match &spreading {
@@ -202,6 +206,11 @@ impl Engine {
                 .max_sleep_us
                 .map_or(DEFAULT_MAX_SLEEP, |microseconds| Duration::from_micros(microseconds.into())),
         };
+        // Behind distributors a worker sees a part of each tunnel's packets only.
+        let decap_stage = || {
+            let stage = Decap::new(&decap);
+            if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
+        };
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         let counts = [worker_count, distributor_count];
@@ -217,7 +226,7 @@ impl Engine {
                 ports: exits,
                 classifier: Classifier::new(&program, ClassifierConfig::default()),
                 program: Arc::clone(&program),
-                decap: Decap::new(&decap),
+                decap: decap_stage(),
                 flow: flows::stage(boot, &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
@@ -241,7 +250,8 @@ impl Engine {
                 doorbells: doorbells.clone(),
                 idle,
                 by: need.by,
-                innermost: need.innermost,
+                innermost: program.needs_inner(),
+                tunnels: TunnelMeter::new(&decap),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 control: ControlQueues::new(CONTROL_QUEUE),
             })
@@ -268,7 +278,7 @@ impl Engine {
                     latency: None,
                     flow: None,
                     dedup_pairs: None,
-                    tunnels: None,
+                    tunnels: d.tunnels(),
                 })
                 .collect(),
             files: sink.ledger(),
@@ -377,8 +387,8 @@ impl Engine {
     /// because there were too many tunnels.
     #[must_use]
     pub fn tunnels(&self) -> (Vec<TunnelTotals>, u64) {
-        let workers = self.shared.workers.iter().filter_map(|worker| worker.tunnels.as_deref());
-        tunnel_totals(&workers.collect::<Vec<_>>())
+        let threads = self.shared.workers.iter().chain(&self.shared.distributors);
+        tunnel_totals(&threads.filter_map(|thread| thread.tunnels.as_deref()).collect::<Vec<_>>())
     }
 
     /// Every port with its link state and counters.

@@ -17,7 +17,7 @@ use crate::tunnels::TunnelRows;
 /// Tunnels whose loss is metered, per worker.
 const METERED_TUNNELS: usize = 1024;
 /// Bytes that are put into one piece before tunnels of a packet in several segments are followed.
-const CONTIGUOUS_TUNNELS: u16 = 1024;
+pub(crate) const CONTIGUOUS_TUNNELS: u16 = 1024;
 /// Bytes of a VLAN tag.
 const VLAN_TAG: u16 = 4;
 /// Both addresses of an Ethernet header.
@@ -28,18 +28,23 @@ const ADDRESSES: usize = 12;
 pub struct Decap {
     /// By port number.
     ports: Vec<DecapSettings>,
+    /// `None` = the packets' distributor has it.
+    meter: Option<TunnelMeter>,
+}
+
+/// Counts what numbered tunnels lost, and publishes it.
+#[derive(Debug)]
+pub struct TunnelMeter {
     meter: LossMeter,
     rows: Arc<TunnelRows>,
 }
 
-impl Decap {
-    /// The stage for ports with these settings, by port number; `None` when none of them has it do anything. All memory
-    /// is taken here.
+impl TunnelMeter {
+    /// A meter for ports with these settings, by port number; `None` when none of them opens tunnels.
     #[must_use]
     pub fn new(ports: &[DecapSettings]) -> Option<Self> {
         let wanted = ports.iter().any(|settings| !settings.is_off());
         wanted.then(|| Self {
-            ports: ports.to_vec(),
             meter: LossMeter::new(METERED_TUNNELS),
             rows: Arc::new(TunnelRows::new(METERED_TUNNELS)),
         })
@@ -49,6 +54,43 @@ impl Decap {
     #[must_use]
     pub fn rows(&self) -> Arc<TunnelRows> {
         Arc::clone(&self.rows)
+    }
+
+    /// Meters a packet of a numbered tunnel.
+    #[inline]
+    pub(crate) fn count(&mut self, numbered: &Numbered<'_>) {
+        let key = TunnelKey {
+            src_addr: numbered.outer.src_addr,
+            ipv4: numbered.outer.l3 == wire::L3::Ipv4,
+            kind: numbered.kind,
+            id: numbered.outer.tunnel_id,
+        };
+        match self.meter.observe(&key, numbered.number, numbered.bits) {
+            Some(row) => self.rows.publish(&self.meter, row),
+            None => self.rows.publish_refused(&self.meter),
+        }
+    }
+}
+
+impl Decap {
+    /// The stage for ports with these settings, by port number; `None` when none of them has it do anything. All memory
+    /// is taken here.
+    #[must_use]
+    pub fn new(ports: &[DecapSettings]) -> Option<Self> {
+        TunnelMeter::new(ports).map(|meter| Self { ports: ports.to_vec(), meter: Some(meter) })
+    }
+
+    /// Leaves the loss of tunnels to a distributor: a worker behind one sees a part of each tunnel's packets.
+    #[must_use]
+    pub fn without_meter(mut self) -> Self {
+        self.meter = None;
+        self
+    }
+
+    /// The numbered tunnels, published; `None` when they are metered elsewhere.
+    #[must_use]
+    pub fn rows(&self) -> Option<Arc<TunnelRows>> {
+        self.meter.as_ref().map(TunnelMeter::rows)
     }
 
     /// Takes tunnels and tags off the live packets, or looks through them; `with_inner`: also parses the innermost
@@ -123,8 +165,12 @@ impl Decap {
         }
         let view = &mut batch.outer[place];
         let tunnel = &mut batch.tunnel[place];
-        let (meter, rows) = (&mut self.meter, &self.rows);
-        let mut on_number = |number: &Numbered<'_>| count(meter, rows, number);
+        let meter = &mut self.meter;
+        let mut on_number = |number: &Numbered<'_>| {
+            if let Some(meter) = meter {
+                meter.count(number);
+            }
+        };
         let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
@@ -167,8 +213,12 @@ impl Decap {
         }
         let view = &mut batch.inner[place];
         let tunnel = &mut batch.tunnel[place];
-        let (meter, rows) = (&mut self.meter, &self.rows);
-        let mut on_number = |number: &Numbered<'_>| count(meter, rows, number);
+        let meter = &mut self.meter;
+        let mut on_number = |number: &Numbered<'_>| {
+            if let Some(meter) = meter {
+                meter.count(number);
+            }
+        };
         let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
@@ -179,21 +229,6 @@ impl Decap {
             batch.looked_through |= 1 << place;
             resolve(view, mbuf.data(), batch.info[place].timestamp_ns, fragments, ledger);
         }
-    }
-}
-
-/// Meters a packet of a numbered tunnel.
-#[inline]
-fn count(meter: &mut LossMeter, rows: &TunnelRows, numbered: &Numbered<'_>) {
-    let key = TunnelKey {
-        src_addr: numbered.outer.src_addr,
-        ipv4: numbered.outer.l3 == wire::L3::Ipv4,
-        kind: numbered.kind,
-        id: numbered.outer.tunnel_id,
-    };
-    match meter.observe(&key, numbered.number, numbered.bits) {
-        Some(row) => rows.publish(meter, row),
-        None => rows.publish_refused(meter),
     }
 }
 
@@ -236,7 +271,7 @@ fn cut(mbuf: &mut Mbuf, info: &mut RxInfo, start: u16, end: u32) {
 
 /// Makes the first `bytes` contiguous, as far as the packet goes and its first segment has room.
 #[cold]
-fn gather(mbuf: &mut Mbuf, bytes: u16) {
+pub(crate) fn gather(mbuf: &mut Mbuf, bytes: u16) {
     let wanted = u32::from(bytes).min(mbuf.pkt_len());
     if u32::from(mbuf.data_len()) < wanted {
         // What cannot be pulled together is followed as far as the first segment goes.

@@ -6,7 +6,7 @@ use crate::batch::Batch;
 
 /// Bytes that the parser may want to see in one piece: Ethernet with tags, IPv6 with extension headers, a tunnel and
 /// the same again inside.
-pub(super) const CONTIGUOUS: u16 = 256;
+pub(crate) const CONTIGUOUS: u16 = 256;
 
 /// EtherType of a customer tag, and of a service tag (IEEE 802.1Q).
 const TPID_CTAG: u16 = 0x8100;
@@ -29,7 +29,7 @@ pub fn run(batch: &mut Batch) {
 
 /// Makes the headers contiguous.
 #[inline(always)]
-pub(crate) fn pull_together(mbuf: &mut Mbuf) {
+fn pull_together(mbuf: &mut Mbuf) {
     if mbuf.segments() > 1 && mbuf.data_len() < CONTIGUOUS {
         let wanted = u32::from(CONTIGUOUS).min(mbuf.pkt_len());
         // A frame that cannot be pulled together is parsed as far as its first segment goes.
