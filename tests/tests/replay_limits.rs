@@ -73,7 +73,7 @@ fn nothing_is_lost_and_identifications_differ() {
         dedup: sluice_model::DedupSettings::default(),
         taps: Vec::new(),
     };
-    let report = replay(&config, |_, _| {}, |_| {}).unwrap();
+    let report = replay(&config, |_, _| {}, &mut ()).unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     assert!(report.account.balances() && report.mbufs_in_use == 0, "{:?}", report.account);
     assert_eq!(report.account.ledger.drops.total(), 0, "{:?}", report.account);

@@ -82,6 +82,9 @@ struct ReplayArgs {
     /// Meter flows, and write their records to this file: one JSON object per line.
     #[arg(long, value_name = "FILE")]
     flows: Option<PathBuf>,
+    /// Meter flows, and write the metrics of each second and each minute to this file: one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
     /// What is done with tunnels of all captures, whatever the boot config says.
     #[arg(long, value_enum)]
     decap: Option<Decap>,

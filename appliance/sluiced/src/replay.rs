@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
-use sluice_core::flow::TapPort;
+use sluice_core::flow::{Sink, TapPort};
 use sluice_engine::replay::{ReplayConfig, output_files, port_name, replay as run_replay};
-use sluice_model::fields::FLOW_FIELDS;
-use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, FlowRecord, PortConfig, StripVlan};
+use sluice_model::fields::{FLOW_FIELDS, METRICS_FIELDS};
+use sluice_model::{
+    BootConfig, DecapMode, DecapSettings, DedupMode, FlowRecord, MetricsRecord, PortConfig, StripVlan,
+};
 
 use crate::records::RecordFile;
 use crate::report::{self, DedupSummary, Summary};
@@ -31,7 +33,9 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         None => None,
     };
     let mut dedup = boot.as_ref().map(|boot| boot.dedup).unwrap_or_default();
-    let flow = boot.as_ref().map(|boot| boot.flow.clone()).unwrap_or_default();
+    let mut flow = boot.as_ref().map(|boot| boot.flow.clone()).unwrap_or_default();
+    flow.enabled |= args.flows.is_some() || args.metrics.is_some();
+    flow.metrics = args.metrics.is_some();
     if let Some(mode) = args.dedup {
         dedup.mode = mode;
     }
@@ -41,24 +45,16 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
         loop_guard: args.loop_guard,
-        flow: (flow.enabled || args.flows.is_some()).then_some(flow),
+        flow: flow.enabled.then_some(flow),
         taps: args.inputs.iter().map(|input| tap(boot.as_ref(), input)).collect(),
         dedup,
     };
-    let mut flows = match &args.flows {
-        Some(path) => Some(RecordFile::create(path, FLOW_FIELDS, &other_files(args, &config))?),
-        None => None,
-    };
+    let mut files = Files::create(args, &other_files(args, &config))?;
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
-    let record = |record: &FlowRecord| {
-        if let Some(flows) = &mut flows {
-            flows.write(record);
-        }
-    };
-    let outcome = run_replay(&config, |input, at| bar.update(input, at), record)?;
+    let outcome = run_replay(&config, |input, at| bar.update(input, at), &mut files)?;
     bar.finish();
-    let written = flows.map(RecordFile::close).transpose();
+    let written = files.close();
     let summary = Summary {
         tunnels: &outcome.tunnels,
         tunnels_full: outcome.tunnels_full,
@@ -119,6 +115,47 @@ fn port_of<'a>(boot: Option<&'a BootConfig>, input: &Path) -> Option<&'a PortCon
 /// Where an input stands.
 fn tap(boot: Option<&BootConfig>, input: &Path) -> TapPort {
     port_of(boot, input).map_or(TapPort::default(), |port| TapPort { tap: port.tap, side: port.tap_side })
+}
+
+/// The files that records go to, if they are wanted.
+struct Files {
+    flows: Option<RecordFile<FlowRecord>>,
+    metrics: Option<RecordFile<MetricsRecord>>,
+}
+
+impl Files {
+    fn create(args: &ReplayArgs, others: &[PathBuf]) -> Result<Self> {
+        let flows =
+            args.flows.as_ref().map(|path| RecordFile::create(path, FLOW_FIELDS, others)).transpose()?;
+        let others: Vec<_> = others.iter().chain(&args.flows).cloned().collect();
+        let metrics = args
+            .metrics
+            .as_ref()
+            .map(|path| RecordFile::create(path, METRICS_FIELDS, &others))
+            .transpose()?;
+        Ok(Self { flows, metrics })
+    }
+
+    /// How many flow records were written, if they were wanted.
+    fn close(self) -> Result<Option<u64>> {
+        let flows = self.flows.map(RecordFile::close).transpose();
+        self.metrics.map(RecordFile::close).transpose()?;
+        flows
+    }
+}
+
+impl Sink for Files {
+    fn flow(&mut self, record: &FlowRecord) {
+        if let Some(file) = &mut self.flows {
+            file.write(record);
+        }
+    }
+
+    fn metrics(&mut self, row: &MetricsRecord) {
+        if let Some(file) = &mut self.metrics {
+            file.write(row);
+        }
+    }
 }
 
 /// The files that records must not overwrite: what is read, and what else is written.

@@ -5,7 +5,7 @@
 use sluice_core::decap::TunnelInfo;
 use sluice_core::flow::{FlowMeter, MeterConfig, Packet, Sink, VlanKey};
 use sluice_core::wire;
-use sluice_model::{FlowRecord, FlowTimeouts, PortId};
+use sluice_model::{FlowRecord, FlowTimeouts, MetricsRecord, PortId};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -18,11 +18,15 @@ const MS: u64 = 1_000_000;
 const START_NS: u64 = 1_700_000_050_000_000_000 - 1_700_000_050_000_000_000 % 60_000_000_000 + 10_000 * MS;
 
 #[derive(Default)]
-struct Records(Vec<FlowRecord>);
+struct Records(Vec<FlowRecord>, Vec<MetricsRecord>);
 
 impl Sink for Records {
     fn flow(&mut self, record: &FlowRecord) {
         self.0.push(*record);
+    }
+
+    fn metrics(&mut self, row: &MetricsRecord) {
+        self.1.push(*row);
     }
 }
 
@@ -79,6 +83,7 @@ fn meter() -> FlowMeter {
         vlan: VlanKey::Ids,
         timeouts: FlowTimeouts::default(),
         taps: Vec::new(),
+        metrics: None,
         vtap_id: 1,
         worker: 0,
     })

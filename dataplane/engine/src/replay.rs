@@ -12,10 +12,11 @@ use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolE
 use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
+use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
 use sluice_model::{
-    DecapSettings, DedupSettings, Destination, DestinationKind, FlowRecord, FlowSettings, Generation,
-    MacAddr, PolicySet, PortId,
+    DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet,
+    PortId,
 };
 
 use crate::batch::{BATCH, RxInfo};
@@ -147,15 +148,15 @@ pub struct ReplayReport {
     pub errors: Vec<ReplayError>,
 }
 
-/// Replays `config`; `progress` is called now and then with the input's number and how far it is, `record` with each
-/// flow record. At the end of the input time runs on until every flow has timed out.
+/// Replays `config`; `progress` is called now and then with the input's number and how far it is; flow records and
+/// rows of metrics go to `sink`. At the end of the input time runs on until every flow has timed out.
 ///
 /// # Errors
 /// What kept the replay from starting. What went wrong on the way is in the report.
 pub fn replay(
     config: &ReplayConfig,
     mut progress: impl FnMut(usize, Progress),
-    mut record: impl FnMut(&FlowRecord),
+    sink: &mut impl Sink,
 ) -> Result<ReplayReport, ReplayError> {
     let mut readers = Vec::with_capacity(config.inputs.len());
     for path in &config.inputs {
@@ -167,11 +168,11 @@ pub fn replay(
     let mut errors = Vec::new();
     for (index, mut reader) in readers.into_iter().enumerate() {
         let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
-        let result = session.run(&mut reader, port, |at| progress(index, at), &mut record);
+        let result = session.run(&mut reader, port, |at| progress(index, at), sink);
         errors.extend(result.err().map(ReplayError::Capture));
     }
     session.worker.fold();
-    session.worker.finish_flows(&mut record);
+    session.worker.finish_flows(sink);
     session.sink.flush();
     errors.extend(session.sink.take_errors().into_iter().map(ReplayError::File));
     Ok(session.report(files, errors))
@@ -285,7 +286,7 @@ impl Session {
         reader: &mut CaptureReader,
         port: PortId,
         mut progress: impl FnMut(Progress),
-        mut record: impl FnMut(&FlowRecord),
+        sink: &mut impl Sink,
     ) -> Result<(), CaptureError> {
         let mut result = Ok(());
         let mut more = true;
@@ -320,10 +321,7 @@ impl Session {
             self.worker.process(start);
             self.sink.drain();
             if let Some(flow) = self.worker.flow() {
-                let ring = flow.ring();
-                while let Some(next) = ring.pop() {
-                    record(&next);
-                }
+                flow.rings().drain(sink);
             }
             progress(reader.progress());
         }

@@ -10,7 +10,8 @@ use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, Tsc};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::classify::{Classifier, FragmentTable, Input, Program};
-use sluice_model::{DropReason, FlowRecord, PortId};
+use sluice_core::flow::Sink;
+use sluice_model::{DropReason, PortId};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
@@ -198,9 +199,9 @@ impl Worker {
     }
 
     /// Ends all flows, as if no packet came any more; see [`FlowStage::finish`].
-    pub fn finish_flows(&mut self, take: impl FnMut(&FlowRecord)) {
+    pub fn finish_flows(&mut self, sink: &mut impl Sink) {
         if let Some(flow) = &mut self.parts.flow {
-            flow.finish(take);
+            flow.finish(sink);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is kept of a flow: two lines that every packet touches, one more for TCP, and what is seldom needed.
 
-use sluice_model::{MacAddr, PortId, TcpPerf};
+use sluice_model::{MacAddr, PortId, TcpPerf, Throughput};
 
 use super::tcp::{Delays, FlowState, Handshake, TcpTracker};
 use crate::decap::TunnelInfo;
@@ -19,6 +19,8 @@ pub(super) mod flag {
     pub(crate) const SYN_SEEN: u8 = 16;
     /// A SYN-ACK told the direction.
     pub(crate) const SYN_ACK_SEEN: u8 = 32;
+    /// There were packets since the last record.
+    pub(crate) const INTERVAL_OPEN: u8 = 64;
 }
 
 /// What a lookup reads and every packet writes: one line.
@@ -34,7 +36,7 @@ pub(super) struct Hot {
     pub(super) flags: u8,
     /// The time of the latest packet.
     pub(super) last_ns: u64,
-    /// A packet from then on belongs to another period; 0 = the flow was idle since its last period was reported.
+    /// A packet from then on belongs to another second (without metrics: minute); 0 = none came since it was over.
     pub(super) period_end_ns: u64,
     pub(super) hash: u64,
 }
@@ -93,8 +95,14 @@ pub(super) struct Cold {
     pub(super) tunnels: [Option<TunnelInfo>; 2],
     /// What was sent before the current interval.
     pub(super) before: [Before; 2],
-    /// Measured in the current interval.
+    /// Measured in the current interval, since the metrics were told.
     pub(super) perf: TcpPerf,
+    /// Measured in the current interval before that.
+    pub(super) perf_told: TcpPerf,
+    /// What of the current interval the metrics were told.
+    pub(super) told: [Throughput; 2],
+    /// The end of the key that was the client when the metrics were first told of the flow.
+    pub(super) metrics_client: Option<u8>,
     pub(super) handshake: Handshake,
 }
 

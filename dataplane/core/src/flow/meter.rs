@@ -5,12 +5,13 @@
 //! any more, a bounded number of flows at a time.
 
 use sluice_cpu::{large_table, prefetch_index, prefetch_write};
-use sluice_model::{FlowRecord, FlowTimeouts, PortId, TapSide};
+use sluice_model::{FlowRecord, FlowTimeouts, MetricsRecord, PortId, TapSide};
 
 use super::direction::ServiceScores;
 use super::entry::{Cold, Entry, flag};
 use super::key::{FlowKey, KeyedPacket, VlanKey};
 use super::lengths::Lengths;
+use super::metrics::{MetricsConfig, MetricsCounts, MetricsTable};
 use super::table::{Index, Keys, Slot};
 use super::tcp::flags::{MASK, SYN};
 use super::tcp::{Direction, Measured, RangePool, TcpSegment};
@@ -42,10 +43,19 @@ pub struct Packet<'a> {
     pub port: PortId,
 }
 
-/// Where records go.
+/// Where records and rows of metrics go.
 pub trait Sink {
     /// Takes a flow record.
     fn flow(&mut self, record: &FlowRecord);
+    /// Takes a row of metrics.
+    fn metrics(&mut self, row: &MetricsRecord);
+}
+
+/// For who wants neither.
+impl Sink for () {
+    fn flow(&mut self, _record: &FlowRecord) {}
+
+    fn metrics(&mut self, _row: &MetricsRecord) {}
 }
 
 /// How large the tables are and how flows are told apart.
@@ -59,6 +69,8 @@ pub struct MeterConfig {
     pub timeouts: FlowTimeouts,
     /// Where each ingress port stands, by port number; ports beyond are like the default.
     pub taps: Vec<TapPort>,
+    /// The metrics; `None` = none.
+    pub metrics: Option<MetricsConfig>,
     /// The number of this appliance in records.
     pub vtap_id: u16,
     /// The number of the worker: part of flow ids.
@@ -113,6 +125,7 @@ pub struct FlowMeter {
     pub(super) cold: Box<[Cold]>,
     pub(super) scores: ServiceScores,
     pub(super) ranges: RangePool,
+    pub(super) metrics: Option<MetricsTable>,
     pub(super) config: MeterConfig,
     pub(super) min_timeout_ns: u64,
     pub(super) created: u64,
@@ -154,6 +167,7 @@ impl FlowMeter {
             cold: large_table(Cold::default(), flows),
             scores: ServiceScores::default(),
             ranges: RangePool::new(flows / 8 + 64),
+            metrics: config.metrics.map(MetricsTable::new),
             min_timeout_ns: u64::from(config.timeouts.shortest_s()) * 1_000_000_000,
             created: 0,
             table_full: 0,
@@ -174,6 +188,12 @@ impl FlowMeter {
             table_full: self.table_full,
             ranges_exhausted: self.ranges.exhausted(),
         }
+    }
+
+    /// What the metrics did, if there are any.
+    #[must_use]
+    pub fn metrics_counts(&self) -> MetricsCounts {
+        self.metrics.as_ref().map_or_else(MetricsCounts::default, MetricsTable::counts)
     }
 
     /// First step, for packet `place` of the batch: its key, and a hint for the index.

@@ -8,6 +8,7 @@ mod meter;
 pub mod metrics;
 mod orient;
 mod report;
+mod second;
 mod table;
 pub mod tcp;
 

@@ -110,6 +110,8 @@ impl FlowMeter {
         cold.tunnels.swap(0, 1);
         cold.before.swap(0, 1);
         cold.perf.reverse();
+        cold.perf_told.reverse();
+        cold.told.swap(0, 1);
         cold.handshake = Handshake::default();
     }
 

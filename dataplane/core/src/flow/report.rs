@@ -5,12 +5,15 @@ use sluice_model::{CloseType, FlowRecord, MacAddr, SideRecord, TapSide, TcpPerf,
 use super::entry::{Cold, Counts, Hot, flag};
 use super::key::{FlowKey, KeyedPacket, protocol, vlan_id};
 use super::meter::{FlowMeter, NO_VERDICT, Packet, Sink};
+use super::second::second;
 use super::table::Slot;
 use super::tcp::flags::RST;
 use super::tcp::{Delays, FlowState, TcpTracker};
 use crate::decap::TunnelInfo;
 use crate::wire::TunnelHeader;
 
+/// Metrics are cut at natural seconds.
+const SECOND_NS: u64 = 1_000_000_000;
 /// Records are cut at natural minutes.
 const MINUTE_NS: u64 = 60_000_000_000;
 
@@ -74,12 +77,13 @@ impl FlowMeter {
             return true;
         }
         self.close_periods(slot, time_ns, sink);
-        let period_ns = MINUTE_NS;
+        let period_ns = if self.metrics.is_some() { SECOND_NS } else { MINUTE_NS };
         let cold = &mut self.cold[slot.index()];
         if cold.interval_end_ns == 0 {
             let minute_ns = time_ns - time_ns % MINUTE_NS;
             cold.interval_start_ns = if cold.is_new { cold.first_ns } else { minute_ns };
             cold.interval_end_ns = minute_ns + MINUTE_NS;
+            self.entries[slot.index()].hot.flags |= flag::INTERVAL_OPEN;
         }
         self.entries[slot.index()].hot.period_end_ns = time_ns - time_ns % period_ns + period_ns;
         false
@@ -94,15 +98,15 @@ impl FlowMeter {
         hot.last_ns.saturating_add(timeout_ns)
     }
 
-    /// Reports the periods of a flow that are over at `now_ns`; it is idle then until a packet comes.
+    /// Reports the second and the minute of a flow that are over at `now_ns`.
     fn close_periods(&mut self, slot: Slot, now_ns: u64, sink: &mut impl Sink) {
         let hot = &mut self.entries[slot.index()].hot;
-        if hot.period_end_ns == 0 || now_ns < hot.period_end_ns {
-            return;
+        if hot.period_end_ns != 0 && now_ns >= hot.period_end_ns {
+            let period_end_ns = std::mem::take(&mut hot.period_end_ns);
+            self.tell_metrics(slot, period_end_ns - 1);
         }
-        hot.period_end_ns = 0;
         let interval_end_ns = self.cold[slot.index()].interval_end_ns;
-        if now_ns >= interval_end_ns {
+        if interval_end_ns != 0 && now_ns >= interval_end_ns {
             self.report_record(slot, CloseType::ForcedReport, interval_end_ns, sink);
         }
     }
@@ -111,6 +115,8 @@ impl FlowMeter {
     pub(super) fn end(&mut self, slot: Slot, end_ns: u64, sink: &mut impl Sink) {
         self.close_periods(slot, end_ns, sink);
         let close_type = self.close_type(slot);
+        self.tell_metrics(slot, self.entries[slot.index()].hot.last_ns);
+        self.tell_end(slot, close_type, end_ns);
         let cold = &mut self.cold[slot.index()];
         if cold.interval_end_ns == 0 {
             // Nothing since the last report: the record of the end covers the minute of the end.
@@ -134,6 +140,7 @@ impl FlowMeter {
     /// Ends flows that were silent for too long at `now_ns`, and reports minutes that are over: looks at `entries`
     /// entries, and goes on there the next time.
     pub fn sweep(&mut self, now_ns: u64, entries: usize, sink: &mut impl Sink) {
+        let minute_ns = now_ns - now_ns % MINUTE_NS;
         let mut left = entries.min(self.entries.len());
         while left > 0 {
             let from = self.sweep_next;
@@ -144,7 +151,8 @@ impl FlowMeter {
                 let hot = &entry.hot;
                 let is_silent = now_ns.saturating_sub(hot.last_ns) > self.min_timeout_ns;
                 let is_over = hot.period_end_ns != 0 && now_ns >= hot.period_end_ns;
-                hot.flags & flag::LIVE != 0 && (is_silent || is_over)
+                let is_last_minute = hot.flags & flag::INTERVAL_OPEN != 0 && hot.last_ns < minute_ns;
+                hot.flags & flag::LIVE != 0 && (is_silent || is_over || is_last_minute)
             });
             let passed = due.map_or(part.len(), |due| due + 1);
             left -= passed;
@@ -171,12 +179,19 @@ impl FlowMeter {
         if due > 0 {
             self.swept_ns = now_ns;
             self.sweep(now_ns, usize::try_from(due).unwrap_or(MOST).min(MOST), sink);
+            if let Some(metrics) = &mut self.metrics {
+                metrics.advance(second(now_ns));
+                metrics.flush(MOST, |row| sink.metrics(row));
+            }
         }
     }
 
     /// Lets time run on until every flow has timed out.
     pub fn finish(&mut self, sink: &mut impl Sink) {
         self.sweep(u64::MAX, self.entries.len(), sink);
+        if let Some(metrics) = &mut self.metrics {
+            metrics.finish(|row| sink.metrics(row));
+        }
     }
 
     /// Why the flow ends.
@@ -212,6 +227,8 @@ impl FlowMeter {
                 tcp_flags: sent.tcp_flags,
             };
         }
+        let mut perf = TcpPerf { srt: entry.delays.srt, art: entry.delays.art, ..cold.perf };
+        perf.merge(&cold.perf_told);
         let record = FlowRecord {
             flow_id: cold.flow_id,
             start_ns: cold.interval_start_ns,
@@ -233,15 +250,17 @@ impl FlowMeter {
             vtap_id: self.config.vtap_id,
             direction_score: cold.direction_score,
             sides,
-            perf: TcpPerf { srt: entry.delays.srt, art: entry.delays.art, ..cold.perf },
+            perf,
             syn_seq: cold.handshake.syn_seq,
             syn_ack_seq: cold.handshake.syn_ack_seq,
         };
         entry.counts = Counts::default();
         entry.delays = Delays::default();
-        cold.perf = TcpPerf::default();
+        (cold.perf, cold.perf_told) = (TcpPerf::default(), TcpPerf::default());
+        cold.told = Default::default();
         cold.is_new = false;
         cold.interval_end_ns = 0;
+        entry.hot.flags &= !flag::INTERVAL_OPEN;
         sink.flow(&record);
     }
 }

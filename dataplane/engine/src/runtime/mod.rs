@@ -47,7 +47,7 @@ use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
 use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
-use crate::stage::flow::{FlowStats, RecordRing};
+use crate::stage::flow::{FlowStats, RecordRings};
 use crate::stage::guard::LoopGuard;
 use crate::stats::WorkerStats;
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
@@ -125,7 +125,7 @@ struct WorkerHandle {
 #[derive(Clone, Debug)]
 pub struct FlowHandle {
     /// Where its records leave: to be drained, or they are lost.
-    pub ring: RecordRing,
+    pub rings: RecordRings,
     /// What it did.
     pub stats: Arc<FlowStats>,
 }
@@ -266,7 +266,7 @@ impl Engine {
                     ledger: w.ledger(),
                     stats: w.stats(),
                     latency: Some(w.latency()),
-                    flow: w.flow().map(|flow| FlowHandle { ring: flow.ring(), stats: flow.stats() }),
+                    flow: w.flow().map(|flow| FlowHandle { rings: flow.rings(), stats: flow.stats() }),
                     dedup_pairs: w.dedup_pairs(),
                 })
                 .collect(),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{Classifier, Program, VerdictId};
+use sluice_core::flow::metrics::MetricsConfig;
 use sluice_core::flow::{FlowMeter, FlowRef, MeterConfig, Packet, Sink, TapPort, VlanKey};
-use sluice_model::{FlowRecord, FlowSettings};
+use sluice_model::{FlowRecord, FlowSettings, MetricsRecord};
 
 use crate::batch::{BATCH, Batch};
 use crate::counters::Counter;
@@ -26,23 +27,58 @@ pub struct FlowStats {
     pub records: Counter,
     /// Records lost because the ring was full.
     pub records_lost: Counter,
+    /// Rows of metrics handed over.
+    pub metrics: Counter,
+    /// Rows of metrics lost because the ring was full.
+    pub metrics_lost: Counter,
+    /// Times that something went to the metrics' row of the rest, because their table was full.
+    pub metrics_overflows: Counter,
+    /// Times that something came too late for its second of the metrics.
+    pub metrics_late: Counter,
     /// Times that a flow with holes in its sequence numbers found no memory for them.
     pub ranges_exhausted: Counter,
 }
 
-/// The ring that takes records out of a worker.
-pub type RecordRing = Arc<ArrayQueue<FlowRecord>>;
+/// The rings that take records out of a worker.
+#[derive(Clone, Debug)]
+pub struct RecordRings {
+    /// Flow records.
+    pub flows: Arc<ArrayQueue<FlowRecord>>,
+    /// Rows of metrics.
+    pub metrics: Arc<ArrayQueue<MetricsRecord>>,
+}
 
-/// Hands records to the ring; what does not fit is lost, and counted.
+impl RecordRings {
+    /// Takes everything out that is in the rings now.
+    pub fn drain(&self, sink: &mut impl Sink) {
+        for _ in 0..self.flows.capacity() {
+            let Some(record) = self.flows.pop() else { break };
+            sink.flow(&record);
+        }
+        for _ in 0..self.metrics.capacity() {
+            let Some(row) = self.metrics.pop() else { break };
+            sink.metrics(&row);
+        }
+    }
+}
+
+/// Hands records to the rings; what does not fit is lost, and counted.
 #[derive(Debug)]
-struct ToRing<'a> {
-    ring: &'a ArrayQueue<FlowRecord>,
+struct ToRings<'a> {
+    rings: &'a RecordRings,
     stats: &'a FlowStats,
 }
 
-impl Sink for ToRing<'_> {
+impl Sink for ToRings<'_> {
+    fn metrics(&mut self, row: &MetricsRecord) {
+        match self.rings.metrics.push(*row) {
+            Ok(()) => self.stats.metrics.add(1),
+            Err(_) => self.stats.metrics_lost.add(1),
+        }
+    }
+
     fn flow(&mut self, record: &FlowRecord) {
-        match self.ring.push(*record) {
+        match self.rings.flows.push(*record) {
             Ok(()) => self.stats.records.add(1),
             Err(_) => self.stats.records_lost.add(1),
         }
@@ -54,7 +90,7 @@ impl Sink for ToRing<'_> {
 pub struct FlowStage {
     meter: FlowMeter,
     refs: Box<[Option<FlowRef>; BATCH]>,
-    ring: RecordRing,
+    rings: RecordRings,
     stats: Arc<FlowStats>,
     vlan_in_key: bool,
     /// Whether the verdicts of the program hold for whole flows.
@@ -70,7 +106,10 @@ impl FlowStage {
         Self {
             meter: FlowMeter::new(config),
             refs: Box::new([None; BATCH]),
-            ring: Arc::new(ArrayQueue::new(records.max(1))),
+            rings: RecordRings {
+                flows: Arc::new(ArrayQueue::new(records.max(1))),
+                metrics: Arc::new(ArrayQueue::new(records.max(1))),
+            },
             stats: Arc::default(),
             vlan_in_key,
             keeps_verdicts: program.flow_decides(vlan_in_key),
@@ -78,10 +117,10 @@ impl FlowStage {
         }
     }
 
-    /// The ring that records leave by.
+    /// The rings that records leave by.
     #[must_use]
-    pub fn ring(&self) -> RecordRing {
-        Arc::clone(&self.ring)
+    pub fn rings(&self) -> RecordRings {
+        self.rings.clone()
     }
 
     /// The published counts.
@@ -104,7 +143,7 @@ impl FlowStage {
         for place in batch.live_places() {
             self.meter.fetch(place);
         }
-        let mut sink = ToRing { ring: &self.ring, stats: &self.stats };
+        let mut sink = ToRings { rings: &self.rings, stats: &self.stats };
         for place in batch.live_places() {
             let packet = packet(batch, place);
             self.now_ns = self.now_ns.max(packet.time_ns);
@@ -116,6 +155,9 @@ impl FlowStage {
         self.stats.created.set(counts.created);
         self.stats.table_full.set(counts.table_full);
         self.stats.ranges_exhausted.set(counts.ranges_exhausted);
+        let metrics = self.meter.metrics_counts();
+        self.stats.metrics_overflows.set(metrics.overflows);
+        self.stats.metrics_late.set(metrics.late);
     }
 
     /// Sets the verdicts that are kept; whether all live packets have theirs then.
@@ -151,19 +193,13 @@ impl FlowStage {
     /// Looks at all flows when no packets come: those that are silent for too long end, minutes are reported.
     pub fn idle(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
-        let mut sink = ToRing { ring: &self.ring, stats: &self.stats };
+        let mut sink = ToRings { rings: &self.rings, stats: &self.stats };
         self.meter.sweep_on(self.now_ns, &mut sink);
     }
 
-    /// Lets time run on until every flow has ended; records go to `take`, not to the ring.
-    pub fn finish(&mut self, take: impl FnMut(&FlowRecord)) {
-        struct To<F>(F);
-        impl<F: FnMut(&FlowRecord)> Sink for To<F> {
-            fn flow(&mut self, record: &FlowRecord) {
-                (self.0)(record);
-            }
-        }
-        self.meter.finish(&mut To(take));
+    /// Lets time run on until every flow has ended; records go to `sink`, not to the rings.
+    pub fn finish(&mut self, sink: &mut impl Sink) {
+        self.meter.finish(sink);
         self.stats.flows.set(self.meter.counts().flows);
     }
 }
@@ -175,6 +211,7 @@ pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worke
         flows: settings.flows.unwrap_or(flows),
         vlan: if settings.vlan_in_key { VlanKey::Ids } else { VlanKey::Ignored },
         timeouts: settings.timeouts,
+        metrics: settings.metrics.then(MetricsConfig::default),
         taps: taps.to_vec(),
         vtap_id: settings.vtap_id,
         worker,
