@@ -13,12 +13,14 @@ use sluice_engine::counters::Tables;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
 use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::decap::Decap;
 use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
 use sluice_model::spec::parse_policy;
 use sluice_model::{
-    DedupMode, DedupSettings, Destination, DestinationKind, Generation, MacAddr, PolicySet, PortId,
+    DecapMode, DecapSettings, DedupMode, DedupSettings, Destination, DestinationKind, Generation, MacAddr,
+    PolicySet, PortId,
 };
 
 /// TCP to port 80 takes the straight way to one tool; the others get shared copies, tags, cuts, outer fragments and a
@@ -73,6 +75,23 @@ peer = { ports = 5060 }
 
 const PACKETS: usize = 120_000;
 
+/// Where tunnels to ourselves end.
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// `inner` in VXLAN to [`OWN`], from many senders: every second one is marked as copies of ours are.
+fn vxlan(inner: &[u8], index: u16) -> Box<[u8]> {
+    let ip_len = u16::try_from(inner.len() + 36).unwrap();
+    let mut frame = vec![0; 50];
+    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17]);
+    frame[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    frame[26..30].copy_from_slice(&[10, 9, index.to_be_bytes()[0], index.to_be_bytes()[1]]);
+    frame[30..34].copy_from_slice(&OWN.octets());
+    frame[36..38].copy_from_slice(&4789_u16.to_be_bytes());
+    frame[42] = if index.is_multiple_of(8) { 0xff } else { 0x08 };
+    frame.extend_from_slice(inner);
+    frame.into_boxed_slice()
+}
+
 /// UDP and TCP of many flows, short and long, to a few services; a part of it matches no policy.
 fn frames() -> Vec<Box<[u8]>> {
     let frame = |index: u16| {
@@ -87,7 +106,8 @@ fn frames() -> Vec<Box<[u8]>> {
         frame[36..38].copy_from_slice(&u16::to_be_bytes(port));
         frame[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
         frame[46] = 0x50;
-        frame.into_boxed_slice()
+        // A part comes in tunnels to our own address, numbered and not.
+        if index.is_multiple_of(4) { vxlan(&frame, index) } else { frame.into_boxed_slice() }
     };
     (0..5000).map(frame).collect()
 }
@@ -116,13 +136,13 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
         outputs: policies.destinations().iter().map(output).collect(),
         classifier: Classifier::new(&program, ClassifierConfig::default()),
         flow: None,
-        decap: None,
+        decap: Decap::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         sequences: Sequences::new(Sequences::streams(program.streams().len())),
         program,
         headers: headers.clone(),
         files: None,
-        guard: LoopGuard::new(policies, &[]),
+        guard: LoopGuard::new(policies, &[OWN.into()]),
         // The templates come again and again within the window: only counted, or nothing else would be seen.
         dedup: Dedup::new(&dedup, 65_536, 1, true),
         control: ControlQueues::new(16),
@@ -165,6 +185,8 @@ fn a_running_worker_does_not_allocate() {
     // Every way was taken: shares and fragments, exclusion, no policy; and nothing else was lost.
     assert!(ledger.replicas > ledger.rx_packets, "{ledger:?}");
     let drops: Vec<_> = ledger.drops.iter().filter(|(_, packets)| *packets > 0).map(|d| d.0.name()).collect();
+    assert!(ledger.decapsulated >= ledger.rx_packets / 5, "{ledger:?}");
+    assert_eq!(ledger.decap_obstacles.total(), 0, "{ledger:?}");
     assert_eq!(drops, ["excluded", "no_policy"]);
     assert_eq!(packets.in_use() + headers.in_use(), 0);
 }
