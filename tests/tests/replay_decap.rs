@@ -204,6 +204,42 @@ fn policies_see_the_inner_packet_as_the_port_says() {
     }
 }
 
+/// The network of a tunnel can be asked for after it came off, too; and where another tunnel is left, that one's is.
+#[test]
+fn tunnel_ids_stay_known() {
+    let Some(frames) = frames_of("FlowTest/pcap/vxlan.pcap") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut original: Vec<_> = frames.iter().map(|frame| frame.data.clone()).collect();
+    let id = u32::from_be_bytes([0, original[0][46], original[0][47], original[0][48]]);
+    for frame in &mut original[4..] {
+        frame[46..49].copy_from_slice(&[0, 77, 0]);
+    }
+    let input = dir.path().join("tap0.pcap");
+    save(&input, &original);
+    let policy = |headers: &str| {
+        let one = |name: &str, id: u32| {
+            format!(
+                "[[policy]]\nname = \"{name}\"\nprotocol = \"icmp\"\nheaders = \"{headers}\"\ntunnel_id = {id}\nto = [\"store\"]\n\n"
+            )
+        };
+        format!("{STORE}{}{}", one("first", id), one("second", 77 << 8))
+    };
+    for (mode, headers, matched) in [
+        ("off", "outer", 0),
+        ("off", "inner", 4),
+        ("strip", "outer", 4),
+        ("strip", "inner", 4),
+        ("look-through", "outer", 4),
+        ("look-through", "inner", 4),
+    ] {
+        let replayed = sluiced::run(dir.path(), &policy(headers), &[&input], &["--json", "--decap", mode]);
+        let report = replayed.report();
+        for name in ["first", "second"] {
+            assert_eq!(report.policy(name).matched_packets, matched, "{mode} {headers} {name}");
+        }
+    }
+}
+
 /// Takes so many tags off each frame, slowly.
 fn without_tags(frames: &[Vec<u8>], most: usize) -> Vec<Vec<u8>> {
     let strip = |frame: &Vec<u8>| {

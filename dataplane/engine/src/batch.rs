@@ -6,7 +6,7 @@ use dpdk::{Burst, Mbuf, Note};
 use sluice_core::classify::VerdictId;
 use sluice_core::decap::TunnelInfo;
 use sluice_core::neighbor::OwnFilter;
-use sluice_core::wire::Parsed;
+use sluice_core::wire::{Parsed, TunnelHeader};
 use sluice_model::PortId;
 
 use crate::ledger::Ledger;
@@ -178,6 +178,19 @@ impl Batch {
     #[must_use]
     pub fn view(&self, place: usize) -> &Parsed {
         if self.looked_through >> place & 1 == 0 { &self.outer[place] } else { &self.inner[place] }
+    }
+
+    /// `headers` of every place, with the tunnel that was taken off as the one around them where there is no other.
+    #[inline(never)]
+    #[must_use]
+    pub fn with_tunnels(&self, headers: &[Parsed; BATCH]) -> [Parsed; BATCH] {
+        let mut headers = *headers;
+        for (headers, tunnel) in headers.iter_mut().zip(&self.tunnel).take(self.len) {
+            if tunnel.depth > 0 && headers.tunnel == TunnelHeader::None {
+                (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
+            }
+        }
+        headers
     }
 
     /// The [`Batch::view`] of every place.

@@ -415,17 +415,22 @@ impl Worker {
         for (length, info) in wire_len.iter_mut().zip(&batch.info[..len]) {
             *length = info.wire_len;
         }
+        let (mut outer, mut inner) = (&batch.outer, &batch.inner);
         let views;
-        let outer = if batch.looked_through == 0 {
-            &batch.outer
-        } else {
+        if batch.looked_through != 0 {
             views = batch.views();
-            &views
-        };
+            outer = &views;
+        }
+        // A tunnel that was taken off can still be asked for.
+        let with_tunnels;
+        if self.parts.decap.is_some() && self.parts.program.reads_tunnel_id() {
+            with_tunnels = (batch.with_tunnels(outer), batch.with_tunnels(inner));
+            (outer, inner) = (&with_tunnels.0, &with_tunnels.1);
+        }
         let input = Input {
             frames: &frames[..len],
             outer: &outer[..len],
-            inner: if with_inner { &batch.inner[..len] } else { &[] },
+            inner: if with_inner { &inner[..len] } else { &[] },
             wire_len: &wire_len[..len],
             ingress: &batch.ingress[..len],
         };

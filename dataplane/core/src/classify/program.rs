@@ -4,6 +4,7 @@ use sluice_model::{
     Action, DestinationId, Generation, HeaderView, Policy, PolicyId, PolicySet, StreamId, Tag,
 };
 
+use super::dimension::Scalar;
 use super::view::{Dimension, View};
 use crate::verdict::Keep;
 
@@ -167,6 +168,12 @@ impl Program {
     #[must_use]
     pub fn needs_inner(&self) -> bool {
         self.inner.is_some()
+    }
+
+    /// Whether some policy asks for the id of a tunnel.
+    #[must_use]
+    pub fn reads_tunnel_id(&self) -> bool {
+        [&self.outer, &self.inner].into_iter().flatten().any(|view| view.reads(Scalar::TunnelId))
     }
 
     /// Whether all packets of a flow that come from the same end have one verdict: then it can be kept with the flow.

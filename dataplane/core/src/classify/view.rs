@@ -117,6 +117,11 @@ impl View {
         self.scalars.get(index).map(|table| table.scalar)
     }
 
+    /// Whether some policy constrains this field.
+    pub(super) fn reads(&self, scalar: Scalar) -> bool {
+        self.scalars.iter().any(|table| table.scalar == scalar)
+    }
+
     /// The class of a packet in one dimension.
     #[inline]
     pub(super) fn class(&self, dimension: Dimension, packet: &Packet<'_>) -> u32 {
