@@ -113,6 +113,50 @@ fn the_key_says_what_is_equal() {
     }
 }
 
+/// The frame in VXLAN over UDP and IPv4.
+fn in_vxlan(frame: &[u8], identification: u8) -> Vec<u8> {
+    let len = |extra: usize| ((frame.len() + extra) as u16).to_be_bytes();
+    let mut outer = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 8, 0, 0x45, 0];
+    outer.extend(len(36));
+    outer.extend([0, identification, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
+    outer.extend([0xc0, 0, 0x12, 0xb5]);
+    outer.extend(len(16));
+    outer.extend([0, 0, 8, 0, 0, 0, 0, 0, 7, 0]);
+    outer.extend(frame);
+    outer
+}
+
+#[test]
+fn tunnelled_copies_are_known_by_what_is_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = [dir.path().join("bare.pcap"), dir.path().join("tunnel.pcap")];
+    let frames: Vec<_> = (0..10).map(|n| packet(n, 64, 7)).collect();
+    let tunnelled: Vec<_> = frames.iter().zip(0..).map(|(frame, n)| in_vxlan(frame, n)).collect();
+    capture(&inputs[0], (0..).zip(&frames).map(|(n, frame)| (n, &**frame)));
+    capture(&inputs[1], (0..).zip(&tunnelled).map(|(n, frame)| (n + 1000, &**frame)));
+    let config = dir.path().join("boot.toml");
+    fs::write(&config, "[dedup]\nkey = { headers = \"outer\" }\n").unwrap();
+    let outer = ["--config", config.to_str().unwrap()];
+    for (arguments, duplicates) in [
+        (&["--dedup", "drop", "--decap", "strip"][..], 10),
+        (&["--dedup", "drop", "--decap", "look-through"], 10),
+        (&["--dedup", "drop"], 0),
+        (&[outer[0], outer[1], "--decap", "look-through"], 0),
+        (&[outer[0], outer[1], "--decap", "strip"], 10),
+    ] {
+        let report = sluiced::run(dir.path(), POLICY, &inputs, &[arguments, &["--json"]].concat()).report();
+        let dedup = &report.0["dedup"];
+        assert_eq!(dedup["duplicates"], duplicates, "{arguments:?}");
+        if duplicates > 0 {
+            assert_eq!(
+                (&dedup["pairs"][0]["first"], &dedup["pairs"][0]["second"]),
+                (&json!("bare"), &json!("tunnel"))
+            );
+        }
+        assert_eq!(report.number("tx_packets"), 20 - duplicates, "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_full_table_lets_packets_pass_and_says_so() {
     let dir = tempfile::tempdir().unwrap();

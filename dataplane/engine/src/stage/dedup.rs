@@ -56,8 +56,11 @@ impl Dedup {
         let mut fingerprints = [0; BATCH];
         for (place, slot) in fingerprints.iter_mut().enumerate().take(batch.len) {
             if let Some(Some(ahead)) = batch.mbufs.get(place + PREFETCH_AHEAD) {
-                prefetch_index(ahead.data(), LINE);
-                prefetch_index(ahead.data(), 2 * LINE);
+                // Of a short packet the line that is there already: nothing is fetched in vain.
+                let data = ahead.data();
+                let last = data.len().saturating_sub(1);
+                prefetch_index(data, last.min(LINE));
+                prefetch_index(data, last.min(2 * LINE));
             }
             let Some(mbuf) = &batch.mbufs[place] else { continue };
             let headers = match self.headers {
