@@ -112,6 +112,12 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// The number of the process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The state of the process, by the kernel's one letter: `R`, `S`, `T`.
     #[must_use]
     pub fn state(&self) -> char {

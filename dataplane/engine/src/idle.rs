@@ -20,7 +20,7 @@ const SPINS: u32 = 256;
 /// The first sleep of a row; each is twice as long as the one before.
 const FIRST_NAP: Duration = Duration::from_micros(10);
 /// The longest sleep where all sources wake: control frames and ports that only send wait so long.
-const LONG: Duration = Duration::from_millis(2);
+const LONG: Duration = Duration::from_millis(4);
 /// The longest sleep otherwise, unless the boot config says.
 pub const DEFAULT_MAX_SLEEP: Duration = Duration::from_micros(250);
 
