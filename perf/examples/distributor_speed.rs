@@ -19,6 +19,7 @@ use sluice_core::classify::{FragmentTable, FragmentTableConfig};
 use sluice_engine::clock::Clock;
 use sluice_engine::idle::IdleSettings;
 use sluice_engine::port::{Advance, Source, SourceKind, TemplateSource};
+use sluice_engine::stats::Stage;
 use sluice_engine::{ControlQueues, Distributor, DistributorParts};
 use sluice_model::{PortId, SpreadBy};
 use sluice_perf::thread_time::ThreadTime;
@@ -32,6 +33,8 @@ const RING: u32 = 2048;
 const SAMPLES: usize = 15;
 /// Length of a sample.
 const SAMPLE: Duration = Duration::from_millis(200);
+/// What a distributor does: receives, hashes, hands over.
+const PARTS: [Stage; 3] = [Stage::Rx, Stage::Parse, Stage::Tx];
 /// Polls of the distributor that are measured.
 const POLLS: usize = 100_000;
 
@@ -151,6 +154,9 @@ fn measure(
     let mut handed = 0;
     // Polls that were interrupted by other work on the machine must not count: the median of all does not see them.
     let mut costs = Vec::with_capacity(POLLS);
+    let mut parts = PARTS.map(|_| Vec::with_capacity(POLLS));
+    let stats = distributor.stats();
+    let cycles = |stage: Stage| stats.stages.get(stage as usize).map_or(0, |row| row.cycles.get());
     let begin = Instant::now();
     while costs.len() < POLLS {
         // However unevenly the packets in flight are spread, each ring has room for a batch.
@@ -162,26 +168,42 @@ fn measure(
             std::hint::spin_loop();
             continue;
         }
+        let before = PARTS.map(cycles);
         let start = Tsc::now();
         let packets = distributor.poll(&clock) as u64;
         costs.extend(Tsc::now().cycles_since(start).checked_div(packets));
+        for ((part, stage), before) in parts.iter_mut().zip(PARTS).zip(before) {
+            part.extend((cycles(stage) - before).checked_div(packets));
+        }
         handed += packets;
     }
     let seconds = begin.elapsed().as_secs_f64();
+    for ring in own.iter_mut().flatten() {
+        while !ring.is_empty() {
+            taken.fetch_add(drain(ring, &mut burst), Ordering::Relaxed);
+        }
+    }
     let ledger = ledger.snapshot();
     anyhow::ensure!(ledger.balances(), "{ledger:?}");
     anyhow::ensure!(ledger.drops.total() == 0, "a ring was full");
-    costs.sort_unstable();
-    let cost = costs.get(POLLS / 2).copied().unwrap_or(1).max(1);
-    let tenth = costs.get(POLLS / 10).copied().unwrap_or(1).max(1);
+    let [rx, hash, rings] = parts.map(|mut part| at(&mut part, 50));
+    let (cost, tenth) = (at(&mut costs, 50), at(&mut costs, 10));
     let mhz = as_f64(Tsc::hz(eal)) / 1e6;
     let text = format!(
-        "{:.1} Mpps ({cost} cycles a packet; the best tenth {:.1} Mpps); source alone {alone:.1}; the sink took {:.1} Mpps",
+        "{:.1} Mpps, {:.1} without the source ({cost} cycles a packet: source {rx}, hash {hash}, rings {rings}); \
+         the best tenth of polls {:.1} Mpps; source alone {alone:.1}; the sink took {:.1}",
         mhz / as_f64(cost),
+        mhz / as_f64(hash + rings),
         mhz / as_f64(tenth),
         as_f64(handed) / seconds / 1e6,
     );
     Ok((text, ledger.to_workers))
+}
+
+/// A percentile of some costs; at least 1.
+fn at(costs: &mut [u64], percent: usize) -> u64 {
+    costs.sort_unstable();
+    costs.get(costs.len() * percent / 100).copied().unwrap_or(1).max(1)
 }
 
 /// The median rate of `poll`, million packets per second of CPU.
