@@ -114,6 +114,8 @@ fn log_statistics(engine: &Engine) {
         rx_packets = ledger.rx_packets,
         tx_packets = ledger.tx_packets,
         replicas = ledger.replicas,
+        duplicates = ledger.duplicates,
+        dedup_evicted = ledger.dedup_evicted,
         drops = ledger.drops.total(),
         held = account.held,
         lost_before_rx = account.lost_before_rx,
