@@ -8,14 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
-use sluice_core::flow::{Sink, TapPort};
+use sluice_core::flow::TapPort;
 use sluice_engine::replay::{ReplayConfig, output_files, port_name, replay as run_replay};
-use sluice_model::fields::{FLOW_FIELDS, METRICS_FIELDS};
-use sluice_model::{
-    BootConfig, DecapMode, DecapSettings, DedupMode, FlowRecord, MetricsRecord, PortConfig, StripVlan,
-};
+use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, PortConfig, StripVlan};
 
-use crate::records::RecordFile;
+use crate::records::RecordFiles;
 use crate::report::{self, DedupSummary, Summary};
 use crate::{Decap, ReplayArgs};
 
@@ -49,7 +46,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         taps: args.inputs.iter().map(|input| tap(boot.as_ref(), input)).collect(),
         dedup,
     };
-    let mut files = Files::create(args, &other_files(args, &config))?;
+    let others = other_files(args, &config);
+    let mut files = RecordFiles::create(args.flows.as_deref(), args.metrics.as_deref(), &others)?;
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
     let outcome = run_replay(&config, |input, at| bar.update(input, at), &mut files)?;
@@ -115,47 +113,6 @@ fn port_of<'a>(boot: Option<&'a BootConfig>, input: &Path) -> Option<&'a PortCon
 /// Where an input stands.
 fn tap(boot: Option<&BootConfig>, input: &Path) -> TapPort {
     port_of(boot, input).map_or(TapPort::default(), |port| TapPort { tap: port.tap, side: port.tap_side })
-}
-
-/// The files that records go to, if they are wanted.
-struct Files {
-    flows: Option<RecordFile<FlowRecord>>,
-    metrics: Option<RecordFile<MetricsRecord>>,
-}
-
-impl Files {
-    fn create(args: &ReplayArgs, others: &[PathBuf]) -> Result<Self> {
-        let flows =
-            args.flows.as_ref().map(|path| RecordFile::create(path, FLOW_FIELDS, others)).transpose()?;
-        let others: Vec<_> = others.iter().chain(&args.flows).cloned().collect();
-        let metrics = args
-            .metrics
-            .as_ref()
-            .map(|path| RecordFile::create(path, METRICS_FIELDS, &others))
-            .transpose()?;
-        Ok(Self { flows, metrics })
-    }
-
-    /// How many flow records were written, if they were wanted.
-    fn close(self) -> Result<Option<u64>> {
-        let flows = self.flows.map(RecordFile::close).transpose();
-        self.metrics.map(RecordFile::close).transpose()?;
-        flows
-    }
-}
-
-impl Sink for Files {
-    fn flow(&mut self, record: &FlowRecord) {
-        if let Some(file) = &mut self.flows {
-            file.write(record);
-        }
-    }
-
-    fn metrics(&mut self, row: &MetricsRecord) {
-        if let Some(file) = &mut self.metrics {
-            file.write(row);
-        }
-    }
 }
 
 /// The files that records must not overwrite: what is read, and what else is written.

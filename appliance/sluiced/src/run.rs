@@ -11,8 +11,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
-use sluice_model::{BootConfig, DedupMode, LogLevel, PolicySet};
+use sluice_model::{BootConfig, DedupMode, DestinationKind, LogLevel, PolicySet};
 
+use crate::records::{Drain, RecordFiles};
 use crate::report::{self, DedupSummary, Summary};
 use crate::threads;
 
@@ -40,7 +41,11 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
     let signals = Arc::new(SignalState::default());
     watch_signals(Arc::clone(&signals)).context("cannot handle signals")?;
+    let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
     let mut engine = Engine::start(&boot, &policies)?;
+    if let Some(drain) = &drain {
+        drain.take_from(engine.flows());
+    }
     signals.started.store(true, Ordering::Relaxed);
     tracing::info!(
         policies = policies.policies().len(),
@@ -59,7 +64,20 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     }
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
-    Ok(print_summary(&engine, &boot, &policies, json))
+    let written = drain.map_or(Ok(()), Drain::end);
+    let summary = print_summary(&engine, &boot, &policies, json);
+    written.map(|()| summary)
+}
+
+/// Opens the files of records, and starts the thread that writes them.
+fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result<Drain> {
+    let mut others = vec![config.to_owned(), boot.policy.clone()];
+    others.extend(policies.destinations().iter().filter_map(|destination| match &destination.kind {
+        DestinationKind::Pcap { file } => Some(file.clone()),
+        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } => None,
+    }));
+    let files = RecordFiles::append(boot.flow.jsonl.as_deref(), boot.flow.metrics_jsonl.as_deref(), &others)?;
+    Drain::start(files).context("cannot start the thread that writes records")
 }
 
 /// What the main thread and the thread that waits for signals tell each other.

@@ -236,6 +236,9 @@ impl Worker {
                 self.idle.busy();
                 continue;
             }
+            if let Some(flow) = &mut self.parts.flow {
+                flow.idle(clock.now_ns(Tsc::now()));
+            }
             match self.idle.rest(&mut self.parts.sources) {
                 Rest::None => {}
                 Rest::Nap => self.stats.sleeps.add(1),
@@ -259,6 +262,9 @@ impl Worker {
             self.poll(clock);
         }
         self.fold();
+        if let Some(flow) = &mut self.parts.flow {
+            flow.end();
+        }
         self.housekeeping();
         self.recorder.end();
     }

@@ -1,5 +1,7 @@
 //! How flows are metered: the `[flow]` section of the boot config.
 
+use std::path::PathBuf;
+
 /// How flows are metered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowSettings {
@@ -15,6 +17,10 @@ pub struct FlowSettings {
     pub timeouts: FlowTimeouts,
     /// The number of this appliance in records.
     pub vtap_id: u16,
+    /// The file that flow records are appended to.
+    pub jsonl: Option<PathBuf>,
+    /// The file that metrics are appended to.
+    pub metrics_jsonl: Option<PathBuf>,
 }
 
 impl Default for FlowSettings {
@@ -26,6 +32,8 @@ impl Default for FlowSettings {
             metrics: true,
             timeouts: FlowTimeouts::default(),
             vtap_id: 1,
+            jsonl: None,
+            metrics_jsonl: None,
         }
     }
 }

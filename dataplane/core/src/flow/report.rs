@@ -169,19 +169,27 @@ impl FlowMeter {
         }
     }
 
-    /// Looks at so many entries that all of them have their turn about once a second.
+    /// Looks at so many entries that all of them have their turn about once a second, but at most at a few hundred.
     #[inline]
     pub fn sweep_on(&mut self, now_ns: u64, sink: &mut impl Sink) {
-        /// The most that is done at once.
-        const MOST: usize = 256;
+        self.sweep_most(now_ns, 256, sink);
+    }
+
+    /// The same while no packet waits: at more, for the time that passed since the last packet.
+    pub fn sweep_idle(&mut self, now_ns: u64, sink: &mut impl Sink) {
+        self.sweep_most(now_ns, 16_384, sink);
+    }
+
+    #[inline]
+    fn sweep_most(&mut self, now_ns: u64, most: usize, sink: &mut impl Sink) {
         let passed_ns = now_ns.saturating_sub(self.swept_ns).min(1_000_000_000);
         let due = self.entries.len() as u64 * passed_ns / 1_000_000_000;
         if due > 0 {
             self.swept_ns = now_ns;
-            self.sweep(now_ns, usize::try_from(due).unwrap_or(MOST).min(MOST), sink);
+            self.sweep(now_ns, usize::try_from(due).unwrap_or(most).min(most), sink);
             if let Some(metrics) = &mut self.metrics {
                 metrics.advance(second(now_ns));
-                metrics.flush(MOST, |row| sink.metrics(row));
+                metrics.flush(most, |row| sink.metrics(row));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Which flow does each packet belong to, and is its verdict known already?
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{Classifier, Program, VerdictId};
@@ -10,6 +11,11 @@ use sluice_model::{FlowRecord, FlowSettings, MetricsRecord};
 
 use crate::batch::{BATCH, Batch};
 use crate::counters::Counter;
+
+/// How often flows are looked at while no packets come.
+const IDLE_NS: u64 = 1_000_000;
+/// Milliseconds that the end of a worker waits for room in the rings, in all.
+const PATIENCE: u32 = 5_000;
 
 /// What the stage did (worker: w, control: r).
 #[derive(Debug, Default)]
@@ -82,6 +88,34 @@ impl Sink for ToRings<'_> {
             Ok(()) => self.stats.records.add(1),
             Err(_) => self.stats.records_lost.add(1),
         }
+    }
+}
+
+/// Hands records to the rings, and waits while they are full, but not for ever: nobody may be there to drain them.
+#[derive(Debug)]
+struct Waiting<'a> {
+    rings: ToRings<'a>,
+    patience: u32,
+}
+
+impl Waiting<'_> {
+    fn wait(&mut self, is_full: impl Fn(&RecordRings) -> bool) {
+        while self.patience > 0 && is_full(self.rings.rings) {
+            self.patience -= 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Sink for Waiting<'_> {
+    fn flow(&mut self, record: &FlowRecord) {
+        self.wait(|rings| rings.flows.is_full());
+        self.rings.flow(record);
+    }
+
+    fn metrics(&mut self, row: &MetricsRecord) {
+        self.wait(|rings| rings.metrics.is_full());
+        self.rings.metrics(row);
     }
 }
 
@@ -190,11 +224,24 @@ impl FlowStage {
         }
     }
 
-    /// Looks at all flows when no packets come: those that are silent for too long end, minutes are reported.
+    /// Looks at flows when no packets come: those that are silent for too long end, minutes are reported.
+    #[inline]
     pub fn idle(&mut self, now_ns: u64) {
-        self.now_ns = self.now_ns.max(now_ns);
-        let mut sink = ToRings { rings: &self.rings, stats: &self.stats };
-        self.meter.sweep_on(self.now_ns, &mut sink);
+        if now_ns < self.now_ns.saturating_add(IDLE_NS) {
+            return;
+        }
+        self.now_ns = now_ns;
+        self.meter.sweep_idle(now_ns, &mut ToRings { rings: &self.rings, stats: &self.stats });
+        self.stats.flows.set(self.meter.counts().flows);
+    }
+
+    /// Ends all flows and hands their records to the rings, for when the worker ends: no packet comes any more, so this
+    /// may wait for those who drain the rings.
+    pub fn end(&mut self) {
+        let mut sink =
+            Waiting { rings: ToRings { rings: &self.rings, stats: &self.stats }, patience: PATIENCE };
+        self.meter.finish(&mut sink);
+        self.stats.flows.set(self.meter.counts().flows);
     }
 
     /// Lets time run on until every flow has ended; records go to `sink`, not to the rings.

@@ -98,7 +98,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let worker = top.table("worker", "{ lcores = [1] }").map(|fields| worker_settings(fields, report));
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
     let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
-    let flow = top.table("flow", "{ flows = 262144 }").map(flow_settings);
+    let flow = top.table("flow", "{ flows = 262144 }").map(|fields| flow_settings(fields, folder, report));
     let decap = decap_settings(&mut top, DecapSettings::default(), report);
     let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);

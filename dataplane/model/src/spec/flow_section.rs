@@ -1,7 +1,11 @@
 //! What does the `[flow]` section of a boot config say?
 
+use std::path::Path;
+
 use super::boot_file::narrow;
+use super::destinations::non_empty;
 use super::document::Fields;
+use super::source::Report;
 use crate::{FlowSettings, FlowTimeouts};
 
 /// The most flows of one worker.
@@ -10,7 +14,7 @@ const MAX_FLOWS: u64 = 1 << 26;
 const MAX_TIMEOUT_S: u64 = 86_400;
 
 /// The section; flows are metered when it is there, unless it says `enabled = false`.
-pub(super) fn flow_settings(mut fields: Fields<'_>) -> FlowSettings {
+pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Report<'_>) -> FlowSettings {
     let defaults = FlowSettings::default();
     let enabled = fields.boolean("enabled").is_none_or(|at| at.value);
     let flows = fields.integer("flows", 64..=MAX_FLOWS, "flows (of each worker)");
@@ -18,6 +22,19 @@ pub(super) fn flow_settings(mut fields: Fields<'_>) -> FlowSettings {
     let metrics = fields.boolean("metrics").map_or(defaults.metrics, |at| at.value);
     let vtap_id = fields.integer("vtap_id", 1..=u64::from(u16::MAX), "a vtap_id");
     let timeouts = fields.table("timeouts", "{ established = 300 }").map(timeouts);
+    let mut file = |key| {
+        non_empty(&mut fields, key, "the path of a file of JSON lines", report).map(|file| folder.join(file))
+    };
+    let (jsonl, metrics_jsonl) = (file("jsonl"), file("metrics_jsonl"));
+    if let Some(place) = fields.place_of("metrics_jsonl") {
+        if !metrics {
+            let hint = Some("leave out metrics = false, or this".to_owned());
+            report.error(&place, fields.field("metrics_jsonl"), "metrics are off", hint);
+        } else if metrics_jsonl == jsonl {
+            let hint = Some("give each its own file".to_owned());
+            report.error(&place, fields.field("metrics_jsonl"), "the file of the flow records, too", hint);
+        }
+    }
     fields.finish();
     FlowSettings {
         enabled,
@@ -26,6 +43,8 @@ pub(super) fn flow_settings(mut fields: Fields<'_>) -> FlowSettings {
         metrics,
         timeouts: timeouts.unwrap_or_default(),
         vtap_id: narrow(vtap_id).unwrap_or(defaults.vtap_id),
+        jsonl,
+        metrics_jsonl,
     }
 }
 
