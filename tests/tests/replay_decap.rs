@@ -245,7 +245,7 @@ fn without_tags(frames: &[Vec<u8>], most: usize) -> Vec<Vec<u8>> {
     let strip = |frame: &Vec<u8>| {
         let mut frame = frame.clone();
         for _ in 0..most {
-            if matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8] | [0x91, 0]) {
+            if matches!(frame[12..14], [0x81 | 0x91, 0] | [0x88, 0xa8]) {
                 frame.drain(12..16);
             }
         }
@@ -261,7 +261,9 @@ fn tags_come_off_as_the_port_says() {
     let original: Vec<_> = frames.iter().map(|frame| frame.data.clone()).collect();
     let inputs: Vec<PathBuf> =
         ["tap0", "tap1", "tap2"].iter().map(|name| dir.path().join(format!("{name}.pcap"))).collect();
-    inputs.iter().for_each(|path| save(path, &original));
+    for path in &inputs {
+        save(path, &original);
+    }
     let config = dir.path().join("boot.toml");
     std::fs::write(
         &config,

@@ -65,6 +65,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
             ports: args.inputs.iter().map(|path| port_name(path)).collect(),
             pairs: outcome.dedup_pairs.clone(),
         }),
+        flow: outcome.flow,
     };
     if args.json {
         println!("{}", summary.json());

@@ -2,11 +2,12 @@
 
 use comfy_table::LineStyle;
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sluice_engine::counters::{DestinationTotals, PolicyTotals};
 use sluice_engine::ledger::{Account, Ledger};
 use sluice_engine::port_pairs::PairTotals;
 use sluice_engine::runtime::PortReport;
+use sluice_engine::stage::flow::FlowTotals;
 use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, DropCounts, PolicySet, PortId};
@@ -37,6 +38,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) destination_totals: &'a [DestinationTotals],
     /// `None` = duplicates were not looked for.
     pub(crate) dedup: Option<DedupSummary>,
+    /// `None` = flows were not metered.
+    pub(crate) flow: Option<FlowTotals>,
 }
 
 /// Which duplicates there were.
@@ -125,6 +128,9 @@ impl Summary<'_> {
             "ctrl_rx": ledger.ctrl_rx,
             "ctrl_tx": ledger.ctrl_tx,
             "dedup": dedup,
+            "flow": self.flow.map(|flow| {
+                flow.named().iter().map(|&(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>()
+            }),
             "policies": policies.collect::<Vec<_>>(),
             "destinations": destinations.collect::<Vec<_>>(),
         })
@@ -206,6 +212,13 @@ impl Summary<'_> {
         }
         if ledger.drops.total() > 0 {
             parts.push(drops.to_string());
+        }
+        if let Some(flow) = &self.flow {
+            let mut flows = numbers(&["flow metering", "count"]);
+            for (name, count) in flow.named() {
+                flows.add_row(row(&name.replace('_', " "), &[count]));
+            }
+            parts.push(flows.to_string());
         }
         if let Some(dedup) = self.dedup.as_ref().filter(|dedup| !dedup.pairs.is_empty()) {
             parts.push(dedup.table());

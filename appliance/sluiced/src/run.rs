@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
+use sluice_engine::stage::flow::FlowTotals;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{BootConfig, DedupMode, DestinationKind, LogLevel, PolicySet};
 
@@ -174,6 +175,7 @@ fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json:
             ports: boot.ports.iter().map(|port| port.name.clone()).collect(),
             pairs: engine.dedup_pairs(),
         }),
+        flow: boot.flow.enabled.then(|| FlowTotals::new(engine.flows().iter().map(|flow| &*flow.stats))),
     };
     let kept = engine.mbufs_kept();
     let left = engine.mbufs_in_use().saturating_sub(kept);

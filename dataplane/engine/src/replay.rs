@@ -30,7 +30,7 @@ use crate::runtime::DedupPlan;
 use crate::sequence::Sequences;
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
-use crate::stage::flow::{FlowStage, meter_config};
+use crate::stage::flow::{FlowStage, FlowTotals, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::tunnels::{TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
@@ -142,6 +142,8 @@ pub struct ReplayReport {
     pub files: Vec<PathBuf>,
     /// Duplicates by the inputs (as ingress ports) of both copies.
     pub dedup_pairs: Vec<PairTotals>,
+    /// What flow metering did; `None` = flows were not metered.
+    pub flow: Option<FlowTotals>,
     /// Mbufs not given back at the end: always 0.
     pub mbufs_in_use: u32,
     /// Captures that were damaged and files that failed; what was whole before was processed.
@@ -340,6 +342,7 @@ impl Session {
             account,
             tunnels,
             tunnels_full,
+            flow: self.worker.flow().map(|flow| FlowTotals::new([&*flow.stats()])),
             policies: policy_totals(&tables),
             destinations: destination_totals(&tables),
             files,

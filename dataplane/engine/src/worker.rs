@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, Tsc};
@@ -34,6 +35,8 @@ use crate::stats::{Stage, WorkerStats};
 use crate::tally::{Books, Tallies};
 use crate::tunnels::TunnelRows;
 
+/// How long the last records of a worker may wait for room.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 /// Batches after which what was counted by verdict goes to policies and destinations.
 const FOLD_BATCHES: u32 = 64;
 /// Polls between two looks at what the control thread wants.
@@ -262,10 +265,10 @@ impl Worker {
             self.poll(clock);
         }
         self.fold();
-        if let Some(flow) = &mut self.parts.flow {
-            flow.end();
-        }
         self.housekeeping();
+        if let Some(flow) = &mut self.parts.flow {
+            flow.report_all(clock.now_ns(Tsc::now()), REPORT_PATIENCE);
+        }
         self.recorder.end();
     }
 

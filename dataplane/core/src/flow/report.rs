@@ -194,6 +194,28 @@ impl FlowMeter {
         }
     }
 
+    /// Reports what every flow did since its last report, at `now_ns`: flows that only wait for what comes late end, the
+    /// others stay.
+    pub fn report_all(&mut self, now_ns: u64, sink: &mut impl Sink) {
+        for index in 0..self.entries.len() {
+            let slot = Slot::new(index);
+            let hot = &self.entries[index].hot;
+            let flags = hot.flags;
+            if flags & flag::LIVE == 0 {
+                continue;
+            }
+            if hot.state.is_over() {
+                self.end(slot, now_ns, sink);
+            } else if flags & flag::INTERVAL_OPEN != 0 {
+                self.tell_metrics(slot, self.entries[index].hot.last_ns);
+                self.report_record(slot, CloseType::ForcedReport, now_ns, sink);
+            }
+        }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.finish(|row| sink.metrics(row));
+        }
+    }
+
     /// Lets time run on until every flow has timed out.
     pub fn finish(&mut self, sink: &mut impl Sink) {
         self.sweep(u64::MAX, self.entries.len(), sink);

@@ -1,7 +1,7 @@
 //! Which flow does each packet belong to, and is its verdict known already?
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{Classifier, Program, VerdictId};
@@ -14,8 +14,6 @@ use crate::counters::Counter;
 
 /// How often flows are looked at while no packets come.
 const IDLE_NS: u64 = 1_000_000;
-/// Milliseconds that the end of a worker waits for room in the rings, in all.
-const PATIENCE: u32 = 5_000;
 
 /// What the stage did (worker: w, control: r).
 #[derive(Debug, Default)]
@@ -43,6 +41,63 @@ pub struct FlowStats {
     pub metrics_late: Counter,
     /// Times that a flow with holes in its sequence numbers found no memory for them.
     pub ranges_exhausted: Counter,
+}
+
+/// The sums over all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of FlowStats")]
+pub struct FlowTotals {
+    pub flows: u64,
+    pub created: u64,
+    pub table_full: u64,
+    pub verdicts_kept: u64,
+    pub records: u64,
+    pub records_lost: u64,
+    pub metrics: u64,
+    pub metrics_lost: u64,
+    pub metrics_overflows: u64,
+    pub metrics_late: u64,
+    pub ranges_exhausted: u64,
+}
+
+impl FlowTotals {
+    /// The sums over `stats`; each field is read on its own.
+    #[must_use]
+    pub fn new<'a>(stats: impl IntoIterator<Item = &'a FlowStats>) -> Self {
+        let mut totals = Self::default();
+        for stats in stats {
+            totals.flows += stats.flows.get();
+            totals.created += stats.created.get();
+            totals.table_full += stats.table_full.get();
+            totals.verdicts_kept += stats.verdicts_kept.get();
+            totals.records += stats.records.get();
+            totals.records_lost += stats.records_lost.get();
+            totals.metrics += stats.metrics.get();
+            totals.metrics_lost += stats.metrics_lost.get();
+            totals.metrics_overflows += stats.metrics_overflows.get();
+            totals.metrics_late += stats.metrics_late.get();
+            totals.ranges_exhausted += stats.ranges_exhausted.get();
+        }
+        totals
+    }
+
+    /// Each sum with its name in JSON and metrics.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("flows", self.flows),
+            ("created", self.created),
+            ("table_full", self.table_full),
+            ("verdicts_kept", self.verdicts_kept),
+            ("records", self.records),
+            ("records_lost", self.records_lost),
+            ("metrics", self.metrics),
+            ("metrics_lost", self.metrics_lost),
+            ("metrics_overflows", self.metrics_overflows),
+            ("metrics_late", self.metrics_late),
+            ("ranges_exhausted", self.ranges_exhausted),
+        ]
+    }
 }
 
 /// The rings that take records out of a worker.
@@ -91,31 +146,53 @@ impl Sink for ToRings<'_> {
     }
 }
 
-/// Hands records to the rings, and waits while they are full, but not for ever: nobody may be there to drain them.
+/// Counts what goes straight to a sink.
 #[derive(Debug)]
-struct Waiting<'a> {
-    rings: ToRings<'a>,
-    patience: u32,
+struct Counted<'a, S> {
+    sink: &'a mut S,
+    stats: &'a FlowStats,
 }
 
-impl Waiting<'_> {
-    fn wait(&mut self, is_full: impl Fn(&RecordRings) -> bool) {
-        while self.patience > 0 && is_full(self.rings.rings) {
-            self.patience -= 1;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Sink for Waiting<'_> {
+impl<S: Sink> Sink for Counted<'_, S> {
     fn flow(&mut self, record: &FlowRecord) {
-        self.wait(|rings| rings.flows.is_full());
-        self.rings.flow(record);
+        self.stats.records.add(1);
+        self.sink.flow(record);
     }
 
     fn metrics(&mut self, row: &MetricsRecord) {
-        self.wait(|rings| rings.metrics.is_full());
-        self.rings.metrics(row);
+        self.stats.metrics.add(1);
+        self.sink.metrics(row);
+    }
+}
+
+/// Hands records to the rings and waits while they are full.
+#[derive(Debug)]
+struct Patient<'a> {
+    rings: &'a RecordRings,
+    stats: &'a FlowStats,
+    deadline: Instant,
+}
+
+impl Patient<'_> {
+    fn push<T: Copy>(&self, ring: &ArrayQueue<T>, item: &T, done: &Counter, lost: &Counter) {
+        while ring.push(*item).is_err() {
+            if Instant::now() >= self.deadline {
+                lost.add(1);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        done.add(1);
+    }
+}
+
+impl Sink for Patient<'_> {
+    fn flow(&mut self, record: &FlowRecord) {
+        self.push(&self.rings.flows, record, &self.stats.records, &self.stats.records_lost);
+    }
+
+    fn metrics(&mut self, row: &MetricsRecord) {
+        self.push(&self.rings.metrics, row, &self.stats.metrics, &self.stats.metrics_lost);
     }
 }
 
@@ -235,18 +312,17 @@ impl FlowStage {
         self.stats.flows.set(self.meter.counts().flows);
     }
 
-    /// Ends all flows and hands their records to the rings, for when the worker ends: no packet comes any more, so this
-    /// may wait for those who drain the rings.
-    pub fn end(&mut self) {
+    /// Reports what every flow did since its last report, when the worker ends. Waits for room in the rings, but no
+    /// longer than `patience` in all.
+    pub fn report_all(&mut self, now_ns: u64, patience: Duration) {
         let mut sink =
-            Waiting { rings: ToRings { rings: &self.rings, stats: &self.stats }, patience: PATIENCE };
-        self.meter.finish(&mut sink);
-        self.stats.flows.set(self.meter.counts().flows);
+            Patient { rings: &self.rings, stats: &self.stats, deadline: Instant::now() + patience };
+        self.meter.report_all(now_ns, &mut sink);
     }
 
     /// Lets time run on until every flow has ended; records go to `sink`, not to the rings.
     pub fn finish(&mut self, sink: &mut impl Sink) {
-        self.meter.finish(sink);
+        self.meter.finish(&mut Counted { sink, stats: &self.stats });
         self.stats.flows.set(self.meter.counts().flows);
     }
 }

@@ -203,6 +203,30 @@ impl FlowState {
         self == Self::Closed || (self == Self::Reset && matches!(before, Self::ClosingTx2 | Self::ClosingRx2))
     }
 
+    /// Whether nothing more is expected of a flow in this state but what comes late: both sides sent FIN, or one RST.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Raw
+            | Self::Opening1
+            | Self::Opening2
+            | Self::Syn1
+            | Self::SynAck1
+            | Self::Established
+            | Self::ClosingTx1
+            | Self::ClosingRx1
+            | Self::ClientPortReuse
+            | Self::Exception => false,
+            Self::ClosingTx2
+            | Self::ClosingRx2
+            | Self::Closed
+            | Self::Reset
+            | Self::ResetEstablish
+            | Self::ServerReset
+            | Self::ServerQueueLack => true,
+        }
+    }
+
     /// How long a flow may be silent in this state, nanoseconds.
     #[must_use]
     pub fn timeout_ns(self, protocol: u8, two_way: bool, timeouts: &FlowTimeouts) -> u64 {
