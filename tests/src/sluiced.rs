@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// The daemon: env `SLUICED`, else the release build, else the debug build, else one that is built now.
+/// The daemon: env `SLUICED`, else the newer of the release and the debug build, else one that is built now.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -23,7 +23,10 @@ pub fn binary() -> &'static Path {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let [release, debug] = ["release", "debug"].map(|profile| target.join(profile).join("sluiced"));
-        if let Some(found) = [&release, &debug].into_iter().find(|path| path.is_file()) {
+        let age = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+        if let Some(found) =
+            [&release, &debug].into_iter().max_by_key(|path| age(path)).filter(|path| path.is_file())
+        {
             return found.clone();
         }
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -75,9 +75,9 @@ fn records_hold_what_crossed_the_tap() {
         };
         let rows: Vec<_> = flows.iter().filter(is).collect();
         assert_eq!([sum(&rows, "l4_byte_tx"), sum(&rows, "l4_byte_rx")], bytes, "{client} to {server}");
-        let last = rows.last().unwrap();
-        assert_eq!((last["close_type"].as_u64(), last["tap_type"].as_u64()), (Some(1), Some(3)));
-        assert_eq!(last["tap_side"], "c");
+        // An ACK that the tap shows after the last one of the connection is a flow of its own.
+        assert!(rows.iter().any(|row| row["close_type"] == 1), "{rows:?}");
+        assert!(rows.iter().all(|row| row["tap_type"] == 3 && row["tap_side"] == "c"), "{rows:?}");
         assert!(rows.iter().any(|row| row["rtt"].as_u64().is_some()), "{rows:?}");
     }
     assert_eq!(summary.get("flow metering", "records lost", 0), 0);
