@@ -12,6 +12,7 @@ pub mod decap;
 pub mod dedup;
 pub mod encap;
 pub mod flow;
+pub mod limit;
 pub mod neighbor;
 pub mod spread;
 pub mod verdict;

@@ -20,6 +20,7 @@ mod ids;
 mod metrics_record;
 mod policy;
 mod range_set;
+mod rate_limit;
 pub mod spec;
 mod tap_side;
 mod tcp_perf;
@@ -43,6 +44,7 @@ pub use policy::{
     TcpFlagsMatch,
 };
 pub use range_set::{RangeSet, RangeValue};
+pub use rate_limit::{BreakerSettings, RateLimit};
 pub use tap_side::TapSide;
 pub use tcp_perf::{Delay, SidePerf, TcpPerf};
 pub use worker_settings::{DistributorMode, Polling, SpreadBy, WorkerSettings};
