@@ -7,6 +7,7 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+pub mod balance;
 pub mod classify;
 pub mod decap;
 pub mod dedup;

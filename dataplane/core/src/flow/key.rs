@@ -190,7 +190,7 @@ pub(crate) fn arp_addresses(frame: &[u8], headers: &Parsed) -> Option<(u128, u12
 }
 
 /// The Ethernet addresses of the headers, as numbers: source and destination; zero when they are not there.
-fn ethernet_addresses(frame: &[u8], headers: &Parsed) -> (u128, u128) {
+pub(crate) fn ethernet_addresses(frame: &[u8], headers: &Parsed) -> (u128, u128) {
     let address = |offset: usize| {
         let bytes = frame.get(usize::from(headers.l2_offset) + offset..)?.first_chunk::<6>()?;
         Some(bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))

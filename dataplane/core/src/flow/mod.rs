@@ -12,8 +12,8 @@ mod second;
 mod table;
 pub mod tcp;
 
-pub(crate) use key::arp_addresses;
 pub use key::{FlowKey, KeyedPacket, VlanKey, vlan_id};
+pub(crate) use key::{arp_addresses, ethernet_addresses};
 pub use lengths::Lengths;
 pub use meter::{FlowMeter, FlowRef, MeterConfig, MeterCounts, Packet, Sink, TapPort};
 pub use table::{Index, Keys, Slot};
