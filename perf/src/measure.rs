@@ -200,6 +200,8 @@ impl Bench<'_> {
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program,
+            limits: None,
+            balance: None,
             headers: self.headers.clone(),
             files: None,
             guard: LoopGuard::new(policies, &[]),
@@ -275,7 +277,7 @@ fn output(destination: &Destination) -> Result<Output> {
             };
             Ok(Output::tunnel(destination, tunnel, ends, MTU, Egress::Port(0))?)
         }
-        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => {
+        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } | DestinationKind::Group(_) => {
             Ok(Output::plain(destination, MTU, Egress::Port(0)))
         }
     }

@@ -94,6 +94,8 @@ impl Rig {
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),
+            limits: None,
+            balance: None,
             headers: self.pool.clone(),
             files: None,
             guard: LoopGuard::disabled(),

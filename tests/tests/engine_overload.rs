@@ -145,6 +145,8 @@ impl Rig {
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),
+            limits: None,
+            balance: None,
             headers: headers.clone(),
             files: case.to_file.map(|frames| sink.producer(frames)),
             guard: LoopGuard::disabled(),

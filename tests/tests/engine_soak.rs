@@ -205,6 +205,8 @@ fn flows_come_and_go_while_everything_is_full() {
         files: None,
         guard: LoopGuard::disabled(),
         dedup: Dedup::new(&dedup, 16_384, 1, true),
+        limits: None,
+        balance: None,
         control: ControlQueues::new(1),
         tables: Arc::clone(&tables),
     });

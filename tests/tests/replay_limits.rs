@@ -72,6 +72,8 @@ fn nothing_is_lost_and_identifications_differ() {
         flow: None,
         dedup: sluice_model::DedupSettings::default(),
         taps: Vec::new(),
+        limit: None,
+        breaker: None,
     };
     let report = replay(&config, |_, _| {}, &mut ()).unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);
@@ -82,7 +84,7 @@ fn nothing_is_lost_and_identifications_differ() {
     assert!(report.policies.iter().all(|totals| totals.sent_packets == copies));
 
     // Without DF, an identification must not come twice within a datagram's life (RFC 6864 section 4.2).
-    let found = identifications(&std::fs::read(&report.files[0]).unwrap());
+    let found = identifications(&std::fs::read(report.files[0].as_ref().unwrap()).unwrap());
     assert_eq!(found.len(), frames.len());
     assert_eq!(found.iter().collect::<HashSet<_>>().len(), found.len(), "{found:?}");
 }

@@ -209,6 +209,7 @@ fn print_policies(policies: &PolicySet, boot: Option<&BootConfig>) {
                 (format!("port {port}"), (1500 + tag_len(destination)).to_string())
             }
             DestinationKind::Pcap { file } => (format!("pcap {}", file.display()), "-".to_owned()),
+            DestinationKind::Group(group) => (format!("group of {}", group.members.len()), "-".to_owned()),
         };
         let mtu = destination.mtu.map_or_else(|| "the port's".to_owned(), |mtu| mtu.to_string());
         let oversize = match destination.oversize {

@@ -45,6 +45,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         flow: flow.enabled.then_some(flow),
         taps: args.inputs.iter().map(|input| tap(boot.as_ref(), input)).collect(),
         dedup,
+        limit: boot.as_ref().and_then(|boot| boot.limit),
+        breaker: boot.as_ref().and_then(|boot| boot.breaker),
     };
     let others = other_files(args, &config);
     let mut files = RecordFiles::create(args.flows.as_deref(), args.metrics.as_deref(), &others)?;
@@ -60,6 +62,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         account: &outcome.account,
         policy_totals: &outcome.policies,
         destination_totals: &outcome.destinations,
+        away: &[],
+        breakers: outcome.breaker.iter().map(|breaker| ("(files)", *breaker)).collect(),
         dedup: (dedup.mode != DedupMode::Off).then(|| DedupSummary {
             mode: dedup.mode,
             ports: args.inputs.iter().map(|path| port_name(path)).collect(),
@@ -119,7 +123,7 @@ fn tap(boot: Option<&BootConfig>, input: &Path) -> TapPort {
 /// The files that records must not overwrite: what is read, and what else is written.
 fn other_files(args: &ReplayArgs, config: &ReplayConfig) -> Vec<PathBuf> {
     let read = args.inputs.iter().chain(&args.config).chain([&args.policy]).cloned();
-    read.chain(output_files(config)).collect()
+    read.chain(output_files(config).into_iter().flatten()).collect()
 }
 
 /// A progress bar on a terminal; nothing elsewhere.

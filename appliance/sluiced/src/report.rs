@@ -5,12 +5,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 use sluice_engine::counters::{DestinationTotals, PolicyTotals};
 use sluice_engine::ledger::{Account, Ledger};
+use sluice_engine::output::BreakerReport;
 use sluice_engine::port_pairs::PairTotals;
 use sluice_engine::runtime::PortReport;
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
-use sluice_model::{DedupMode, DropCounts, PolicySet, PortId};
+use sluice_model::{DedupMode, Destination, DestinationId, DropCounts, PolicySet, PortId};
 
 /// Prints the diagnostics of a file to stderr; gives its value if it has no errors.
 pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<T> {
@@ -36,6 +37,10 @@ pub(crate) struct Summary<'a> {
     pub(crate) tunnels_full: u64,
     pub(crate) policy_totals: &'a [PolicyTotals],
     pub(crate) destination_totals: &'a [DestinationTotals],
+    /// The members that are away at the moment, by destination number of their group.
+    pub(crate) away: &'a [Vec<DestinationId>],
+    /// The breakers, by the name of their port.
+    pub(crate) breakers: Vec<(&'a str, BreakerReport)>,
     /// `None` = duplicates were not looked for.
     pub(crate) dedup: Option<DedupSummary>,
     /// `None` = flows were not metered.
@@ -98,8 +103,7 @@ impl Summary<'_> {
                 "drops": drops_json(&totals.drops),
             })
         });
-        let destinations = self.policies.destinations().iter().zip(self.destination_totals);
-        let destinations = destinations.map(|(destination, totals)| {
+        let destinations = self.destinations(false).map(|(destination, totals)| {
             json!({
                 "name": destination.name,
                 "packets": totals.packets,
@@ -133,6 +137,8 @@ impl Summary<'_> {
             }),
             "policies": policies.collect::<Vec<_>>(),
             "destinations": destinations.collect::<Vec<_>>(),
+            "groups": self.groups_json(),
+            "breakers": self.breakers.iter().map(breaker_json).collect::<Vec<_>>(),
         })
     }
 
@@ -191,8 +197,17 @@ impl Summary<'_> {
             ));
         }
         let mut destinations = numbers(&["destination", "copies", "bytes", "cut"]);
-        for (destination, totals) in self.policies.destinations().iter().zip(self.destination_totals) {
+        for (destination, totals) in self.destinations(false) {
             destinations.add_row(row(&destination.name, &[totals.packets, totals.bytes, totals.truncated]));
+        }
+        let mut groups = numbers(&["group", "copies", "bytes", "cut"]);
+        for (group, totals) in self.destinations(true) {
+            groups.add_row(row(&group.name, &[totals.packets, totals.bytes, totals.truncated]));
+        }
+        let mut breakers = numbers(&["breaker", "Mbit/s in the last interval", "times opened"]);
+        for (port, breaker) in &self.breakers {
+            let name = format!("{port} ({})", if breaker.open { "open" } else { "closed" });
+            breakers.add_row(row(&name, &[breaker.rate_bps / 1_000_000, breaker.opened]));
         }
         let verdict = if self.account.balances() { "balanced" } else { "NOT BALANCED: please report this" };
         let identity = format!(
@@ -223,9 +238,53 @@ impl Summary<'_> {
         if let Some(dedup) = self.dedup.as_ref().filter(|dedup| !dedup.pairs.is_empty()) {
             parts.push(dedup.table());
         }
-        parts.extend([policies.to_string(), destinations.to_string(), identity]);
+        parts.extend([policies.to_string(), destinations.to_string()]);
+        if self.destinations(true).next().is_some() {
+            parts.push(groups.to_string());
+        }
+        if !self.breakers.is_empty() {
+            parts.push(breakers.to_string());
+        }
+        parts.push(identity);
         parts.join("\n\n")
     }
+}
+
+impl Summary<'_> {
+    /// The destinations that are groups, or those that are not, with their totals.
+    fn destinations(&self, groups: bool) -> impl Iterator<Item = (&Destination, &DestinationTotals)> {
+        let all = self.policies.destinations().iter().zip(self.destination_totals);
+        all.filter(move |(destination, _)| destination.group().is_some() == groups)
+    }
+
+    fn groups_json(&self) -> Vec<Value> {
+        let all = self.policies.destinations();
+        let name = |id: &DestinationId| all.get(id.index()).map_or("", |destination| &*destination.name);
+        let rows = all.iter().zip(self.destination_totals).enumerate();
+        let group = |(number, (destination, totals)): (usize, (&Destination, &DestinationTotals))| {
+            let members = destination.group()?.members.iter().map(|member| name(&member.destination));
+            let away = self.away.get(number).map_or(&[][..], |away| away.as_slice());
+            Some(json!({
+                "name": destination.name,
+                "members": members.collect::<Vec<_>>(),
+                "away": away.iter().map(name).collect::<Vec<_>>(),
+                "packets": totals.packets,
+                "bytes": totals.bytes,
+                "truncated": totals.truncated,
+                "drops": drops_json(&totals.drops),
+            }))
+        };
+        rows.filter_map(group).collect()
+    }
+}
+
+fn breaker_json((port, breaker): &(&str, BreakerReport)) -> Value {
+    json!({
+        "port": port,
+        "open": breaker.open,
+        "opened": breaker.opened,
+        "rate_mbps": breaker.rate_bps / 1_000_000,
+    })
 }
 
 fn obstacles_json(ledger: &Ledger) -> Value {

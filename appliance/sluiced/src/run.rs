@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
-use sluice_model::{BootConfig, DedupMode, DestinationKind, LogLevel, PolicySet};
+use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, LogLevel, PolicySet};
 
 use crate::records::{Drain, RecordFiles};
 use crate::report::{self, DedupSummary, Summary};
@@ -75,7 +75,7 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
     let mut others = vec![config.to_owned(), boot.policy.clone()];
     others.extend(policies.destinations().iter().filter_map(|destination| match &destination.kind {
         DestinationKind::Pcap { file } => Some(file.clone()),
-        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } => None,
+        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
     }));
     let files = RecordFiles::append(boot.flow.jsonl.as_deref(), boot.flow.metrics_jsonl.as_deref(), &others)?;
     Drain::start(files).context("cannot start the thread that writes records")
@@ -139,6 +139,9 @@ fn log_statistics(engine: &Engine) {
         held = account.held,
         lost_before_rx = account.lost_before_rx,
         balanced = account.balances(),
+        rate_limited = ledger.drops.get(DropReason::RateLimit),
+        breakers_open = engine.ports().iter().filter(|port| port.breaker.is_some_and(|b| b.open)).count(),
+        members_away = engine.away().iter().map(Vec::len).sum::<usize>(),
         clock_steps,
         clock_error_ns,
         "account"
@@ -162,6 +165,7 @@ fn log_statistics(engine: &Engine) {
 /// The account at the end; fails when it does not balance or an mbuf is missing.
 fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json: bool) -> ExitCode {
     let account = engine.account();
+    let ports = engine.ports();
     let (tunnels, tunnels_full) = engine.tunnels();
     let summary = Summary {
         tunnels: &tunnels,
@@ -170,6 +174,8 @@ fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json:
         account: &account,
         policy_totals: &engine.policy_totals(),
         destination_totals: &engine.destination_totals(),
+        away: &engine.away(),
+        breakers: ports.iter().filter_map(|port| Some((&*port.name, port.breaker?))).collect(),
         dedup: (boot.dedup.mode != DedupMode::Off).then(|| DedupSummary {
             mode: boot.dedup.mode,
             ports: boot.ports.iter().map(|port| port.name.clone()).collect(),
@@ -186,7 +192,7 @@ fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json:
         println!("{object}");
     } else {
         println!("{}", summary.table());
-        println!("\n{}", report::ports(&engine.ports()));
+        println!("\n{}", report::ports(&ports));
         println!("\n{}", threads::table(&engine.threads()));
         let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
         println!("\nmbufs not given back: {left}{aside}");

@@ -136,6 +136,7 @@ fn policies(count: u32, shape: Shape) -> PolicySet {
         inner_vlan: false,
         mtu: None,
         oversize: Oversize::Truncate,
+        limit: None,
     };
     PolicySet::new((0..count).map(policy).collect(), (0..DESTINATIONS).map(destination).collect())
         .unwrap_or_default()

@@ -36,6 +36,7 @@ struct FrameRecord {
     timestamp_ns: u64,
     wire_len: u32,
     destination: DestinationId,
+    group: Option<DestinationId>,
     sharers: ArrayVec<PolicyId, SHARERS>,
 }
 
@@ -54,6 +55,8 @@ pub struct FileFrame<'a> {
     pub wire_len: u32,
     /// Where it goes.
     pub destination: DestinationId,
+    /// The group that it is a member of for this copy.
+    pub group: Option<DestinationId>,
     /// The policies that share the copy.
     pub sharers: &'a [PolicyId],
 }
@@ -83,6 +86,7 @@ impl FileProducer {
             timestamp_ns: frame.timestamp_ns,
             wire_len: frame.wire_len,
             destination: frame.destination,
+            group: frame.group,
             sharers: own.iter().copied().collect(),
         };
         self.0.push(Record::Frame(record)).map_err(|record| match record {
@@ -101,6 +105,8 @@ struct Pending {
     record_end: usize,
     /// Where its policies end in the list of all pending ones.
     sharers_end: usize,
+    /// The group that it came by.
+    group: Option<DestinationId>,
 }
 
 #[derive(Debug)]
@@ -267,7 +273,7 @@ impl FileSink {
         let Some(file) = self.files.get_mut(index).and_then(Option::as_mut).filter(|f| f.failed.is_none())
         else {
             let sharers: Vec<_> = sharers.collect();
-            self.account(index, &sharers, None);
+            self.account([Some(frame.destination), frame.group], &sharers, None);
             self.cell.publish(&self.ledger);
             return;
         };
@@ -281,6 +287,7 @@ impl FileSink {
             frame_bytes: u64::from(frame.mbuf.pkt_len()),
             record_end: file.writer.get_mut().len(),
             sharers_end: file.sharers.len(),
+            group: frame.group,
         });
         if file.writer.get_mut().len() >= BUFFER || file.failed.is_some() {
             self.flush_file(index);
@@ -301,7 +308,8 @@ impl FileSink {
         let mut first = 0;
         for record in &pending {
             let bytes = (record.record_end <= whole).then_some(record.frame_bytes);
-            self.account(index, &sharers[first..record.sharers_end], bytes);
+            let own = u16::try_from(index).ok().map(DestinationId);
+            self.account([own, record.group], &sharers[first..record.sharers_end], bytes);
             first = record.sharers_end;
         }
         self.cell.publish(&self.ledger);
@@ -312,20 +320,27 @@ impl FileSink {
         }
     }
 
-    /// Counts one frame as written (with its length) or dropped.
-    fn account(&mut self, destination: usize, sharers: &[PolicyId], written_bytes: Option<u64>) {
+    /// Counts one frame as written (with its length) or dropped, for its destination and its group.
+    fn account(
+        &mut self,
+        destinations: [Option<DestinationId>; 2],
+        sharers: &[PolicyId],
+        written_bytes: Option<u64>,
+    ) {
         let reason = DropReason::FileWrite;
-        let row = &self.tables.destinations[destination];
+        let rows = destinations.into_iter().flatten().map(|id| &self.tables.destinations[id.index()]);
         let policies = sharers.iter().map(|policy| &self.tables.policies[policy.index()]);
         if let Some(bytes) = written_bytes {
             self.ledger.tx_packets += 1;
             self.ledger.tx_bytes += bytes;
-            row.packets.add(1);
-            row.bytes.add(bytes);
+            rows.for_each(|row| {
+                row.packets.add(1);
+                row.bytes.add(bytes);
+            });
             policies.for_each(|policy| policy.sent_packets.add(1));
         } else {
             self.ledger.drops.add(reason, 1);
-            row.drops[reason as usize].add(1);
+            rows.for_each(|row| row.drops[reason as usize].add(1));
             policies.for_each(|policy| policy.drops[reason as usize].add(1));
         }
     }

@@ -17,6 +17,7 @@ pub mod output;
 pub mod port;
 pub mod port_pairs;
 pub mod replay;
+mod replay_breaker;
 pub mod runtime;
 pub mod sequence;
 pub mod stage;

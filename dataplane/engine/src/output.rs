@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_core::encap::{Encap, EncapError, Endpoints};
 use sluice_model::{Destination, DropReason, MacAddr, Oversize, Tunnel};
@@ -35,6 +35,55 @@ impl NextHopCell {
         let word = self.0.load(Ordering::Relaxed);
         let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
         (word & RESOLVED != 0).then_some(MacAddr([a, b, c, d, e, f]))
+    }
+}
+
+/// Whether distribution by an interface is stopped, published by the control thread (control: w, workers: r).
+#[derive(Debug, Default)]
+pub struct BreakerCell {
+    open: AtomicBool,
+    /// How often it opened.
+    opened: AtomicU64,
+    /// The average egress rate over the last interval, bit/s.
+    rate_bps: AtomicU64,
+}
+
+/// A [`BreakerCell`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerReport {
+    /// Whether distribution is stopped.
+    pub open: bool,
+    /// How often it was stopped.
+    pub opened: u64,
+    /// The average egress rate over the last interval, bit/s.
+    pub rate_bps: u64,
+}
+
+impl BreakerCell {
+    /// Publishes what the last interval brought; says whether the state changed.
+    pub fn set(&self, open: bool, rate_bps: u64) -> bool {
+        self.rate_bps.store(rate_bps, Ordering::Relaxed);
+        let changed = self.open.swap(open, Ordering::Relaxed) != open;
+        if changed && open {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Whether distribution is stopped.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn report(&self) -> BreakerReport {
+        BreakerReport {
+            open: self.is_open(),
+            opened: self.opened.load(Ordering::Relaxed),
+            rate_bps: self.rate_bps.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -85,6 +134,10 @@ pub struct Output {
     pub checksum: OuterChecksum,
     /// Why copies are dropped at the moment; `None` = the destination is ready.
     pub unready: Option<DropReason>,
+    /// Copies have to ask for a place in a rate limit.
+    pub limited: bool,
+    /// The breaker of the interface that carries it.
+    pub breaker: Option<Arc<BreakerCell>>,
 }
 
 impl Output {
@@ -103,7 +156,15 @@ impl Output {
             egress,
             checksum: OuterChecksum::None,
             unready: None,
+            limited: false,
+            breaker: None,
         }
+    }
+
+    /// A group: its copies leave by its members, never by this.
+    #[must_use]
+    pub fn group(destination: &Destination) -> Self {
+        Self::plain(destination, u16::MAX, Egress::None)
     }
 
     /// A tunnel between `ends`.
@@ -174,6 +235,16 @@ impl Output {
             Egress::Port(_) if !port_up => self.unready = Some(DropReason::PortDown),
             Egress::Port(_) | Egress::File => {}
         }
+        if self.unready.is_none() && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open()) {
+            self.unready = Some(DropReason::Breaker);
+        }
+    }
+
+    /// Whether the way there is broken, so that a group gives its flows to others. A breaker does not count: the load
+    /// that opened it would only move.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self.unready, Some(DropReason::NextHopUnresolved | DropReason::PortDown))
     }
 }
 

@@ -15,8 +15,8 @@ use sluice_core::encap::EncapError;
 use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
 use sluice_model::{
-    DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet,
-    PortId,
+    BreakerSettings, DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet,
+    PortId, RateLimit,
 };
 
 use crate::batch::{BATCH, RxInfo};
@@ -24,14 +24,17 @@ use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, polic
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::Account;
 use crate::machine::Machine;
-use crate::output::{Egress, Output, TunnelEnds};
+use crate::output::{BreakerReport, Egress, Output, TunnelEnds};
 use crate::port_pairs::{PairTotals, PortPairs};
+use crate::replay_breaker::ReplayBreaker;
 use crate::runtime::DedupPlan;
 use crate::sequence::Sequences;
+use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStage, FlowTotals, meter_config};
 use crate::stage::guard::LoopGuard;
+use crate::stage::limit::{Limits, SharedLimits};
 use crate::tunnels::{TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 
@@ -82,6 +85,10 @@ pub struct ReplayConfig {
     pub taps: Vec<TapPort>,
     /// How duplicates are recognised; the checksums in captures are taken for finished ones.
     pub dedup: DedupSettings,
+    /// How much may leave for all destinations together, in captured time.
+    pub limit: Option<RateLimit>,
+    /// When distribution stops, in captured time: all files together stand for one interface.
+    pub breaker: Option<BreakerSettings>,
 }
 
 /// Why a replay could not run, or not to its end.
@@ -138,8 +145,10 @@ pub struct ReplayReport {
     pub policies: Vec<PolicyTotals>,
     /// By destination number.
     pub destinations: Vec<DestinationTotals>,
-    /// The output files, by destination number.
-    pub files: Vec<PathBuf>,
+    /// The output files, by destination number; groups have none.
+    pub files: Vec<Option<PathBuf>>,
+    /// What the breaker came to, where there is one.
+    pub breaker: Option<BreakerReport>,
     /// Duplicates by the inputs (as ingress ports) of both copies.
     pub dedup_pairs: Vec<PairTotals>,
     /// What flow metering did; `None` = flows were not metered.
@@ -180,19 +189,22 @@ pub fn replay(
     Ok(session.report(files, errors))
 }
 
-/// The file of each destination, by destination number.
+/// The file of each destination, by destination number; groups have none.
 #[must_use]
-pub fn output_files(config: &ReplayConfig) -> Vec<PathBuf> {
-    let name = |destination: &Destination| config.out_dir.join(format!("{}.pcap", destination.name));
+pub fn output_files(config: &ReplayConfig) -> Vec<Option<PathBuf>> {
+    let name = |destination: &Destination| {
+        let file = || config.out_dir.join(format!("{}.pcap", destination.name));
+        destination.group().is_none().then(file)
+    };
     config.policies.destinations().iter().map(name).collect()
 }
 
 /// Makes the output folder; no file in it may be one of the inputs.
-fn make_output_folder(config: &ReplayConfig, files: &[PathBuf]) -> Result<(), ReplayError> {
+fn make_output_folder(config: &ReplayConfig, files: &[Option<PathBuf>]) -> Result<(), ReplayError> {
     let dir = &config.out_dir;
     std::fs::create_dir_all(dir).map_err(|source| ReplayError::OutDir { path: dir.clone(), source })?;
     let inputs: Vec<_> = config.inputs.iter().filter_map(|path| file_identity(path)).collect();
-    match files.iter().find(|file| file_identity(file).is_some_and(|file| inputs.contains(&file))) {
+    match files.iter().flatten().find(|file| file_identity(file).is_some_and(|file| inputs.contains(&file))) {
         Some(file) => Err(ReplayError::Overwrite { path: file.clone() }),
         None => Ok(()),
     }
@@ -218,15 +230,20 @@ struct Session {
     large: Mempool,
     headers: Mempool,
     batch: usize,
+    breaker: Option<ReplayBreaker>,
 }
 
 impl Session {
-    fn new(config: &ReplayConfig, files: &[PathBuf]) -> Result<Self, ReplayError> {
+    fn new(config: &ReplayConfig, files: &[Option<PathBuf>]) -> Result<Self, ReplayError> {
         let policies = &config.policies;
         let ports: Vec<_> = config.inputs.iter().map(|path| port_name(path)).collect();
         let (program, _report) = Program::compile(policies, &ports, Generation(1));
         let program = Arc::new(program);
-        let outputs = policies.destinations().iter().map(replay_output).collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = policies.destinations().iter().map(replay_output).collect::<Result<Vec<_>, _>>()?;
+        let breaker = config.breaker.map(ReplayBreaker::new);
+        for output in &mut outputs {
+            output.breaker = breaker.as_ref().map(ReplayBreaker::cell);
+        }
 
         // Every packet may give rise to one copy per stream, each in so many pieces of at most three mbufs.
         let pieces = outputs.iter().map(most_pieces).max().unwrap_or(1);
@@ -255,8 +272,7 @@ impl Session {
         let large = pool("large", pools[1].0, pools[1].1)?;
         let headers = pool("headers", pools[2].0, pools[2].1)?;
 
-        let paths: Vec<_> = files.iter().cloned().map(Some).collect();
-        let mut sink = FileSink::create(&paths, policies.policies().len())?;
+        let mut sink = FileSink::create(files, policies.policies().len())?;
         let producer = sink.producer(entries * batch);
         let tables = Arc::new(crate::counters::Tables::new(policies.policies().len(), outputs.len()));
         let worker = Worker::new(WorkerParts {
@@ -270,6 +286,9 @@ impl Session {
             }),
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
+            limits: SharedLimits::new(policies, config.limit.as_ref(), 1)
+                .map(|limits| Limits::in_captured_time(&limits)),
+            balance: SharedGroups::new(policies).map(|groups| Balance::new(&groups, Arc::clone(&program))),
             program,
             headers: headers.clone(),
             files: Some(producer),
@@ -279,7 +298,7 @@ impl Session {
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),
         });
-        Ok(Self { worker, sink, tables, small, large, headers, batch })
+        Ok(Self { worker, sink, tables, small, large, headers, batch, breaker })
     }
 
     /// Takes one capture through the pipeline, up to its end or its first damage.
@@ -297,6 +316,11 @@ impl Session {
             while self.worker.batch_mut().len < self.batch {
                 match reader.next_frame() {
                     Ok(Some(frame)) => {
+                        let over = self.breaker.as_mut().is_some_and(|b| b.is_over(frame.timestamp_ns));
+                        if over {
+                            step(&mut self.worker, &mut self.sink, start, sink);
+                            self.end_intervals();
+                        }
                         let pool =
                             if frame.data.len() <= SMALL_ROOM.into() { &self.small } else { &self.large };
                         let info = RxInfo {
@@ -320,17 +344,21 @@ impl Session {
                     break;
                 }
             }
-            self.worker.process(start);
-            self.sink.drain();
-            if let Some(flow) = self.worker.flow() {
-                flow.rings().drain(sink);
-            }
+            step(&mut self.worker, &mut self.sink, start, sink);
             progress(reader.progress());
         }
         result
     }
 
-    fn report(self, files: Vec<PathBuf>, errors: Vec<ReplayError>) -> ReplayReport {
+    /// Lets the breaker look at what was sent by now.
+    fn end_intervals(&mut self) {
+        let Some(breaker) = &mut self.breaker else { return };
+        self.sink.flush();
+        breaker.end_intervals(self.sink.ledger().snapshot().tx_bytes);
+        self.worker.refresh_outputs();
+    }
+
+    fn report(self, files: Vec<Option<PathBuf>>, errors: Vec<ReplayError>) -> ReplayReport {
         let written = self.sink.ledger().snapshot();
         let account = Account::new(&written, [self.worker.ledger().snapshot()], 0);
         let sink_tables = self.sink.tables();
@@ -346,6 +374,7 @@ impl Session {
             policies: policy_totals(&tables),
             destinations: destination_totals(&tables),
             files,
+            breaker: self.breaker.as_ref().map(|breaker| breaker.cell().report()),
             dedup_pairs: PortPairs::totals(pairs.as_deref().as_slice()),
             mbufs_in_use: self.small.in_use() + self.large.in_use() + self.headers.in_use(),
             errors,
@@ -353,11 +382,24 @@ impl Session {
     }
 }
 
+/// Takes what is in the batch all the way, to the files.
+fn step(worker: &mut Worker, sink: &mut FileSink, start: Tsc, records: &mut impl Sink) {
+    worker.process(start);
+    sink.drain();
+    if let Some(flow) = worker.flow() {
+        flow.rings().drain(records);
+    }
+}
+
 /// A destination that ends in a file, with documentation addresses where it names none.
 fn replay_output(destination: &Destination) -> Result<Output, ReplayError> {
     let mtu = destination.mtu.unwrap_or(DEFAULT_MTU);
-    let DestinationKind::Tunnel(tunnel) = &destination.kind else {
-        return Ok(Output::plain(destination, mtu, Egress::File));
+    let tunnel = match &destination.kind {
+        DestinationKind::Tunnel(tunnel) => tunnel,
+        DestinationKind::Group(_) => return Ok(Output::group(destination)),
+        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => {
+            return Ok(Output::plain(destination, mtu, Egress::File));
+        }
     };
     let local = tunnel.local.unwrap_or(match tunnel.remote {
         IpAddr::V4(_) => LOCAL_V4.into(),

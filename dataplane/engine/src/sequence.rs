@@ -9,6 +9,7 @@ use sluice_model::StreamId;
 
 use crate::batch::Run;
 use crate::output::Output;
+use crate::stage::balance::Balance;
 
 /// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2). Behind
 /// them stands one more counter, for the identifications of outer IP packets.
@@ -53,15 +54,23 @@ impl Sequences {
 
     /// Takes one block per stream that the batch needs numbers of.
     #[inline]
-    pub fn reserve(&mut self, runs: &[Run], classifier: &Classifier, outputs: &[Output]) {
+    pub fn reserve(
+        &mut self,
+        runs: &[Run],
+        classifier: &Classifier,
+        outputs: &[Output],
+        balance: Option<&Balance>,
+    ) {
         for run in runs {
             for copy in classifier.action_set(run.verdict).copies {
                 if outputs[copy.destination.index()].uses_sequence() {
-                    let wanted = &mut self.wanted[copy.stream.index()];
-                    if *wanted == 0 {
-                        self.touched.push(copy.stream);
+                    self.want(copy.stream, run.packets());
+                } else if let Some(balance) = balance {
+                    // Each packet of a group's has its own member.
+                    let members = run.places().filter_map(|place| balance.member(copy, place));
+                    for member in members.filter(|m| outputs[m.destination.index()].uses_sequence()) {
+                        self.want(member.stream, 1);
                     }
-                    *wanted += run.packets();
                 }
             }
         }
@@ -69,6 +78,15 @@ impl Sequences {
             let wanted = std::mem::take(&mut self.wanted[stream.index()]);
             self.next[stream.index()] = take(&self.streams[stream.index()], wanted);
         }
+    }
+
+    #[inline]
+    fn want(&mut self, stream: StreamId, numbers: u32) {
+        let wanted = &mut self.wanted[stream.index()];
+        if *wanted == 0 {
+            self.touched.push(stream);
+        }
+        *wanted += numbers;
     }
 
     /// The next number of the block that [`Sequences::reserve`] took.

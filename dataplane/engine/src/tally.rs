@@ -128,11 +128,13 @@ impl Books<'_> {
             self.tallies.sent(origin.verdict(), packets, bytes);
             return;
         }
-        let Some((destination, sharers)) = origin.counted_for(self.classifier) else { return };
-        let row = &self.tables.destinations[destination.index()];
-        row.packets.add(packets);
-        row.bytes.add(bytes);
-        for policy in sharers {
+        let Some(counted_for) = origin.counted_for(self.classifier) else { return };
+        for destination in counted_for.destinations() {
+            let row = &self.tables.destinations[destination.index()];
+            row.packets.add(packets);
+            row.bytes.add(bytes);
+        }
+        for policy in counted_for.sharers {
             self.tables.policies[policy.index()].sent_packets.add(packets);
         }
     }
@@ -141,9 +143,11 @@ impl Books<'_> {
     #[cold]
     pub(crate) fn drop_copy(&mut self, reason: DropReason, origin: Origin) {
         self.ledger.drops.add(reason, 1);
-        let Some((destination, sharers)) = origin.counted_for(self.classifier) else { return };
-        self.tables.destinations[destination.index()].drops[reason as usize].add(1);
-        for policy in sharers {
+        let Some(counted_for) = origin.counted_for(self.classifier) else { return };
+        for destination in counted_for.destinations() {
+            self.tables.destinations[destination.index()].drops[reason as usize].add(1);
+        }
+        for policy in counted_for.sharers {
             self.tables.policies[policy.index()].drops[reason as usize].add(1);
         }
     }

@@ -12,7 +12,7 @@ use dpdk::{Burst, Mbuf, Mempool, Tsc};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::classify::{Classifier, FragmentTable, Input, Program};
 use sluice_core::flow::Sink;
-use sluice_model::{DropReason, PortId};
+use sluice_model::{DestinationId, DropReason, PortId};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
@@ -26,10 +26,12 @@ use crate::port::{Source, TxDriver, TxPort};
 use crate::port_pairs::PortPairs;
 use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
+use crate::stage::balance::Balance;
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
 use crate::stage::guard::LoopGuard;
+use crate::stage::limit::Limits;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
 use crate::tally::{Books, Tallies};
@@ -104,6 +106,10 @@ pub struct WorkerParts {
     pub classifier: Classifier,
     /// Flows: metering, and verdicts that are kept with them.
     pub flow: Option<FlowStage>,
+    /// Rate limits; `None` = there are none.
+    pub limits: Option<Limits>,
+    /// Destinations that are groups; `None` = there are none.
+    pub balance: Option<Balance>,
     /// What is done with tunnels; `None` = nothing on any port.
     pub decap: Option<Decap>,
     /// Datagrams of which fragments were seen.
@@ -145,7 +151,10 @@ pub struct Worker {
 impl Worker {
     /// A worker of these parts. All memory it will ever use is allocated here.
     #[must_use]
-    pub fn new(parts: WorkerParts) -> Self {
+    pub fn new(mut parts: WorkerParts) -> Self {
+        for (output, number) in parts.outputs.iter_mut().zip(0..) {
+            output.limited = parts.limits.as_ref().is_some_and(|limits| limits.limits(DestinationId(number)));
+        }
         let mut worker = Self {
             act: Act::new(parts.headers.clone()),
             tallies: Tallies::new(&parts.classifier),
@@ -288,6 +297,9 @@ impl Worker {
             self.stats.poll(received);
             if received > 0 {
                 packets += received;
+                if let Some(limits) = &mut self.parts.limits {
+                    limits.set_time(clock.monotonic_ns(start));
+                }
                 let (capture, filter) = (source.capture, source.own_filter);
                 let source_waits = source.can_wait();
                 if source.is_ring() {
@@ -378,6 +390,8 @@ impl Worker {
             sequences: &mut parts.sequences,
             ports: &mut parts.ports,
             files: parts.files.as_ref(),
+            balance: parts.balance.as_mut(),
+            limits: parts.limits.as_mut(),
         };
         self.act.run(&mut self.batch, with_inner, &mut ctx);
         self.batch.clear();
@@ -474,10 +488,9 @@ impl Worker {
         }
     }
 
-    /// Takes in what the control thread published, and sends what it has to send.
-    #[cold]
-    fn housekeeping(&mut self) {
-        self.recorder.hand_over();
+    /// Looks which destinations are ready, and which members of groups are there. Housekeeping does it; who calls
+    /// [`Worker::process`] does it when a breaker changed its state.
+    pub fn refresh_outputs(&mut self) {
         let parts = &mut self.parts;
         for output in &mut parts.outputs {
             let up = match output.egress {
@@ -486,6 +499,17 @@ impl Worker {
             };
             output.refresh(up);
         }
+        if let Some(balance) = &mut parts.balance {
+            balance.refresh(&parts.outputs);
+        }
+    }
+
+    /// Takes in what the control thread published, and sends what it has to send.
+    #[cold]
+    fn housekeeping(&mut self) {
+        self.recorder.hand_over();
+        self.refresh_outputs();
+        let parts = &mut self.parts;
         while let Some(Replacement { port, source, exit }) = parts.control.replace.pop() {
             if let (Some(rx), Some(own)) = (source, parts.sources.iter_mut().find(|own| own.port == port)) {
                 own.replace_interface(rx);

@@ -140,6 +140,8 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         sequences: Sequences::new(Sequences::streams(program.streams().len())),
         program,
+        limits: None,
+        balance: None,
         headers: headers.clone(),
         files: None,
         guard: LoopGuard::new(policies, &[OWN.into()]),

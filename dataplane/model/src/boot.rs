@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{DecapSettings, DedupSettings, FlowSettings, MacAddr, TapSide, WorkerSettings};
+use crate::{
+    BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, RateLimit, TapSide, WorkerSettings,
+};
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,10 @@ pub struct BootConfig {
     pub flow: FlowSettings,
     /// What is done with tunnels and VLAN tags where a port says nothing else.
     pub decap: DecapSettings,
+    /// How much may leave for all destinations together; `None` = any.
+    pub limit: Option<RateLimit>,
+    /// When distribution by an interface stops; `None` = never.
+    pub breaker: Option<BreakerSettings>,
     /// The ports, in the order of the file; at least one captures.
     pub ports: Vec<PortConfig>,
     /// Whether Sluice ignores its own copies on capture ports.

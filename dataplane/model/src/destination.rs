@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::MacAddr;
+use crate::{DestinationId, MacAddr, RateLimit};
 
 /// A validated destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,19 @@ pub struct Destination {
     pub mtu: Option<u16>,
     /// What happens to a copy that exceeds the MTU.
     pub oversize: Oversize,
+    /// How much may leave for it; `None` = any.
+    pub limit: Option<RateLimit>,
+}
+
+impl Destination {
+    /// The group that it is, if it is one.
+    #[must_use]
+    pub fn group(&self) -> Option<&Group> {
+        match &self.kind {
+            DestinationKind::Group(group) => Some(group),
+            DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => None,
+        }
+    }
 }
 
 /// The kinds of destination.
@@ -37,6 +50,46 @@ pub enum DestinationKind {
         /// The file to write.
         file: PathBuf,
     },
+    /// Several destinations that share the flows among them.
+    Group(Group),
+}
+
+/// A group of destinations: each flow goes to one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The members, none of them a group or named twice; 1 to [`Group::MAX_MEMBERS`].
+    pub members: Vec<Member>,
+    /// Which headers say what a flow is.
+    pub hash: GroupHash,
+}
+
+impl Group {
+    /// The most members of a group.
+    pub const MAX_MEMBERS: usize = 64;
+    /// The greatest weight.
+    pub const MAX_WEIGHT: u16 = 1_000;
+}
+
+/// A member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where its flows go.
+    pub destination: DestinationId,
+    /// Its share of the flows is in proportion to this, from 1.
+    pub weight: u16,
+}
+
+/// Which headers say what a flow is, for a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GroupHash {
+    /// The inner ones where tunnels are looked through, or some policy reads inner headers; else those of the packet as
+    /// it is after tunnels were taken off.
+    #[default]
+    Auto,
+    /// The outermost headers of the packet as it is after tunnels were taken off.
+    Outer,
+    /// The innermost headers that could be parsed.
+    Inner,
 }
 
 /// A tunnel to a tool.

@@ -33,7 +33,10 @@ pub use boot::{
 pub use close_type::CloseType;
 pub use decap_settings::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripVlan};
 pub use dedup_settings::{DedupHeaders, DedupKey, DedupMode, DedupSettings};
-pub use destination::{Destination, DestinationKind, Marking, Oversize, Tunnel, TunnelKind, UdpChecksum};
+pub use destination::{
+    Destination, DestinationKind, Group, GroupHash, Marking, Member, Oversize, Tunnel, TunnelKind,
+    UdpChecksum,
+};
 pub use drop_reason::{DropCounts, DropReason};
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
 pub use flow_settings::{FlowSettings, FlowTimeouts};

@@ -12,11 +12,16 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// A set of policies and destinations; `None` if a policy names a destination that is not there.
+    /// A set of policies and destinations; `None` if a policy or a group names a destination that is not there, or a
+    /// group another group.
     #[must_use]
     pub fn new(policies: Vec<Policy>, destinations: Vec<Destination>) -> Option<Self> {
         let known = policies.iter().flat_map(|p| &p.to).all(|id| id.index() < destinations.len());
-        known.then_some(Self { policies, destinations })
+        let members = destinations.iter().filter_map(Destination::group).flat_map(|group| &group.members);
+        let plain = members
+            .map(|member| destinations.get(member.destination.index()))
+            .all(|member| member.is_some_and(|member| member.group().is_none()));
+        (known && plain).then_some(Self { policies, destinations })
     }
 
     /// The policies; [`PolicyId`] numbers them.

@@ -1,7 +1,10 @@
 //! The policies compiled to tables: plain data that all workers share and none changes.
 
+use std::ops::Range;
+
 use sluice_model::{
-    Action, DestinationId, Generation, HeaderView, Policy, PolicyId, PolicySet, StreamId, Tag,
+    Action, Destination, DestinationId, Generation, GroupHash, HeaderView, Policy, PolicyId, PolicySet,
+    StreamId, Tag,
 };
 
 use super::dimension::Scalar;
@@ -18,7 +21,13 @@ pub struct Program {
     pub(super) layout: Vec<Slot>,
     pub(super) key_words: usize,
     pub(super) bounds: Bounds,
+    /// Some group that is used shares flows out by their innermost headers.
+    balances_inner: bool,
     streams: Vec<(DestinationId, Tag)>,
+    /// Of each stream, where the streams of its group's members are, if it is a group's.
+    members: Vec<Range<u32>>,
+    /// The streams of members, one group's after the other's.
+    member_streams: Vec<StreamId>,
     actions: Vec<PolicyAction>,
     /// The streams of all policies, one after the other.
     policy_streams: Vec<StreamId>,
@@ -84,6 +93,30 @@ impl Program {
         let mut streams: Vec<(DestinationId, Tag)> = wanted.collect();
         streams.sort_unstable();
         streams.dedup();
+        let group = |to: DestinationId| policies.destinations().get(to.index()).and_then(Destination::group);
+        // A member's sequence numbers go on, whatever group or policy a copy comes by.
+        let of_members: Vec<_> = streams
+            .iter()
+            .filter_map(|&(to, tag)| Some((group(to)?, tag)))
+            .flat_map(|(group, tag)| group.members.iter().map(move |member| (member.destination, tag)))
+            .collect();
+        streams.extend(of_members);
+        streams.sort_unstable();
+        streams.dedup();
+        let mut member_streams = Vec::new();
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let members = streams.iter().map(|&(to, tag)| {
+            let first = number(member_streams.len());
+            let members = group(to).map_or(&[][..], |group| &group.members);
+            member_streams.extend(members.iter().filter_map(|member| {
+                let place = streams.binary_search(&(member.destination, tag)).ok()?;
+                Some(StreamId(number(place)))
+            }));
+            first..number(member_streams.len())
+        });
+        let members = members.collect();
+        let balances_inner =
+            streams.iter().any(|&(to, _)| group(to).is_some_and(|group| group.hash == GroupHash::Inner));
         let mut actions = Vec::with_capacity(total);
         let mut policy_streams = Vec::new();
         for policy in policies.policies() {
@@ -112,7 +145,10 @@ impl Program {
             layout: Vec::new(),
             key_words: 0,
             bounds: Bounds::default(),
+            balances_inner,
             streams,
+            members,
+            member_streams,
             actions,
             policy_streams,
         };
@@ -163,11 +199,11 @@ impl Program {
         Bounds { combinations, matched, wishes, copies: wishes.min(self.streams.len()) }
     }
 
-    /// Whether some policy reads the innermost headers.
+    /// Whether some policy, or some group that shares out flows, reads the innermost headers.
     #[inline]
     #[must_use]
     pub fn needs_inner(&self) -> bool {
-        self.inner.is_some()
+        self.inner.is_some() || self.balances_inner
     }
 
     /// Whether some policy asks for the id of a tunnel.
@@ -195,10 +231,18 @@ impl Program {
         self.layout.iter().all(fixed)
     }
 
-    /// The distinct (destination, tag) pairs, by [`StreamId`].
+    /// The distinct (destination, tag) pairs, by [`StreamId`]; beside those of a group stand those of its members.
     #[must_use]
     pub fn streams(&self) -> &[(DestinationId, Tag)] {
         &self.streams
+    }
+
+    /// For a stream of a group: the streams of its members with the same tag, in their order; empty for any other.
+    #[inline]
+    #[must_use]
+    pub fn member_streams(&self, stream: StreamId) -> &[StreamId] {
+        let range = self.members.get(stream.index()).cloned().unwrap_or(0..0);
+        self.member_streams.get(range.start as usize..range.end as usize).unwrap_or(&[])
     }
 
     /// The number under which the program is published.

@@ -184,6 +184,7 @@ pub fn destinations(count: u16) -> Vec<Destination> {
         inner_vlan: false,
         mtu: None,
         oversize: Oversize::Truncate,
+        limit: None,
     };
     (0..count).map(destination).collect()
 }

@@ -20,20 +20,32 @@ const ATTEMPTS: usize = 4;
 pub struct Origin {
     /// The verdict that asked for the copy.
     verdict: VerdictId,
-    /// Which of its copies; marked when it is a piece after the first.
+    /// Which of its copies, and for a group's copy the number of the member's destination, plus one, from bit
+    /// [`Origin::MEMBER_SHIFT`] on; marked when it is a piece after the first.
     copy: u32,
 }
 
 impl Origin {
     /// Marks a fragment or segment after the first: policies count copies, not their pieces.
     const FOLLOWER: u32 = 1 << 31;
+    /// More destinations than there can be fit between this bit and the mark; a packet has fewer copies than this.
+    const MEMBER_SHIFT: u32 = 20;
+    const COPY: u32 = (1 << Self::MEMBER_SHIFT) - 1;
     pub(crate) const NONE: Self = Self { verdict: VerdictId::NONE, copy: 0 };
 
     /// Copy number `copy` of the action set `verdict`.
     #[inline]
     #[must_use]
     pub fn new(verdict: VerdictId, copy: u32) -> Self {
-        Self { verdict, copy }
+        Self { verdict, copy: copy & Self::COPY }
+    }
+
+    /// A copy to a group, sent to this member of it.
+    #[inline]
+    #[must_use]
+    pub fn to_member(self, member: DestinationId) -> Self {
+        let member = (u32::from(member.0) + 1) << Self::MEMBER_SHIFT;
+        Self { copy: self.copy | member & !Self::FOLLOWER, ..self }
     }
 
     /// A fragment or segment of it after the first.
@@ -67,12 +79,32 @@ impl Origin {
         self.verdict
     }
 
-    /// Where the frame goes, and the policies that count it.
+    /// Where the frame goes (of a group's copy: the group), which member of a group, and the policies that count it.
     #[inline]
-    pub(crate) fn counted_for(self, classifier: &Classifier) -> Option<(DestinationId, &[PolicyId])> {
+    pub(crate) fn counted_for(self, classifier: &Classifier) -> Option<CountedFor<'_>> {
         let set = classifier.action_set(self.verdict);
-        let copy = set.copies.get((self.copy & !Self::FOLLOWER) as usize)?;
-        Some((copy.destination, if self.is_follower() { &[] } else { set.sharers_of(copy) }))
+        let copy = set.copies.get((self.copy & Self::COPY) as usize)?;
+        let member = (self.copy & !Self::FOLLOWER) >> Self::MEMBER_SHIFT;
+        Some(CountedFor {
+            destination: copy.destination,
+            member: member.checked_sub(1).and_then(|member| u16::try_from(member).ok()).map(DestinationId),
+            sharers: if self.is_follower() { &[] } else { set.sharers_of(copy) },
+        })
+    }
+}
+
+/// What counts a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountedFor<'a> {
+    destination: DestinationId,
+    member: Option<DestinationId>,
+    pub(crate) sharers: &'a [PolicyId],
+}
+
+impl CountedFor<'_> {
+    /// The destinations that count it: one, or a group and its member.
+    pub(crate) fn destinations(self) -> impl Iterator<Item = DestinationId> {
+        std::iter::once(self.destination).chain(self.member)
     }
 }
 

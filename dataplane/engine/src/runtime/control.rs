@@ -11,6 +11,7 @@ use sluice_core::neighbor::{Input, NeighborConfig, NeighborTable};
 use sluice_model::{PortConfig, PortId, PortSpec};
 
 use super::Shared;
+use super::breaker::PortBreakers;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
 use crate::port::TxDriver;
@@ -47,6 +48,7 @@ pub(super) struct Control {
     shared: Arc<Shared>,
     /// Frames to send, gathered during a round.
     out: Vec<Vec<u8>>,
+    breakers: PortBreakers,
 }
 
 impl Control {
@@ -68,7 +70,20 @@ impl Control {
             setup: port.setup,
             reopen_failed: Cell::new(false),
         };
-        Self { ports: open.into_iter().map(port).collect(), routes, queues, pool, shared, out: Vec::new() }
+        Self {
+            ports: open.into_iter().map(port).collect(),
+            routes,
+            queues,
+            pool,
+            shared,
+            out: Vec::new(),
+            breakers: PortBreakers::default(),
+        }
+    }
+
+    /// Looks after these breakers, too.
+    pub(super) fn with_breakers(self, breakers: PortBreakers) -> Self {
+        Self { breakers, ..self }
     }
 
     /// Runs until `stop` is set.
@@ -89,6 +104,7 @@ impl Control {
             }
             self.receive();
             self.resolve();
+            self.breakers.poll(self.shared.clock.monotonic_ns(Tsc::now()), &self.shared.ports);
             std::thread::sleep(ROUND);
         }
     }

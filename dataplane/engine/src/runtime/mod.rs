@@ -1,5 +1,6 @@
 //! The engine as a running whole: ports, workers, control thread and file writer, started and stopped in order.
 
+mod breaker;
 mod control;
 mod cores;
 mod dedup_plan;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, Tsc};
 use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, Polling, PortSpec};
+use sluice_model::{BootConfig, DestinationId, DestinationKind, Generation, PolicySet, Polling, PortSpec};
 
 use crate::batch::BATCH;
 use crate::clock::Clock;
@@ -43,15 +44,19 @@ use crate::idle::{DEFAULT_MAX_SLEEP, IdleSettings};
 use crate::latency::{Latency, LatencyCell};
 use crate::ledger::{Account, Ledger, LedgerCell};
 use crate::machine::Machine;
+use crate::output::BreakerCell;
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::sequence::Sequences;
+use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStats, RecordRings};
 use crate::stage::guard::LoopGuard;
+use crate::stage::limit::{Limits, SharedLimits};
 use crate::stats::WorkerStats;
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
+use breaker::PortBreakers;
 use control::Control;
 use open::OpenPorts;
 use pools::Pools;
@@ -92,6 +97,9 @@ struct Shared {
     files: Arc<LedgerCell>,
     tables: Vec<Arc<Tables>>,
     ports: Vec<Arc<PortState>>,
+    /// By port number.
+    breakers: Vec<Option<Arc<BreakerCell>>>,
+    groups: Option<SharedGroups>,
     clock: Clock,
 }
 
@@ -211,6 +219,9 @@ impl Engine {
             let stage = Decap::new(&decap);
             if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
         };
+        let breakers = PortBreakers::new(boot);
+        let limits = SharedLimits::new(policies, boot.limit.as_ref(), worker_count);
+        let groups = SharedGroups::new(policies);
         let mut workers = Vec::with_capacity(worker_count);
         let mut tables = vec![sink.tables()];
         let counts = [worker_count, distributor_count];
@@ -221,7 +232,9 @@ impl Engine {
             let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
             tables.push(Arc::clone(&own_tables));
             let worker = Worker::new(WorkerParts {
-                outputs: routes.iter().map(|route| route.output(&exits)).collect(),
+                outputs: routes.iter().map(|route| route.output(&exits, &breakers)).collect(),
+                limits: limits.as_ref().map(Limits::new),
+                balance: groups.as_ref().map(|groups| Balance::new(groups, Arc::clone(&program))),
                 sources,
                 ports: exits,
                 classifier: Classifier::new(&program, ClassifierConfig::default()),
@@ -284,6 +297,8 @@ impl Engine {
             files: sink.ledger(),
             tables,
             ports: ports.iter().map(OpenPort::state).collect(),
+            breakers: breakers.cells(),
+            groups,
             clock: Clock::new(Tsc::hz(&eal)),
         });
         let stop_receivers = Arc::new(AtomicBool::new(false));
@@ -310,7 +325,8 @@ impl Engine {
         let packets = pools.packets(None).ok_or(StartError::NoPool)?;
         engine.receivers = feeder::spawn_all(&mut ports, packets, &stop_receivers)?;
         let control =
-            Control::new(ports, &shares.receivers, routes, queues, packets.clone(), Arc::clone(&shared));
+            Control::new(ports, &shares.receivers, routes, queues, packets.clone(), Arc::clone(&shared))
+                .with_breakers(breakers);
         engine.control = Some(spawn("sluice-control", {
             let stop = Arc::clone(&stop_rest);
             move || control.run(&stop)
@@ -394,7 +410,15 @@ impl Engine {
     /// Every port with its link state and counters.
     #[must_use]
     pub fn ports(&self) -> Vec<PortReport> {
-        self.shared.ports.iter().map(|port| port.report()).collect()
+        let breaker = |port: usize| Some(self.shared.breakers.get(port)?.as_ref()?.report());
+        let ports = self.shared.ports.iter().enumerate();
+        ports.map(|(number, port)| PortReport { breaker: breaker(number), ..port.report() }).collect()
+    }
+
+    /// The members of groups that are away, by destination number of the group.
+    #[must_use]
+    pub fn away(&self) -> Vec<Vec<DestinationId>> {
+        self.shared.groups.as_ref().map(SharedGroups::away).unwrap_or_default()
     }
 
     /// The statistics of every worker.
@@ -514,7 +538,7 @@ fn devices(boot: &BootConfig, wanted: fn(&PortSpec) -> bool) -> Vec<String> {
 fn file_paths(policies: &PolicySet) -> Vec<Option<PathBuf>> {
     let path = |kind: &DestinationKind| match kind {
         DestinationKind::Pcap { file } => Some(file.clone()),
-        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } => None,
+        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
     };
     policies.destinations().iter().map(|destination| path(&destination.kind)).collect()
 }

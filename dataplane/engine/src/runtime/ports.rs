@@ -13,6 +13,7 @@ use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, SpreadBy};
 
 use super::plan::MemoryPlan;
 use super::{StartError, routes};
+use crate::output::BreakerReport;
 use crate::port::{Feed, TxDriver, TxPort};
 
 /// Drivers that take only as many receive queues as transmit queues (22.11), and do not say so beforehand.
@@ -70,6 +71,8 @@ pub struct PortReport {
     pub rx_super_frames: u64,
     /// Checksums completed that the sender had left to its NIC.
     pub checksums_finished: u64,
+    /// Whether distribution by it is stopped, where there is a breaker.
+    pub breaker: Option<BreakerReport>,
 }
 
 impl PortState {
@@ -80,6 +83,17 @@ impl PortState {
 
     pub(super) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Bytes that left by the device since it started, by whomever; `None` = it does not tell. The kernel counts for an
+    /// interface of its own, whatever uses it.
+    pub(super) fn sent_bytes(&self, interface: Option<&str>) -> Option<u64> {
+        match (&self.device, interface) {
+            (Device::Closed(_) | Device::File, _) => None,
+            (_, Some(interface)) => interface_sent_bytes(interface),
+            (Device::Dpdk(port), None) => port.stats().ok().map(|stats| stats.obytes),
+            (Device::AfPacket(_), None) => None,
+        }
     }
 
     /// Notes the link state; says whether it changed.
@@ -155,6 +169,17 @@ impl PortState {
         }
         report
     }
+}
+
+/// Bytes sent by a kernel interface, out of the network namespace of this thread.
+fn interface_sent_bytes(interface: &str) -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let of = |line: &str| {
+        let (name, numbers) = line.split_once(':')?;
+        // Eight columns are of reception.
+        (name.trim() == interface).then(|| numbers.split_ascii_whitespace().nth(8)?.parse().ok())?
+    };
+    counters.lines().find_map(of)
 }
 
 /// A port that is open but not yet shared out to workers.

@@ -7,6 +7,7 @@ use sluice_core::neighbor::PortAddresses;
 use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, PortConfig, Tunnel};
 
 use super::StartError;
+use super::breaker::PortBreakers;
 use super::ports::OpenPort;
 use crate::output::{Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
 use crate::port::TxPort;
@@ -31,8 +32,9 @@ pub struct Route {
 
 impl Route {
     /// The row for a worker whose output ports are `exits`.
-    pub(super) fn output(&self, exits: &[TxPort]) -> Output {
+    pub(super) fn output(&self, exits: &[TxPort], breakers: &PortBreakers) -> Output {
         let mut output = self.output.clone();
+        output.breaker = self.port.and_then(|port| breakers.cell(port));
         if let Some(port) = self.port {
             output.egress =
                 exits.iter().position(|exit| exit.id.index() == port).map_or(Egress::None, Egress::Port);
@@ -81,6 +83,8 @@ fn route(destination: &Destination, setups: &[PortConfig], open: &[OpenPort]) ->
     };
     match &destination.kind {
         DestinationKind::Pcap { .. } => Ok(plain(destination, None, u16::MAX, Egress::File)),
+        // Its copies leave by its members.
+        DestinationKind::Group(_) => Ok(plain(destination, None, u16::MAX, Egress::None)),
         DestinationKind::Port { port } => {
             let port = named(port)?;
             let mtu = open.get(port).map_or(ETHERNET_MTU, OpenPort::mtu);

@@ -5,9 +5,11 @@ use sluice_core::classify::VerdictId;
 use sluice_core::encap::{self, CopyFields};
 use sluice_core::verdict::CopyAction;
 use sluice_core::wire::Parsed;
-use sluice_model::{DropReason, Oversize, PolicyId};
+use sluice_model::{DestinationId, DropReason, Oversize, PolicyId};
 
+use super::balance::Balance;
 use super::compose::{ADDRESSES, Body, Composer, TAG};
+use super::limit::Limits;
 use super::straight::StraightWay;
 use crate::batch::{Batch, Runs, RxInfo};
 use crate::files::{FileFrame, FileProducer};
@@ -32,14 +34,20 @@ pub struct Context<'a> {
     pub ports: &'a mut [TxPort],
     /// The queue to the file writer.
     pub files: Option<&'a FileProducer>,
+    /// Groups, if there are any.
+    pub balance: Option<&'a mut Balance>,
+    /// Rate limits, if there are any.
+    pub limits: Option<&'a mut Limits>,
 }
 
 impl Context<'_> {
     /// Counts a copy that is cut to the MTU.
     #[cold]
-    pub(super) fn count_truncated(&mut self, action: &CopyAction) {
+    pub(super) fn count_truncated(&mut self, action: &CopyAction, group: Option<DestinationId>) {
         self.books.ledger.truncated += 1;
-        self.books.tables.destinations[action.destination.index()].truncated.add(1);
+        for destination in std::iter::once(action.destination).chain(group) {
+            self.books.tables.destinations[destination.index()].truncated.add(1);
+        }
     }
 
     #[cold]
@@ -58,6 +66,7 @@ pub(super) struct Packet<'a> {
     pub(super) cap_len: u32,
     entropy: u32,
     verdict: VerdictId,
+    place: usize,
 }
 
 /// One copy while it is made. Built once and passed by reference: a copy of it right after it was written would wait
@@ -74,6 +83,8 @@ pub(super) struct Draft<'a> {
     pub(super) fields: CopyFields,
     pub(super) origin: Origin,
     pub(super) sharers: &'a [PolicyId],
+    /// The group that `action` was asked of.
+    pub(super) group: Option<DestinationId>,
 }
 
 impl Draft<'_> {
@@ -112,7 +123,10 @@ impl Act {
         let classifier = ctx.books.classifier;
         let mut runs = Runs::new();
         batch.verdict_runs(&mut runs);
-        ctx.sequences.reserve(&runs, classifier, ctx.outputs);
+        if let Some(balance) = &mut ctx.balance {
+            balance.prepare(batch, &runs, classifier, with_inner);
+        }
+        ctx.sequences.reserve(&runs, classifier, ctx.outputs, ctx.balance.as_deref());
         for run in &runs {
             let set = classifier.action_set(run.verdict);
             ctx.books.tallies.matched(run.verdict, run.packets().into(), run.wire_bytes);
@@ -160,6 +174,7 @@ impl Act {
             cap_len: mbuf.pkt_len(),
             entropy: encap::entropy(outer),
             verdict,
+            place,
         };
         let set = ctx.books.classifier.action_set(verdict);
         let Some((last, others)) = set.copies.split_last() else { return self.end(mbuf) };
@@ -197,8 +212,15 @@ impl Act {
         sharers: &[PolicyId],
         ctx: &mut Context<'_>,
     ) {
+        let mut origin = Origin::new(packet.verdict, index);
+        let (mut action, mut group) = (action, None);
+        let member = ctx.balance.as_ref().and_then(|balance| balance.member(action, packet.place));
+        if let Some(member) = &member {
+            group = Some(action.destination);
+            action = member;
+            origin = origin.to_member(member.destination);
+        }
         let output = &ctx.outputs[action.destination.index()];
-        let origin = Origin::new(packet.verdict, index);
         // A number is used up even if the copy is dropped below: the receiver then sees the loss.
         let sequence = if output.uses_sequence() { ctx.sequences.next(action.stream) } else { 0 };
         if let Some(reason) = output.unready {
@@ -234,7 +256,18 @@ impl Act {
             }
             if pieces != Pieces::Segments && keep > room {
                 keep = room;
-                ctx.count_truncated(action);
+                ctx.count_truncated(action, group);
+            }
+        }
+        if output.limited || group.is_some() {
+            let bytes = u32::from(output.header_len) + keep + tag_len;
+            let fits = |limits: &mut Limits| {
+                limits.admit(action.destination, group, packet.info.timestamp_ns, bytes)
+            };
+            if !ctx.limits.as_deref_mut().is_none_or(fits) {
+                ctx.drop_copy(DropReason::RateLimit, origin);
+                self.discard(body);
+                return;
             }
         }
         // Where DF is clear, others may fragment what left in one piece.
@@ -261,6 +294,7 @@ impl Act {
             },
             origin,
             sharers,
+            group,
         };
         match pieces {
             Pieces::One => self.one(body, &draft, packet, ctx),
@@ -326,6 +360,7 @@ fn to_file(frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Contex
         timestamp_ns: packet.info.timestamp_ns,
         wire_len,
         destination: draft.action.destination,
+        group: draft.group,
         sharers: if draft.origin.is_follower() { &[] } else { draft.sharers },
     };
     match ctx.files.map(|files| files.push(frame, &record)) {

@@ -53,7 +53,7 @@ impl LoopGuard {
         };
         let tunnels = policies.destinations().iter().filter_map(|d| match &d.kind {
             DestinationKind::Tunnel(t) => Some(tunnel(t)),
-            DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => None,
+            DestinationKind::Port { .. } | DestinationKind::Pcap { .. } | DestinationKind::Group(_) => None,
         });
         let tunnels: Vec<OwnTunnel> = tunnels.collect();
         let mut udp_ports: Vec<u16> = tunnels.iter().filter_map(|own| own.udp_port).collect();

@@ -3,11 +3,13 @@
 //! A stage takes the whole batch. At the end of each stage a packet is still live, or has exactly one end.
 
 pub mod act;
+pub mod balance;
 mod compose;
 pub mod decap;
 pub mod dedup;
 pub mod flow;
 pub mod guard;
+pub mod limit;
 pub mod parse;
 mod pieces;
 pub mod rx;

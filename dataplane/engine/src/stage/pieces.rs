@@ -74,7 +74,7 @@ impl Act {
         let Some(plan) = segment::plan(mbuf.data(), packet.outer, draft.keep, longest, mss)
             .filter(|plan| plan.header_len() <= MAX_SEGMENT_HEADER)
         else {
-            ctx.count_truncated(draft.action);
+            ctx.count_truncated(draft.action, draft.group);
             let fields = CopyFields { inner_len: room + draft.tag_len(), truncated: true, ..draft.fields };
             self.one(body, &Draft { keep: room, fields, ..*draft }, packet, ctx);
             return;

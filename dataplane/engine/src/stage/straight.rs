@@ -31,6 +31,7 @@ impl<'a> StraightWay<'a> {
         let output = &outputs[action.destination.index()];
         let Egress::Port(port) = output.egress else { return None };
         let plain = output.unready.is_none()
+            && !output.limited
             && !output.inner_vlan
             && output.checksum == OuterChecksum::None
             // Where DF is clear, each copy has an identification of its own.

@@ -16,6 +16,7 @@ use super::destinations::{mac, non_empty};
 use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
 use super::flow_section::flow_settings;
+use super::limit_section::{breaker_settings, limit_settings};
 use super::names::Names;
 use super::policy_file::read_text;
 use super::source::{At, Report, quote};
@@ -100,6 +101,10 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
     let flow = top.table("flow", "{ flows = 262144 }").map(|fields| flow_settings(fields, folder, report));
     let decap = decap_settings(&mut top, DecapSettings::default(), report);
+    let limit = top.table("limit", "{ rate_mbps = 1000 }").and_then(|fields| limit_settings(fields, report));
+    let breaker = top
+        .table("breaker", "{ threshold_mbps = 3000 }")
+        .and_then(|fields| breaker_settings(fields, limit.as_ref(), report));
     let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
@@ -122,6 +127,8 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         dedup: dedup.unwrap_or_default(),
         flow: flow.unwrap_or_default(),
         decap,
+        limit,
+        breaker,
         ports,
         loop_guard,
         log_level: log_level.map_or(LogLevel::Info, |at| at.value),

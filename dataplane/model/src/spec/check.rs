@@ -22,7 +22,8 @@ pub fn check_against(policies: &PolicySet, boot: &BootConfig) -> Vec<Diagnostic>
         match &destination.kind {
             DestinationKind::Tunnel(tunnel) => check.tunnel(destination, tunnel),
             DestinationKind::Port { port } => check.output(destination, port),
-            DestinationKind::Pcap { .. } => {}
+            // The members of a group are destinations themselves.
+            DestinationKind::Pcap { .. } | DestinationKind::Group(_) => {}
         }
     }
     check.ingress(policies);

@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::{Destination, DestinationKind, MacAddr, Marking, Oversize, Tag, Tunnel, TunnelKind, UdpChecksum};
+use crate::{
+    Destination, DestinationKind, Group, MacAddr, Marking, Oversize, Tag, Tunnel, TunnelKind, UdpChecksum,
+};
 
 use super::addresses::unicast;
 use super::document::Fields;
+use super::group_kind::ReadGroup;
+use super::limit_section::rate_limit;
 use super::source::{Report, quote};
 
 /// UDP port of VXLAN (RFC 7348).
@@ -26,18 +30,20 @@ enum Type {
     Erspan3,
     Port,
     Pcap,
+    Group,
 }
 
-const TYPES: [(&str, Type); 5] = [
+const TYPES: [(&str, Type); 6] = [
     ("vxlan", Type::Vxlan),
     ("erspan2", Type::Erspan2),
     ("erspan3", Type::Erspan3),
     ("port", Type::Port),
     ("pcap", Type::Pcap),
+    ("group", Type::Group),
 ];
 
 /// The fields that only some types have.
-const FIELD_TYPES: [(&str, &[Type]); 10] = [
+const FIELD_TYPES: [(&str, &[Type]); 14] = [
     ("remote", TUNNELS),
     ("local", TUNNELS),
     ("mac", TUNNELS),
@@ -48,21 +54,31 @@ const FIELD_TYPES: [(&str, &[Type]); 10] = [
     ("oversize", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
     ("port", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
     ("file", &[Type::Pcap]),
+    ("inner_vlan", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port, Type::Pcap]),
+    ("members", &[Type::Group]),
+    ("weights", &[Type::Group]),
+    ("hash", &[Type::Group]),
 ];
 const TUNNELS: &[Type] = &[Type::Vxlan, Type::Erspan2, Type::Erspan3];
 
-/// Reads everything but the name; `None` when it cannot be built, with the errors reported.
-pub(super) fn destination(
-    mut fields: Fields<'_>,
+/// Reads everything but the name; `None` when it cannot be built, with the errors reported. The members of a group are
+/// left to be found.
+pub(super) fn destination<'d>(
+    mut fields: Fields<'d>,
     name: Option<&str>,
     report: &Report<'_>,
-) -> Option<Destination> {
+) -> Option<(Destination, ReadGroup<'d>)> {
     let errors = report.errors();
     let kind = fields.choice("type", &TYPES);
     if kind.is_none() && fields.place_of("type").is_none() {
-        fields.missing("type", "write type = \"vxlan\", \"erspan2\", \"erspan3\", \"port\" or \"pcap\"");
+        fields.missing(
+            "type",
+            "write type = \"vxlan\", \"erspan2\", \"erspan3\", \"port\", \"pcap\" or \"group\"",
+        );
     }
     let read = Read::new(&mut fields, report);
+    let limit = rate_limit(&mut fields, report);
+    let group = ReadGroup::new(&mut fields);
     let Some(kind) = kind else {
         fields.finish();
         return None;
@@ -80,18 +96,19 @@ pub(super) fn destination(
         Type::Vxlan | Type::Erspan2 | Type::Erspan3 => read.tunnel(kind.value, &fields, report),
         Type::Port => read.port_kind(&fields, report),
         Type::Pcap => read.pcap_kind(&fields),
+        Type::Group => {
+            if fields.place_of("members").is_none() {
+                fields.missing("members", "name the members: members = [\"ids1\", \"ids2\"]");
+            }
+            Some(DestinationKind::Group(Group { members: Vec::new(), hash: group.hash }))
+        }
     };
     fields.finish();
     let (Some(kind), Some(name)) = (kind, name) else { return None };
     let mtu = read.mtu.as_ref().and_then(|mtu| u16::try_from(mtu.value).ok());
     let (inner_vlan, oversize) = (read.inner_vlan, read.oversize);
-    (report.errors() == errors).then(|| Destination {
-        name: name.to_owned(),
-        kind,
-        inner_vlan,
-        mtu,
-        oversize,
-    })
+    (report.errors() == errors)
+        .then(|| (Destination { name: name.to_owned(), kind, inner_vlan, mtu, oversize, limit }, group))
 }
 
 /// Whether copies with `tag` can be told by it at `destination`.
@@ -114,7 +131,10 @@ pub(super) fn tag_fit(tag: Tag, destination: &Destination) -> TagFit {
             (TunnelKind::Erspan3, Marking::Reference) => ("GRE key", 32, Some(("ERSPAN session id", 10))),
             (TunnelKind::Erspan2 | TunnelKind::Erspan3, _) => ("ERSPAN session id", 10, None),
         },
-        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } => ("", 0, None),
+        // Of a group, the members are asked.
+        DestinationKind::Port { .. } | DestinationKind::Pcap { .. } | DestinationKind::Group(_) => {
+            ("", 0, None)
+        }
     };
     let vid = destination.inner_vlan.then_some(("inner VLAN id", 12));
     let carriers = [(bits > 0).then_some((field, bits)), other, vid];

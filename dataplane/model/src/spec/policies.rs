@@ -10,6 +10,7 @@ use crate::{
 use super::addresses::address_list;
 use super::destinations::{TagFit, tag_fit};
 use super::document::Fields;
+use super::group_kind::endpoints;
 use super::groups::Groups;
 use super::names::Names;
 use super::ranges::{self, Kind};
@@ -225,7 +226,9 @@ impl<'d> Context<'_, 'd> {
             to.push(id);
             if let Some(destination) = self.destinations.get(index).and_then(Option::as_ref) {
                 let place = tag_place.unwrap_or(&item.span);
-                self.tag_fits(tag, destination, place, &fields.field("tag"));
+                for endpoint in endpoints(destination, self.destinations) {
+                    self.tag_fits(tag, endpoint, place, &fields.field("tag"));
+                }
             }
         }
         to

@@ -104,6 +104,18 @@ fn policy_set<'d>(document: &'d toml::de::DeTable<'d>, report: &'d Report<'d>) -
             *used = true;
         }
     });
+    // A group that is used uses its members.
+    for group in
+        destinations.iter().zip(used.clone()).filter(|(_, used)| *used).filter_map(|(to, _)| to.as_ref())
+    {
+        if let DestinationKind::Group(group) = &group.kind {
+            for member in &group.members {
+                if let Some(used) = used.get_mut(member.destination.index()) {
+                    *used = true;
+                }
+            }
+        }
+    }
     for ((span, label), _) in places.iter().zip(&used).filter(|(_, used)| !**used) {
         report.warning(span, label, "nothing is sent to this destination", None);
     }
@@ -160,6 +172,7 @@ fn read_destinations<'d>(
     let mut names = Names::new("destination");
     let mut destinations = Vec::with_capacity(tables.len());
     let mut places = Vec::with_capacity(tables.len());
+    let mut groups = Vec::with_capacity(tables.len());
     let mut files = HashMap::new();
     for (index, mut fields) in tables.into_iter().enumerate() {
         let name = names.enter(&mut fields, index, report);
@@ -167,15 +180,27 @@ fn read_destinations<'d>(
         let label = fields.label.clone();
         let place_of_file = fields.place_of("file");
         let read = destination(fields, name.map(|name| name.value), report);
-        if let (Some(Destination { kind: DestinationKind::Pcap { file }, .. }), Some(place)) =
+        if let (Some((Destination { kind: DestinationKind::Pcap { file }, .. }, _)), Some(place)) =
             (&read, place_of_file)
             && let Some(other) = files.insert(file.clone(), label.clone())
         {
             let reason = format!("{} is written by {other}, too", file.display());
             report.error(&place, format!("{label}: file"), reason, "give each its own file".to_owned());
         }
+        let (read, group) = read.unzip();
+        groups.push(group);
         destinations.push(read);
         places.push((span, label));
+    }
+    let is_group = |read: &Option<Destination>| {
+        matches!(read, Some(Destination { kind: DestinationKind::Group(_), .. }))
+    };
+    let are_groups: Vec<bool> = destinations.iter().map(is_group).collect();
+    for (read, group) in destinations.iter_mut().zip(&groups) {
+        if let (Some(Destination { kind: DestinationKind::Group(kind), .. }), Some(group)) = (read, group) {
+            let is_group = |index: usize| are_groups.get(index).copied().unwrap_or(false);
+            kind.members = group.resolve(&names, is_group, report);
+        }
     }
     (names, destinations, places)
 }
