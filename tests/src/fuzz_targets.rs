@@ -17,7 +17,9 @@ use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
 use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
-use sluice_model::{DecapKind, DecapKinds, DecapMode, DecapSettings, Generation, PolicySet, PortId};
+use sluice_model::{
+    DecapKind, DecapKinds, DecapMode, DecapSettings, Destination, Generation, PolicySet, PortId,
+};
 
 use crate::{dedup_model, nest};
 
@@ -354,6 +356,19 @@ pub fn policy(data: &[u8]) {
         assert!((1..=63).contains(&name.len()) && name.is_ascii(), "names are well formed");
         let known = policies.as_ref().map_or(0, |set| set.destinations().len());
         assert!(policy.to.iter().all(|id| id.index() < known), "destinations are there");
+    }
+    for group in policies.iter().flat_map(PolicySet::destinations).filter_map(Destination::group) {
+        let known = policies.as_ref().map_or(&[][..], PolicySet::destinations);
+        let mut members: Vec<_> = group.members.iter().map(|member| member.destination.index()).collect();
+        assert!((1..=64).contains(&members.len()), "groups have members");
+        let plain = |index: &usize| known.get(*index).is_some_and(|member| member.group().is_none());
+        assert!(members.iter().all(plain), "members are there, and no groups");
+        members.sort_unstable();
+        assert!(members.is_sorted_by(|a, b| a < b), "no member is named twice");
+    }
+    if let Some(breaker) = boot.as_ref().and_then(|boot| boot.breaker) {
+        let (threshold, limit) = (u64::from(breaker.threshold_mbps), u64::from(breaker.limit_mbps));
+        assert!(threshold > 2 * limit, "a breaker's threshold exceeds twice the limit");
     }
     if let (Some(policies), Some(boot)) = (policies, boot) {
         drop(check_against(&policies, &boot));

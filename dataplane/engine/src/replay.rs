@@ -15,8 +15,8 @@ use sluice_core::encap::EncapError;
 use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
 use sluice_model::{
-    BreakerSettings, DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation, MacAddr, PolicySet,
-    PortId, RateLimit,
+    BreakerSettings, DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation,
+    MacAddr, PolicySet, PortId, RateLimit,
 };
 
 use crate::batch::{BATCH, RxInfo};

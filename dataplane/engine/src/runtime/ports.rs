@@ -89,10 +89,9 @@ impl PortState {
     /// interface of its own, whatever uses it.
     pub(super) fn sent_bytes(&self, interface: Option<&str>) -> Option<u64> {
         match (&self.device, interface) {
-            (Device::Closed(_) | Device::File, _) => None,
+            (Device::Closed(_) | Device::File, _) | (Device::AfPacket(_), None) => None,
             (_, Some(interface)) => interface_sent_bytes(interface),
             (Device::Dpdk(port), None) => port.stats().ok().map(|stats| stats.obytes),
-            (Device::AfPacket(_), None) => None,
         }
     }
 
