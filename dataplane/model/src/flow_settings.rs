@@ -15,6 +15,8 @@ pub struct FlowSettings {
     pub metrics: bool,
     /// When silent flows end.
     pub timeouts: FlowTimeouts,
+    /// Which delays are too long to be true.
+    pub delay_limits: DelayLimits,
     /// The number of this appliance in records.
     pub vtap_id: u16,
     /// The file that flow records are appended to.
@@ -31,6 +33,7 @@ impl Default for FlowSettings {
             vlan_in_key: true,
             metrics: true,
             timeouts: FlowTimeouts::default(),
+            delay_limits: DelayLimits::default(),
             vtap_id: 1,
             jsonl: None,
             metrics_jsonl: None,
@@ -58,6 +61,23 @@ pub struct FlowTimeouts {
 impl Default for FlowTimeouts {
     fn default() -> Self {
         Self { opening_s: 5, established_s: 300, closing_s: 35, reset_s: 5, one_way_s: 5, other_s: 35 }
+    }
+}
+
+/// Samples of delays above these are discarded, nanoseconds (the defaults are those of the reference system's manual).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayLimits {
+    /// Round trips of the handshake: 30 s.
+    pub handshake_ns: u64,
+    /// From a request to the server's bare ACK: 10 s.
+    pub ack_ns: u64,
+    /// From a request to the response: 30 s.
+    pub response_ns: u64,
+}
+
+impl Default for DelayLimits {
+    fn default() -> Self {
+        Self { handshake_ns: 30_000_000_000, ack_ns: 10_000_000_000, response_ns: 30_000_000_000 }
     }
 }
 

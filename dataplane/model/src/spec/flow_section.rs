@@ -6,7 +6,7 @@ use super::boot_file::narrow;
 use super::destinations::non_empty;
 use super::document::Fields;
 use super::source::Report;
-use crate::{FlowSettings, FlowTimeouts};
+use crate::{DelayLimits, FlowSettings, FlowTimeouts};
 
 /// The most flows of one worker.
 const MAX_FLOWS: u64 = 1 << 26;
@@ -22,6 +22,7 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
     let metrics = fields.boolean("metrics").map_or(defaults.metrics, |at| at.value);
     let vtap_id = fields.integer("vtap_id", 1..=u64::from(u16::MAX), "a vtap_id");
     let timeouts = fields.table("timeouts", "{ established = 300 }").map(timeouts);
+    let limits = fields.table("delay_limits", "{ response = 60 }").map(delay_limits);
     let mut file = |key| {
         non_empty(&mut fields, key, "the path of a file of JSON lines", report).map(|file| folder.join(file))
     };
@@ -42,10 +43,26 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
         vlan_in_key,
         metrics,
         timeouts: timeouts.unwrap_or_default(),
+        delay_limits: limits.unwrap_or_default(),
         vtap_id: narrow(vtap_id).unwrap_or(defaults.vtap_id),
         jsonl,
         metrics_jsonl,
     }
+}
+
+fn delay_limits(mut fields: Fields<'_>) -> DelayLimits {
+    let defaults = DelayLimits::default();
+    let mut nanoseconds = |key, default| {
+        let seconds = fields.integer(key, 1..=MAX_TIMEOUT_S, "a limit (seconds)");
+        seconds.map_or(default, |at| at.value * 1_000_000_000)
+    };
+    let limits = DelayLimits {
+        handshake_ns: nanoseconds("handshake", defaults.handshake_ns),
+        ack_ns: nanoseconds("ack", defaults.ack_ns),
+        response_ns: nanoseconds("response", defaults.response_ns),
+    };
+    fields.finish();
+    limits
 }
 
 fn timeouts(mut fields: Fields<'_>) -> FlowTimeouts {
@@ -63,4 +80,43 @@ fn timeouts(mut fields: Fields<'_>) -> FlowTimeouts {
     };
     fields.finish();
     timeouts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::parse_boot;
+
+    const PORT: &str = "policy = \"p\"\n[[port]]\nname = \"a\"\nspec = \"net_null0\"\nrole = \"capture\"\n";
+
+    fn parse(section: &str) -> FlowSettings {
+        parse_boot("boot.toml", &format!("{PORT}{section}")).unwrap().value.flow
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        assert_eq!(parse("[flow]"), FlowSettings { enabled: true, ..FlowSettings::default() });
+    }
+
+    #[test]
+    fn timeouts_and_limits_can_be_set_one_by_one() {
+        let settings =
+            parse("[flow]\ntimeouts = { closing = 7 }\ndelay_limits = { handshake = 1, response = 60 }\n");
+        assert_eq!(settings.timeouts, FlowTimeouts { closing_s: 7, ..FlowTimeouts::default() });
+        let limits = DelayLimits {
+            handshake_ns: 1_000_000_000,
+            response_ns: 60_000_000_000,
+            ..DelayLimits::default()
+        };
+        assert_eq!(settings.delay_limits, limits);
+    }
+
+    #[test]
+    fn what_is_no_limit_is_refused() {
+        for limits in ["{ ack = 0 }", "{ ack = 100_000 }", "{ acks = 1 }", "7"] {
+            let file = format!("{PORT}[flow]\ndelay_limits = {limits}\n");
+            let errors = parse_boot("boot.toml", &file).unwrap_err();
+            assert!(errors.0[0].to_string().contains("boot.toml:7"), "{limits}: {}", errors.0[0]);
+        }
+    }
 }
