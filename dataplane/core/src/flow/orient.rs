@@ -3,6 +3,8 @@
 //! Who sent SYN is the client, who sent SYN-ACK the server. Without either, the scores of both endpoints decide, at the
 //! first packet and again before each report.
 
+use sluice_model::Network;
+
 use super::direction::{Endpoint, Evidence};
 use super::entry::flag;
 use super::key::FlowKey;
@@ -72,7 +74,9 @@ impl FlowMeter {
         let key = FlowKey::decode(&hot.words, &self.long[slot.index()]);
         let Some(ports) = key.ports else { return };
         let client = usize::from(hot.flags & flag::CLIENT_IS_SECOND != 0);
-        let endpoint = |end: usize| Endpoint { address: key.addresses[end], port: ports[end], tap: key.tap };
+        let is_ipv6 = key.network == Network::Ipv6;
+        let endpoint =
+            |end: usize| Endpoint { address: key.addresses[end], port: ports[end], tap: key.tap, is_ipv6 };
         let decision = self.scores.decide(&endpoint(client), &endpoint(client ^ 1), Evidence::None, false);
         self.cold[slot.index()].direction_score = decision.score;
         self.set_client(slot, client ^ usize::from(decision.source_is_server));
@@ -82,8 +86,9 @@ impl FlowMeter {
     fn weigh(&mut self, slot: Slot, end: usize, packet: &Packet<'_>, evidence: Evidence) {
         let headers = packet.headers;
         let tap = self.tap(packet.port).tap;
-        let src = Endpoint { address: headers.src_addr, port: headers.src_port, tap };
-        let dst = Endpoint { address: headers.dst_addr, port: headers.dst_port, tap };
+        let is_ipv6 = headers.l3 == L3::Ipv6;
+        let src = Endpoint { address: headers.src_addr, port: headers.src_port, tap, is_ipv6 };
+        let dst = Endpoint { address: headers.dst_addr, port: headers.dst_port, tap, is_ipv6 };
         let is_second = self.entries[slot.index()].hot.flags & flag::CLIENT_IS_SECOND != 0;
         let source_is_server = usize::from(is_second) != end;
         let decision = self.scores.decide(&src, &dst, evidence, source_is_server);
