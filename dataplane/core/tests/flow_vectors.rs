@@ -5,7 +5,7 @@
 use sluice_core::decap::TunnelInfo;
 use sluice_core::flow::{FlowMeter, MeterConfig, Packet, Sink, VlanKey};
 use sluice_core::wire;
-use sluice_model::{FlowRecord, FlowTimeouts, MetricsRecord, PortId};
+use sluice_model::{DelayLimits, FlowRecord, FlowTimeouts, MetricsRecord, PortId};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -82,6 +82,7 @@ fn meter() -> FlowMeter {
         flows: 64,
         vlan: VlanKey::Ids,
         timeouts: FlowTimeouts::default(),
+        delay_limits: DelayLimits::default(),
         taps: Vec::new(),
         metrics: None,
         vtap_id: 1,
@@ -358,6 +359,74 @@ fn udp_answers_count_from_the_latest_request() {
     let art: Vec<_> = records.iter().map(|r| r.perf.art).filter(|art| art.count > 0).collect();
     assert_eq!(art.len(), 1);
     assert_eq!((art[0].sum_ns, art[0].count), (25 * MS, 1));
+}
+
+#[test]
+fn udp_delays_are_reported_once_and_wait_across_reports() {
+    let udp = |ms: u64, from: Side| {
+        let mut l4 = ports(from).to_vec();
+        l4.extend([0, 48, 0, 0]);
+        (START_NS + ms * MS, frame(from, 17, &l4, 40))
+    };
+    // START_NS is 10 s into a minute: the second request is answered in the next minute, and in the one after that there
+    // is nothing to measure.
+    let seconds = |s: u64| s * 1000;
+    let records = run([
+        udp(0, C),
+        udp(20, S),
+        udp(seconds(20), C),
+        udp(seconds(45), C),
+        udp(seconds(49) + 990, C),
+        udp(seconds(50) + 30, S),
+        udp(seconds(80), S),
+        udp(seconds(110), C),
+    ]);
+    let art: Vec<_> = records
+        .iter()
+        .map(|record| (record.perf.art.sum_ns / MS, record.perf.art.max_ns / MS, record.perf.art.count))
+        .collect();
+    assert_eq!(art, [(20, 20, 1), (40, 40, 1), (0, 0, 0)]);
+}
+
+/// The client's port and the score of the server by the last record.
+fn client_port(frames: impl IntoIterator<Item = Vec<u8>>) -> u16 {
+    let frames = frames.into_iter().enumerate().map(|(at, frame)| (START_NS + at as u64 * MS, frame));
+    run(frames).last().and_then(|record| record.ports).expect("ports")[0]
+}
+
+#[test]
+fn who_is_the_client() {
+    // C has the high port, S the low one: whoever sends first, the low port serves.
+    let data = |from| tcp(&P(0, from, PSH | ACK, 1, 1, 10, 100));
+    assert_eq!(client_port([data(C)]), 40_000);
+    assert_eq!(client_port([data(S)]), 40_000);
+    // SYN and SYN-ACK say more than ports.
+    let flags = |from, flags| tcp(&P(0, from, flags, 1, 1, 0, 100));
+    assert_eq!(client_port([flags(S, SYN)]), 80);
+    assert_eq!(client_port([flags(C, SYN | ACK)]), 80);
+    assert_eq!(client_port([flags(C, PSH | ACK), flags(S, SYN)]), 80);
+    assert_eq!(
+        client_port([flags(C, SYN), flags(S, SYN | ACK), flags(S, SYN)]),
+        40_000,
+        "SYN-ACK is certain"
+    );
+    assert_eq!(client_port([flags(C, SYN), flags(S, SYN)]), 80, "the last SYN without an answer");
+}
+
+#[test]
+fn an_answer_that_is_seen_first_is_one_of_the_server() {
+    // SYN-ACK, ACK and FINs: the records are those of a flow whose SYN was seen.
+    let packets = [
+        P(0, S, SYN | ACK, 5000, 1001, 0, 100),
+        P(10, C, ACK, 1001, 5001, 0, 100),
+        P(20, C, FIN | ACK, 1001, 5001, 0, 100),
+    ];
+    assert_eq!(code(&packets), 8);
+    let records = run_tcp(&packets);
+    assert_eq!(records[0].sides.map(|side| side.packets), [2, 1]);
+    assert_eq!((records[0].perf.rtt_client.sum_ns, records[0].perf.rtt_ns), (MS, 0));
+    assert_eq!(records[0].direction_score, 255);
+    assert_eq!((records[0].syn_seq, records[0].syn_ack_seq), (None, Some(5000)));
 }
 
 #[test]

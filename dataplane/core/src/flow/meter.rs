@@ -5,7 +5,7 @@
 //! any more, a bounded number of flows at a time.
 
 use sluice_cpu::{large_table, prefetch_index, prefetch_write};
-use sluice_model::{FlowRecord, FlowTimeouts, MetricsRecord, PortId, TapSide};
+use sluice_model::{DelayLimits, FlowRecord, FlowTimeouts, MetricsRecord, PortId, TapSide};
 
 use super::direction::ServiceScores;
 use super::entry::{Cold, Entry, flag};
@@ -67,6 +67,8 @@ pub struct MeterConfig {
     pub vlan: VlanKey,
     /// When silent flows end.
     pub timeouts: FlowTimeouts,
+    /// Which delays are too long to be true.
+    pub delay_limits: DelayLimits,
     /// Where each ingress port stands, by port number; ports beyond are like the default.
     pub taps: Vec<TapPort>,
     /// The metrics; `None` = none.
@@ -324,7 +326,8 @@ impl FlowMeter {
             self.segment(Place { slot, side, is_late }, lengths.l4, packet, sink);
         } else if headers.protocol == UDP && lengths.l4 > 0 {
             let art = &mut entry.delays.art;
-            entry.tcp.datagram(Direction::of_side(side), packet.time_ns, lengths.l4, art);
+            let limits = &self.config.delay_limits;
+            entry.tcp.datagram(Direction::of_side(side), packet.time_ns, lengths.l4, art, limits);
         }
     }
 
@@ -345,6 +348,7 @@ impl FlowMeter {
                 perf: &mut cold.perf,
                 handshake: &mut cold.handshake,
                 pool: &mut self.ranges,
+                limits: &self.config.delay_limits,
             };
             match segment_of(packet, payload) {
                 Some(segment) => entry.tcp.segment(Direction::of_side(side), &segment, &mut measured),

@@ -335,6 +335,7 @@ pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worke
         vlan: if settings.vlan_in_key { VlanKey::Ids } else { VlanKey::Ignored },
         timeouts: settings.timeouts,
         metrics: settings.metrics.then(MetricsConfig::default),
+        delay_limits: settings.delay_limits,
         taps: taps.to_vec(),
         vtap_id: settings.vtap_id,
         worker,

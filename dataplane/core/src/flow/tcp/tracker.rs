@@ -4,17 +4,11 @@
 //! needed to see a request, an acknowledgement of a part leaves the timer running, one of more than the request ends
 //! it, and sequence numbers are compared as serial numbers.
 
-use sluice_model::{Delay, TcpPerf};
+use sluice_model::{Delay, DelayLimits, TcpPerf};
 
+use super::handshake::Handshake;
 use super::ranges::{NO_BLOCK, RangePool, Run, Seen, before};
-use super::state::flags::{ACK, FIN, PSH, RST, SYN, URG};
-
-/// Samples of handshake and application delays above this are discarded.
-const MAX_DELAY_NS: u64 = 30_000_000_000;
-/// The same for acknowledgement delays.
-const MAX_SRT_NS: u64 = 10_000_000_000;
-/// The longest run that is remembered: beyond, serial numbers could not be compared.
-const MAX_RUN: u32 = 1 << 30;
+use super::state::flags::{ACK, FIN, MASK, RST, SYN};
 
 /// Which way a packet goes: from the client, or from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +48,11 @@ pub struct TcpSegment {
 /// What is remembered of one direction.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Side {
+pub(super) struct Side {
     /// The highest run of sequence numbers that were seen.
-    run: Run,
+    pub(super) run: Run,
     /// Where the latest segment of this direction ended: what a segment that continues it starts at.
-    next: u32,
+    pub(super) next: u32,
     /// The runs below the highest one, in the pool.
     block: u32,
 }
@@ -70,54 +64,41 @@ impl Default for Side {
 }
 
 /// Bits of [`TcpTracker::marks`].
-mod mark {
+pub(super) mod mark {
     /// A run of the client (and, one bit on, of the server) was begun.
-    pub(super) const HAS_RUN: u16 = 1;
+    pub(crate) const HAS_RUN: u16 = 1;
     /// A request waits for an acknowledgement.
-    pub(super) const SRT: u16 = 4;
+    pub(crate) const SRT: u16 = 4;
     /// A request waits for a response.
-    pub(super) const ART: u16 = 8;
+    pub(crate) const ART: u16 = 8;
     /// SYN was seen, and not answered yet.
-    pub(super) const SYN_OPEN: u16 = 16;
+    pub(crate) const SYN_OPEN: u16 = 16;
     /// SYN-ACK was seen, and not acknowledged yet.
-    pub(super) const SYN_ACK_OPEN: u16 = 32;
+    pub(crate) const SYN_ACK_OPEN: u16 = 32;
     /// The client's first SYN was seen.
-    pub(super) const SYN_SEEN: u16 = 64;
+    pub(crate) const SYN_SEEN: u16 = 64;
     /// A SYN-ACK was seen.
-    pub(super) const SYN_ACK_SEEN: u16 = 128;
+    pub(crate) const SYN_ACK_SEEN: u16 = 128;
     /// The handshake's ACK was seen.
-    pub(super) const ACK_SEEN: u16 = 256;
+    pub(crate) const ACK_SEEN: u16 = 256;
 }
 
 /// What is remembered of a connection between its segments: one cache line that each of them touches.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct TcpTracker {
-    sides: [Side; 2],
+    pub(super) sides: [Side; 2],
     /// The time of the latest request segment (or datagram).
     request_ns: u64,
     /// Where it ended.
     request_end: u32,
-    /// The acknowledgement number of the handshake's ACK, and its window.
-    ack_number: u32,
-    ack_window: u16,
-    marks: u16,
+    /// The sequence number of the handshake's ACK, and its window.
+    pub(super) ack_seq: u32,
+    pub(super) ack_window: u16,
+    pub(super) marks: u16,
 }
 
 const _: () = assert!(size_of::<TcpTracker>() == 64);
-
-/// What is remembered of a handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handshake {
-    /// Times of the first and the latest SYN, and of the latest SYN-ACK; nanoseconds since the epoch.
-    first_syn_ns: u64,
-    latest_syn_ns: u64,
-    syn_ack_ns: u64,
-    /// The sequence number of the latest SYN.
-    pub syn_seq: Option<u32>,
-    /// The sequence number of the latest SYN-ACK.
-    pub syn_ack_seq: Option<u32>,
-}
 
 /// The delays that any packet may add to: they lie beside what each packet reads, not with what is seldom written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,34 +121,43 @@ pub struct Measured<'a> {
     pub handshake: &'a mut Handshake,
     /// Memory for holes.
     pub pool: &'a mut RangePool,
+    /// Samples above these are discarded.
+    pub limits: &'a DelayLimits,
 }
 
 impl TcpTracker {
     /// Follows a segment. Segments older than the latest one of either direction must be left out.
     #[inline(always)]
     pub fn segment(&mut self, direction: Direction, segment: &TcpSegment, measured: &mut Measured<'_>) {
-        let side = direction as usize;
-        let flags = segment.flags & super::state::flags::MASK;
-        // Data or a bare acknowledgement, continuing what was seen, is what nearly all segments are.
+        let side = direction as usize & 1;
+        let flags = segment.flags & MASK;
         if segment.window == 0 && flags & RST == 0 {
-            measured.perf.sides[side & 1].zero_win += 1;
+            measured.perf.sides[side].zero_win += 1;
         }
-        if flags & (SYN | FIN | RST | URG) != 0 || flags & ACK == 0 {
+        // Data or a bare acknowledgement, continuing what was seen, is what nearly all segments are.
+        if flags & (SYN | FIN | RST | ACK) != ACK {
             return self.unusual(direction, flags, segment, measured);
         }
+        let end = segment.seq.wrapping_add(segment.payload_len);
         if segment.payload_len > 1 {
-            let known = self.enter(side, segment, measured);
+            let seen = self.enter(side, segment, measured);
             match direction {
-                Direction::Forward => self.request(segment, known),
-                Direction::Backward => self.response(segment, known, &mut measured.delays.art),
+                Direction::Forward => self.request(segment, seen),
+                Direction::Backward => self.response(segment, seen, measured),
             }
         } else {
-            if segment.payload_len == 1 && self.sides[side & 1].run.end == segment.seq {
-                self.advance(side, segment.seq.wrapping_add(1));
+            let own = &mut self.sides[side];
+            // A probe of a quiet connection repeats the number before the next one: nothing continues it.
+            if segment.payload_len == 0 && segment.seq.wrapping_add(1) == own.next {
+                return self.bare_ack(direction, segment, measured);
+            }
+            // A byte of its own may be a probe too: only in its place it counts as seen.
+            if segment.payload_len == 1 && own.run.end == segment.seq && own.run.extend(end) {
+                measured.pool.release(&mut own.block);
             }
             self.bare_ack(direction, segment, measured);
         }
-        self.sides[side & 1].next = segment.seq.wrapping_add(segment.payload_len);
+        self.sides[side].next = end;
     }
 
     /// A packet that says nothing, or whose header was not captured: no delay is measured across it.
@@ -183,18 +173,23 @@ impl TcpTracker {
         }
     }
 
-    /// Client and server were taken for each other.
+    /// Client and server were taken for each other: what waits for an answer waited for that of the wrong one.
     pub fn reverse(&mut self) {
         self.sides.swap(0, 1);
-        let runs = self.marks & 3;
-        let open = mark::SRT | mark::ART | mark::SYN_OPEN | mark::SYN_ACK_OPEN | mark::ACK_SEEN;
-        self.marks &= !(3 | open);
-        self.marks |= runs >> 1 | (runs & 1) << 1;
+        let runs = self.marks & (mark::HAS_RUN | mark::HAS_RUN << 1);
+        self.marks = (runs >> 1 | runs << 1) & (mark::HAS_RUN | mark::HAS_RUN << 1);
     }
 
     /// Follows a UDP datagram with `payload_len` bytes.
     #[inline]
-    pub fn datagram(&mut self, direction: Direction, time_ns: u64, payload_len: u32, art: &mut Delay) {
+    pub fn datagram(
+        &mut self,
+        direction: Direction,
+        time_ns: u64,
+        payload_len: u32,
+        art: &mut Delay,
+        limits: &DelayLimits,
+    ) {
         if payload_len == 0 {
             return;
         }
@@ -205,7 +200,7 @@ impl TcpTracker {
             }
             Direction::Backward => {
                 if self.marks & mark::ART != 0 {
-                    art.add(time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
+                    art.add(time_ns.saturating_sub(self.request_ns), limits.response_ns);
                     self.marks &= !mark::ART;
                 }
             }
@@ -214,72 +209,47 @@ impl TcpTracker {
 
     /// Enters the segment's payload into the runs of its direction.
     #[inline(always)]
-    fn enter(&mut self, side: usize, segment: &TcpSegment, measured: &mut Measured<'_>) -> Seen {
-        let end = segment.seq.wrapping_add(segment.payload_len);
-        if self.sides[side & 1].run.end == segment.seq && self.marks & (mark::HAS_RUN << side) != 0 {
-            self.advance(side, end);
-            return Seen::New;
+    pub(super) fn enter(&mut self, side: usize, segment: &TcpSegment, measured: &mut Measured<'_>) -> Seen {
+        let own = &mut self.sides[side & 1];
+        if own.run.end != segment.seq || self.marks & (mark::HAS_RUN << side) == 0 {
+            return self.enter_elsewhere(side, segment, measured);
         }
-        self.enter_out_of_line(side, Run { start: segment.seq, end }, measured)
-    }
-
-    #[inline(always)]
-    fn advance(&mut self, side: usize, end: u32) {
-        let run = &mut self.sides[side & 1].run;
-        run.end = end;
-        if end.wrapping_sub(run.start) > MAX_RUN {
-            run.start = end.wrapping_sub(MAX_RUN);
+        if own.run.extend(segment.seq.wrapping_add(segment.payload_len)) {
+            measured.pool.release(&mut own.block);
         }
+        Seen::Above
     }
 
     /// Enters payload that does not continue the highest run.
     #[inline(never)]
-    fn enter_out_of_line(&mut self, side: usize, segment: Run, measured: &mut Measured<'_>) -> Seen {
-        let len = segment.end.wrapping_sub(segment.start);
+    fn enter_elsewhere(&mut self, side: usize, segment: &TcpSegment, measured: &mut Measured<'_>) -> Seen {
         let own = &mut self.sides[side & 1];
         let perf = &mut measured.perf.sides[side & 1];
+        let run = Run { start: segment.seq, end: segment.seq.wrapping_add(segment.payload_len) };
         if self.marks & (mark::HAS_RUN << side) == 0 {
             self.marks |= mark::HAS_RUN << side;
-            own.run = segment;
-            return Seen::New;
+            measured.pool.release(&mut own.block);
+            own.run = run;
+            return Seen::Above;
         }
-        if before(own.run.end, segment.start) {
-            // A hole: what was the highest run is a lower one now.
-            let lower = own.run;
-            own.run = segment;
-            if lower.start != lower.end {
-                measured.pool.push(&mut own.block, lower);
-            }
-            return Seen::New;
-        }
-        let seen = if !before(segment.start, own.run.start) {
-            if before(own.run.end, segment.end) { Seen::Partly } else { Seen::Contained }
-        } else if before(own.run.start, segment.end) {
-            let below = Run { start: segment.start, end: own.run.start };
-            measured.pool.enter(&mut own.block, below, &mut own.run.start);
-            Seen::Partly
-        } else {
-            measured.pool.enter(&mut own.block, segment, &mut own.run.start)
-        };
+        let seen = measured.pool.enter(&mut own.block, &mut own.run, run);
         match seen {
             Seen::Contained => {
                 perf.retrans += 1;
-                perf.retrans_bytes += u64::from(len);
+                perf.retrans_bytes += u64::from(segment.payload_len);
             }
-            Seen::New => perf.out_of_order += 1,
-            Seen::Partly => {
-                if before(own.run.end, segment.end) {
-                    own.run.end = segment.end;
-                }
-            }
+            Seen::Below => perf.out_of_order += 1,
+            Seen::Above | Seen::Partly => {}
         }
         seen
     }
 
     /// Data from the client.
     #[inline(always)]
-    fn request(&mut self, segment: &TcpSegment, known: Seen) {
-        if known == Seen::Partly {
+    fn request(&mut self, segment: &TcpSegment, seen: Seen) {
+        // Data also acknowledges the SYN-ACK, but not at once: it says nothing of the round trip.
+        self.marks &= !mark::SYN_ACK_OPEN;
+        if seen == Seen::Partly {
             return self.disarm();
         }
         self.request_ns = segment.time_ns;
@@ -289,9 +259,10 @@ impl TcpTracker {
 
     /// Data from the server.
     #[inline(always)]
-    fn response(&mut self, segment: &TcpSegment, known: Seen, art: &mut Delay) {
-        if self.marks & mark::ART != 0 && known != Seen::Partly && segment.seq == self.sides[1].next {
-            art.add(segment.time_ns.saturating_sub(self.request_ns), MAX_DELAY_NS);
+    fn response(&mut self, segment: &TcpSegment, seen: Seen, measured: &mut Measured<'_>) {
+        if self.marks & mark::ART != 0 && seen != Seen::Partly && segment.seq == self.sides[1].next {
+            let sample_ns = segment.time_ns.saturating_sub(self.request_ns);
+            measured.delays.art.add(sample_ns, measured.limits.response_ns);
         }
         self.disarm();
     }
@@ -299,12 +270,12 @@ impl TcpTracker {
     /// A segment with an acknowledgement and no data (one byte is a probe).
     #[inline(always)]
     fn bare_ack(&mut self, direction: Direction, segment: &TcpSegment, measured: &mut Measured<'_>) {
-        let is_pure = segment.payload_len == 0 && segment.flags & PSH == 0;
+        let is_pure = segment.payload_len == 0 && segment.flags & MASK == ACK;
         match direction {
             Direction::Backward if is_pure => {
                 if self.marks & mark::SRT != 0 && !before(segment.ack, self.request_end) {
                     let sample_ns = segment.time_ns.saturating_sub(self.request_ns);
-                    measured.delays.srt.add(sample_ns, MAX_SRT_NS);
+                    measured.delays.srt.add(sample_ns, measured.limits.ack_ns);
                     self.marks &= !mark::SRT;
                 }
             }
@@ -316,106 +287,5 @@ impl TcpTracker {
                 }
             }
         }
-    }
-
-    /// An ACK of the client that may be that of the handshake.
-    #[inline(never)]
-    fn handshake_ack(&mut self, segment: &TcpSegment, measured: &mut Measured<'_>) {
-        let handshake = &measured.handshake;
-        if handshake.syn_ack_seq.map(|seq| seq.wrapping_add(1)) != Some(segment.ack) {
-            // Data was acknowledged: the handshake is over.
-            self.marks &= !(mark::SYN_ACK_OPEN | mark::ACK_SEEN);
-            return;
-        }
-        let same = self.marks & mark::ACK_SEEN != 0
-            && self.sides[0].next == segment.seq
-            && self.ack_number == segment.ack
-            && self.ack_window == segment.window;
-        if same {
-            measured.perf.sides[0].retrans += 1;
-        }
-        if self.marks & mark::SYN_ACK_OPEN != 0 {
-            let since = |time_ns: u64| segment.time_ns.saturating_sub(time_ns);
-            measured.perf.rtt_client.add(since(handshake.syn_ack_ns), MAX_DELAY_NS);
-            let rtt_ns = since(handshake.first_syn_ns);
-            if self.marks & mark::SYN_SEEN != 0 && rtt_ns > 0 && rtt_ns <= MAX_DELAY_NS {
-                measured.perf.rtt_ns = rtt_ns;
-            }
-        }
-        self.marks &= !mark::SYN_ACK_OPEN;
-        self.marks |= mark::ACK_SEEN;
-        (self.ack_number, self.ack_window) = (segment.ack, segment.window);
-    }
-
-    /// Segments with SYN, FIN, RST or URG, or without ACK.
-    #[inline(never)]
-    fn unusual(
-        &mut self,
-        direction: Direction,
-        flags: u8,
-        segment: &TcpSegment,
-        measured: &mut Measured<'_>,
-    ) {
-        self.disarm();
-        let side = direction as usize;
-        if flags & FIN != 0 {
-            measured.perf.sides[side & 1].fin += 1;
-        }
-        if flags & RST != 0 || flags & (SYN | ACK) == 0 || (flags & URG != 0 && flags & ACK == 0) {
-            return;
-        }
-        if flags & SYN != 0 {
-            return self.syn(direction, flags, segment, measured);
-        }
-        if segment.payload_len > 1 {
-            self.enter(side, segment, measured);
-        }
-        let fin = u32::from(flags & FIN != 0);
-        self.sides[side & 1].next = segment.seq.wrapping_add(segment.payload_len).wrapping_add(fin);
-    }
-
-    /// A segment with SYN.
-    fn syn(&mut self, direction: Direction, flags: u8, segment: &TcpSegment, measured: &mut Measured<'_>) {
-        let side = direction as usize;
-        let time_ns = segment.time_ns;
-        let perf = &mut measured.perf.sides[side & 1];
-        let handshake = &mut *measured.handshake;
-        if flags & ACK == 0 {
-            perf.syn += 1;
-            if direction == Direction::Forward {
-                if self.marks & mark::SYN_SEEN == 0 {
-                    handshake.first_syn_ns = time_ns;
-                } else {
-                    perf.retrans += 1;
-                }
-                handshake.latest_syn_ns = time_ns;
-                handshake.syn_seq = Some(segment.seq);
-                self.marks |= mark::SYN_SEEN | mark::SYN_OPEN;
-            }
-        } else {
-            perf.syn_ack += 1;
-            if direction == Direction::Backward {
-                if self.marks & mark::SYN_ACK_SEEN != 0 {
-                    perf.retrans += 1;
-                }
-                let answers = handshake.syn_seq.map(|seq| seq.wrapping_add(1)) == Some(segment.ack);
-                if self.marks & mark::SYN_OPEN != 0 && answers && segment.payload_len == 0 {
-                    let sample_ns = time_ns.saturating_sub(handshake.latest_syn_ns);
-                    measured.perf.rtt_server.add(sample_ns, MAX_DELAY_NS);
-                    self.marks &= !mark::SYN_OPEN;
-                }
-                handshake.syn_ack_ns = time_ns;
-                handshake.syn_ack_seq = Some(segment.seq);
-                self.marks |= mark::SYN_ACK_SEEN | mark::SYN_ACK_OPEN;
-            }
-        }
-        // SYN takes one number; with it a run begins.
-        let next = segment.seq.wrapping_add(1).wrapping_add(segment.payload_len);
-        let own = &mut self.sides[side & 1];
-        if self.marks & (mark::HAS_RUN << side) == 0 {
-            self.marks |= mark::HAS_RUN << side;
-            own.run = Run { start: segment.seq, end: next };
-        }
-        own.next = next;
     }
 }
