@@ -119,6 +119,12 @@ pub fn decap(data: &[u8]) {
     let straight = sluice_core::decap::straight(frame, settings, &mut straight_view, &mut straight_tunnel);
     let found = sluice_core::decap::unwrap(frame, settings, &mut view, &mut tunnel, &mut |_| numbered += 1);
     assert!(found.depth <= settings.depth && numbered <= settings.depth, "no deeper than asked for");
+    let (mut direct_view, mut direct_tunnel) = (outer, TunnelInfo::NONE);
+    if let Some(direct) = sluice_core::decap::direct(frame, settings, &mut direct_view, &mut direct_tunnel) {
+        let place = (found.depth, found.header, found.start, found.end);
+        assert_eq!(place, (1, None, direct.start, direct.end), "nor is the direct way");
+        assert_eq!((direct_view, direct_tunnel), (view, tunnel), "nor is the direct way");
+    }
     match straight {
         Some(straight) => {
             let place = (found.depth, found.header, found.start, found.end);

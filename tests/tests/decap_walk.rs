@@ -63,7 +63,7 @@ fn nested_tunnels_come_off_as_the_model_says() {
 /// The straight way, wherever it is open, leads to the same place.
 #[test]
 fn the_straight_way_is_no_other() {
-    let mut taken = 0;
+    let (mut taken, mut directly) = (0, 0);
     for seed in 0..60_000 {
         let mut numbers = Numbers::new(seed);
         let tunnels = 1 + numbers.below(2);
@@ -80,6 +80,13 @@ fn the_straight_way_is_no_other() {
         let (mut view, mut tunnel) = (outer, TunnelInfo::NONE);
         let (mut straight_view, mut straight_tunnel) = (view, tunnel);
         let found = decap::unwrap(&frame, settings(4), &mut view, &mut tunnel, &mut |_| ());
+        let (mut direct_view, mut direct_tunnel) = (outer, TunnelInfo::NONE);
+        if let Some(direct) = decap::direct(&frame, settings(4), &mut direct_view, &mut direct_tunnel) {
+            directly += 1;
+            let expected = (found.depth, found.obstacle, found.header, found.start, found.end);
+            assert_eq!(expected, (1, None, None, direct.start, direct.end), "seed {seed}");
+            assert_eq!((direct_view, direct_tunnel), (view, tunnel), "seed {seed}");
+        }
         match decap::straight(&frame, settings(4), &mut straight_view, &mut straight_tunnel) {
             Some(straight) => {
                 taken += 1;
@@ -90,7 +97,7 @@ fn the_straight_way_is_no_other() {
             None => assert_eq!((straight_view, straight_tunnel), (outer, TunnelInfo::NONE), "seed {seed}"),
         }
     }
-    assert!(taken > 30, "{taken} went straight");
+    assert!(taken > 30 && directly > 3, "{taken} went straight, {directly} without parsing");
 }
 
 /// Looked through, the headers are those of the parser's innermost view, where the parser counts the same tunnels.

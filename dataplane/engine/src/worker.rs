@@ -344,14 +344,20 @@ impl Worker {
 
         let with_inner = self.parts.program.needs_inner();
         let first_inner = with_inner && self.parts.decap.is_none();
-        self.ledger.fragments_unmatched += parse::run(batch, &mut self.parts.fragments, first_inner);
+        // Most of what a decapsulating node receives needs no look at its outer headers.
+        let parts = &mut self.parts;
+        let done = match &mut parts.decap {
+            Some(decap) if !with_inner => decap.run_first(batch, &parts.guard, &mut self.ledger),
+            _ => 0,
+        };
+        self.ledger.fragments_unmatched += parse::run(batch, &mut parts.fragments, first_inner, done);
         for place in batch.live_places() {
             self.ledger.rx_bytes += u64::from(batch.info[place].wire_len);
         }
-        self.drop_own_copies();
+        self.drop_own_copies(done);
         let mut parsed = self.stats.stage(Stage::Parse, received, packets);
         if let Some(decap) = &mut self.parts.decap {
-            decap.run(&mut self.batch, &mut self.parts.fragments, with_inner, &mut self.ledger);
+            decap.run(&mut self.batch, done, &mut self.parts.fragments, with_inner, &mut self.ledger);
             parsed = self.stats.stage(Stage::Decap, parsed, packets);
         }
 
@@ -460,11 +466,11 @@ impl Worker {
         self.parts.classifier.classify(&self.parts.program, &input, &mut batch.verdicts[..len]);
     }
 
-    /// Ends the packets that are our own copies come back.
+    /// Ends the packets that are our own copies come back, but for those of `done`, which cannot be.
     #[inline]
-    fn drop_own_copies(&mut self) {
+    fn drop_own_copies(&mut self, done: u64) {
         let candidates = self.parts.guard.candidates(&self.batch.outer[..self.batch.len]);
-        for place in self.batch.live_places_of(candidates) {
+        for place in self.batch.live_places_of(candidates & !done) {
             let Some(mbuf) = &self.batch.mbufs[place] else { continue };
             if self.parts.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
                 self.drop_packet(place, DropReason::LoopGuard);

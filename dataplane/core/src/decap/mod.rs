@@ -15,6 +15,6 @@ mod walk_tests;
 pub use loss::{LossCounts, LossMeter, TunnelKey};
 pub use obstacle::{Obstacle, ObstacleCounts};
 pub use sequence::{Bits, SequenceCounts, SequenceTracker};
-pub use straight::{Straight, straight};
+pub use straight::{Straight, direct, straight};
 pub use tunnel_info::TunnelInfo;
 pub use walk::{NewHeader, Numbered, Unwrapped, is_candidate, unwrap};

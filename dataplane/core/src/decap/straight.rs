@@ -6,7 +6,9 @@ use sluice_model::{DecapKind, DecapSettings};
 
 use super::TunnelInfo;
 use super::walk::NUMBERED_FLAGS;
-use crate::wire::{self, Fragment, L3, Parsed, TunnelHeader, vxlan};
+use crate::wire::bytes::{be16, be24, be32, byte, bytes};
+use crate::wire::ipv4::protocol;
+use crate::wire::{self, Fragment, L3, Parsed, TunnelHeader, ethernet, vxlan};
 
 /// Where the inner frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,3 +62,49 @@ pub fn straight(
     *tunnel = info;
     Some(Straight { start, end: u32::try_from(end).unwrap_or(u32::MAX) })
 }
+
+/// Where the inner frame of a packet in VXLAN over untagged IPv4 without options starts.
+const DIRECT_START: usize = 50;
+/// The flags byte of VXLAN (RFC 7348).
+const PLAIN_FLAGS: u8 = vxlan::FLAG_VNI;
+
+/// As [`straight`] for a frame that was not parsed: its outer headers are compared with the one shape that most have, and
+/// only the inner ones are parsed. `None` for all else; then nothing is said about `view`, and `tunnel` is unchanged.
+#[inline(always)]
+pub fn direct(
+    frame: &[u8],
+    settings: DecapSettings,
+    view: &mut Parsed,
+    tunnel: &mut TunnelInfo,
+) -> Option<Straight> {
+    let head = frame.first_chunk::<DIRECT_START>()?;
+    let total = be16::<16, _>(head);
+    // EtherType 0x0800, version 4, five words of header; no fragment; UDP to VXLAN's port.
+    let differs = ((be32::<12, _>(head) ^ 0x0800_4500) & 0xffff_ff00)
+        | (be32::<20, _>(head) & 0x3fff_0000)
+        | u32::from(byte::<23, _>(head) ^ protocol::UDP)
+        | u32::from(be16::<36, _>(head) ^ vxlan::PORT)
+        | u32::from(byte::<42, _>(head) ^ PLAIN_FLAGS);
+    if differs != 0 || !settings.kinds.has(DecapKind::Vxlan) {
+        return None;
+    }
+    let end = ethernet::HEADER_LEN + usize::from(total);
+    let data = frame.get(DIRECT_START..end.min(frame.len()))?;
+    if !wire::parse_plain_into(data, view) || view.tunnel != TunnelHeader::None {
+        return None;
+    }
+    let address = |octets: [u8; 4]| u128::from(u32::from_le_bytes(octets)).to_le_bytes();
+    *tunnel = TunnelInfo {
+        kind: TunnelHeader::Vxlan,
+        depth: 1,
+        ipv4: true,
+        id: be24::<46, _>(head),
+        src_addr: address(bytes::<26, 4, _>(head)),
+        dst_addr: address(bytes::<30, 4, _>(head)),
+    };
+    Some(Straight { start: DIRECT_START_16, end: u32::try_from(end).unwrap_or(u32::MAX) })
+}
+
+/// The same as offsets have it.
+const DIRECT_START_16: u16 = 50;
+const _: () = assert!(DIRECT_START_16 as usize == DIRECT_START);

@@ -20,7 +20,7 @@
 //! gives the lengths, the offsets of its fields, and a view over a byte array.
 
 pub mod arp;
-mod bytes;
+pub(crate) mod bytes;
 pub mod checksum;
 pub mod erspan;
 pub mod ethernet;

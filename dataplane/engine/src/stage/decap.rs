@@ -9,6 +9,8 @@ use sluice_core::decap::{self, LossMeter, Numbered, Obstacle, TunnelInfo, Tunnel
 use sluice_core::wire::{self, Fragment, Parsed};
 use sluice_model::{DecapMode, DecapSettings, PortId, StripVlan};
 
+use super::guard::LoopGuard;
+use super::parse::PREFETCH_AHEAD;
 use super::rx::CONTIGUOUS;
 use crate::batch::{Batch, RxInfo};
 use crate::ledger::Ledger;
@@ -93,19 +95,58 @@ impl Decap {
         self.meter.as_ref().map(TunnelMeter::rows)
     }
 
+    /// Takes plain VXLAN off the live packets before they are parsed, where that is all there is to do: what is inside is
+    /// parsed then. Returns which packets those are (bit i: place i).
+    ///
+    /// What `guard` may want to see, and all else, is left to [`Decap::run`].
+    #[inline]
+    pub fn run_first(&mut self, batch: &mut Batch, guard: &LoopGuard, ledger: &mut Ledger) -> u64 {
+        let mut port = PortId(u16::MAX);
+        let mut settings = DecapSettings::default();
+        let mut done = 0_u64;
+        for place in 0..batch.len {
+            if let Some(Some(ahead)) = batch.mbufs.get(place + PREFETCH_AHEAD) {
+                ahead.prefetch_data();
+            }
+            if batch.ingress[place] != port {
+                port = batch.ingress[place];
+                settings = self.ports.get(usize::from(port.0)).copied().unwrap_or_default();
+            }
+            let Some(mbuf) = &mut batch.mbufs[place] else { continue };
+            if settings.mode != DecapMode::Strip || mbuf.segments() > 1 {
+                continue;
+            }
+            let (view, tunnel) = (&mut batch.outer[place], &mut batch.tunnel[place]);
+            let Some(found) = decap::direct(mbuf.data(), settings, view, tunnel) else { continue };
+            if guard.sends_to(&tunnel.dst_addr) {
+                continue;
+            }
+            let info = &mut batch.info[place];
+            let wire_len = info.wire_len;
+            mbuf.adj(found.start);
+            cut(mbuf, info, found.start, found.end);
+            // As it came; the rest is counted with the other packets.
+            ledger.rx_bytes += u64::from(wire_len.saturating_sub(info.wire_len));
+            done |= 1 << place;
+        }
+        ledger.decapsulated += u64::from(done.count_ones());
+        done
+    }
+
     /// Takes tunnels and tags off the live packets, or looks through them; `with_inner`: also parses the innermost
-    /// headers of what is left.
+    /// headers of what is left. The packets of `done` are left as they are.
     #[inline]
     pub fn run(
         &mut self,
         batch: &mut Batch,
+        done: u64,
         fragments: &mut FragmentTable,
         with_inner: bool,
         ledger: &mut Ledger,
     ) {
         let mut port = PortId(u16::MAX);
         let mut settings = DecapSettings::default();
-        for place in batch.live_places() {
+        for place in batch.live_places_of(!done) {
             if batch.ingress[place] != port {
                 port = batch.ingress[place];
                 settings = self.ports.get(usize::from(port.0)).copied().unwrap_or_default();

@@ -94,6 +94,13 @@ impl LoopGuard {
         bits.fold(0, |all, bit| all | bit)
     }
 
+    /// Whether a packet to this IPv4 address, as [`Parsed`] holds it, goes where copies of ours go.
+    #[inline]
+    #[must_use]
+    pub fn sends_to(&self, address: &[u8; 16]) -> bool {
+        self.enabled && self.tunnels.iter().any(|own| own.remote == (L3::Ipv4, *address))
+    }
+
     /// Lets most packets pass by protocol and port alone.
     #[inline]
     #[expect(
