@@ -116,6 +116,34 @@ fn without_a_distributor_a_port_has_one_worker() {
     assert_eq!(received(&summary, "worker1"), 0);
 }
 
+#[test]
+fn a_port_with_symmetric_rss_needs_no_distributor() {
+    let Some(mut lab) = Lab::new("rss") else { return };
+    let broker = lab.namespace("broker");
+    let boot = |settings: &str| {
+        [
+            port("in", "net_null0", "capture"),
+            port("out", "net_ring0", "output"),
+            format!("[worker]\nlcores = [0, 1]\n{settings}\n"),
+        ]
+        .concat()
+    };
+    // net_null takes key and table as a NIC does; its packets are all alike and on all queues.
+    let daemon = Daemon::start(&lab, &broker, &boot(""), POLICY);
+    assert!(daemon.log().contains("ports spread packets by RSS"), "{}", daemon.log());
+    std::thread::sleep(Duration::from_millis(200));
+    let summary = daemon.stop();
+    let [first, second] = ["worker0", "worker1"].map(|thread| received(&summary, thread));
+    assert!(first > 1000 && second > 1000, "{}", summary.text);
+    assert_eq!(first + second, summary.rx());
+
+    // Policies on inner headers need what no NIC gives.
+    let inner = POLICY.replace("[[policy]]\n", "[[policy]]\nmatch_on = \"inner\"\nprotocol = \"udp\"\n");
+    let daemon = Daemon::start(&lab, &broker, &boot(""), &inner);
+    assert!(daemon.log().contains("a NIC spreads by outer headers"), "{}", daemon.log());
+    daemon.stop();
+}
+
 /// CPU time that a process had so far, of all its threads.
 fn cpu_time(pid: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();

@@ -303,6 +303,29 @@ int sluice_port_info(uint16_t port, struct sluice_port_info *info)
 	return 0;
 }
 
+/* Sets key and table once more: some drivers take neither when they are configured. Who needs to know whether it
+ * worked reads them back. */
+static void port_rss(uint16_t port, const struct sluice_port_conf *conf, const struct rte_eth_dev_info *dev)
+{
+	struct rte_eth_rss_reta_entry64 reta[2048 / RTE_ETH_RETA_GROUP_SIZE];
+	struct rte_eth_rss_conf rss = { .rss_hf = conf->rss_hf };
+	uint16_t i;
+
+	if (conf->rss_key != NULL && conf->rss_key_len != 0 && conf->rss_key_len == dev->hash_key_size) {
+		rss.rss_key = (uint8_t *)(uintptr_t)conf->rss_key;
+		rss.rss_key_len = conf->rss_key_len;
+		(void)rte_eth_dev_rss_hash_update(port, &rss);
+	}
+	if (dev->reta_size == 0 || dev->reta_size > RTE_DIM(reta) * RTE_ETH_RETA_GROUP_SIZE)
+		return;
+	memset(reta, 0, sizeof(reta));
+	for (i = 0; i < dev->reta_size; i++) {
+		reta[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
+		reta[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE] = i % conf->rx_queues;
+	}
+	(void)rte_eth_dev_rss_reta_update(port, reta, dev->reta_size);
+}
+
 static int port_start(uint16_t port, struct sluice_port_conf *conf)
 {
 	struct rte_eth_conf dev_conf;
@@ -382,6 +405,9 @@ static int port_start(uint16_t port, struct sluice_port_conf *conf)
 	ret = rte_eth_dev_start(port);
 	if (ret != 0)
 		return ret;
+
+	if (conf->rss_hf != 0)
+		port_rss(port, conf, &dev);
 
 	conf->failed_step = SLUICE_STEP_PROMISCUOUS;
 	if (conf->promiscuous) {
