@@ -72,7 +72,7 @@ struct ReplayArgs {
     /// Drop tunnel packets to the policy's own destinations that are found in the captures.
     #[arg(long)]
     loop_guard: bool,
-    /// A boot config for the settings of the pipeline; it needs no policy and no ports. A [[port]] with the name of a
+    /// A boot config for the settings of the pipeline; it needs no policy and no ports. A `[[port]]` with the name of a
     /// capture holds for that capture.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
