@@ -123,7 +123,7 @@ fn a_port_with_symmetric_rss_needs_no_distributor() {
     let boot = |settings: &str| {
         [
             port("in", "net_null0", "capture"),
-            port("out", "net_ring0", "output"),
+            port("out", "net_null1", "output"),
             format!("[worker]\nlcores = [0, 1]\n{settings}\n"),
         ]
         .concat()
@@ -138,7 +138,7 @@ fn a_port_with_symmetric_rss_needs_no_distributor() {
     assert_eq!(first + second, summary.rx());
 
     // Policies on inner headers need what no NIC gives.
-    let inner = POLICY.replace("[[policy]]\n", "[[policy]]\nmatch_on = \"inner\"\nprotocol = \"udp\"\n");
+    let inner = POLICY.replace("[[policy]]\n", "[[policy]]\nheaders = \"inner\"\nprotocol = \"udp\"\n");
     let daemon = Daemon::start(&lab, &broker, &boot(""), &inner);
     assert!(daemon.log().contains("a NIC spreads by outer headers"), "{}", daemon.log());
     daemon.stop();

@@ -271,6 +271,12 @@ uint32_t sluice_ring_count(const struct rte_ring *ring)
 
 /* --- ports --- */
 
+/* Bytes of the RSS hash key. Virtual devices with RSS may leave it open: then it is that of the Toeplitz hash. */
+static uint8_t key_size(const struct rte_eth_dev_info *dev)
+{
+	return dev->hash_key_size == 0 && dev->flow_type_rss_offloads != 0 ? 40 : dev->hash_key_size;
+}
+
 int sluice_port_info(uint16_t port, struct sluice_port_info *info)
 {
 	struct rte_eth_dev_info dev;
@@ -293,7 +299,7 @@ int sluice_port_info(uint16_t port, struct sluice_port_info *info)
 	info->max_rx_queues = dev.max_rx_queues;
 	info->max_tx_queues = dev.max_tx_queues;
 	info->reta_size = dev.reta_size;
-	info->hash_key_size = dev.hash_key_size;
+	info->hash_key_size = key_size(&dev);
 	info->max_rx_pktlen = dev.max_rx_pktlen;
 	info->if_index = dev.if_index;
 	info->socket = rte_eth_dev_socket_id(port);
@@ -311,7 +317,7 @@ static void port_rss(uint16_t port, const struct sluice_port_conf *conf, const s
 	struct rte_eth_rss_conf rss = { .rss_hf = conf->rss_hf };
 	uint16_t i;
 
-	if (conf->rss_key != NULL && conf->rss_key_len != 0 && conf->rss_key_len == dev->hash_key_size) {
+	if (conf->rss_key != NULL && conf->rss_key_len != 0 && conf->rss_key_len == key_size(dev)) {
 		rss.rss_key = (uint8_t *)(uintptr_t)conf->rss_key;
 		rss.rss_key_len = conf->rss_key_len;
 		(void)rte_eth_dev_rss_hash_update(port, &rss);
@@ -353,7 +359,7 @@ static int port_start(uint16_t port, struct sluice_port_conf *conf)
 	if (conf->rx_queues > 1 && conf->rss_hf != 0) {
 		dev_conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		dev_conf.rx_adv_conf.rss_conf.rss_hf = conf->rss_hf;
-		if (conf->rss_key != NULL && conf->rss_key_len == dev.hash_key_size) {
+		if (conf->rss_key != NULL && conf->rss_key_len == key_size(&dev)) {
 			dev_conf.rx_adv_conf.rss_conf.rss_key = (uint8_t *)(uintptr_t)conf->rss_key;
 			dev_conf.rx_adv_conf.rss_conf.rss_key_len = conf->rss_key_len;
 		}
@@ -473,18 +479,18 @@ int sluice_port_rss(uint16_t port, struct sluice_rss *rss)
 	if (ret != 0)
 		return ret;
 	memset(&conf, 0, sizeof(conf));
-	if (dev.hash_key_size <= sizeof(rss->key)) {
+	if (key_size(&dev) <= sizeof(rss->key)) {
 		conf.rss_key = rss->key;
-		conf.rss_key_len = dev.hash_key_size;
+		conf.rss_key_len = key_size(&dev);
 	}
 	ret = rte_eth_dev_rss_hash_conf_get(port, &conf);
 	if (ret != 0)
 		return ret;
 	rss->hf = conf.rss_hf;
-	for (i = 0; i < dev.hash_key_size && i < sizeof(rss->key); i++) {
+	for (i = 0; i < key_size(&dev) && i < sizeof(rss->key); i++) {
 		/* A driver that cannot read its key back leaves the zeros. */
 		if (rss->key[i] != 0)
-			rss->key_len = dev.hash_key_size;
+			rss->key_len = key_size(&dev);
 	}
 	if (dev.reta_size == 0 || dev.reta_size > RTE_DIM(rss->table))
 		return 0;
