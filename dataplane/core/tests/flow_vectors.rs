@@ -102,7 +102,7 @@ fn run(frames: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Vec<FlowRecord> {
             time_ns,
             port: PortId(0),
         };
-        meter.prepare(0, &packet);
+        meter.prepare(0, packet.headers, packet.tunnel, packet.port, || packet.frame);
         meter.fetch(0);
         meter.packet(0, &packet, &mut records);
     }

@@ -6,7 +6,7 @@ use dpdk::{Burst, Mbuf, Note};
 use sluice_core::classify::VerdictId;
 use sluice_core::decap::TunnelInfo;
 use sluice_core::neighbor::OwnFilter;
-use sluice_core::wire::{Parsed, TunnelHeader};
+use sluice_core::wire::Parsed;
 use sluice_model::PortId;
 
 use crate::ledger::Ledger;
@@ -180,37 +180,18 @@ impl Batch {
         if self.looked_through >> place & 1 == 0 { &self.outer[place] } else { &self.inner[place] }
     }
 
-    /// `headers` of every place, with the tunnel that was taken off as the one around them where there is no other.
-    #[inline(never)]
-    #[must_use]
-    pub fn with_tunnels(&self, headers: &[Parsed; BATCH]) -> [Parsed; BATCH] {
-        let mut headers = *headers;
-        for (headers, tunnel) in headers.iter_mut().zip(&self.tunnel).take(self.len) {
-            if tunnel.depth > 0 && headers.tunnel == TunnelHeader::None {
-                (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
-            }
-        }
-        headers
-    }
-
-    /// The [`Batch::view`] of every place.
-    #[inline(never)]
-    #[must_use]
-    pub fn views(&self) -> [Parsed; BATCH] {
-        let mut views = self.outer;
-        for place in Places(self.looked_through) {
-            views[place] = self.inner[place];
-        }
-        views
+    /// [`Batch::view`], where the caller knows whether any packet is looked through.
+    #[inline(always)]
+    pub(crate) fn view_if<const LOOKED_THROUGH: bool>(&self, place: usize) -> &Parsed {
+        if LOOKED_THROUGH { self.view(place) } else { &self.outer[place] }
     }
 
     /// The live packets in order, as runs of equal verdicts: one run if all are equal, else one for each packet (where
-    /// verdicts mix, a comparison with the packet before is a branch that nothing predicts). Replaces what is in `runs`.
+    /// verdicts mix, a comparison with the packet before is a branch that nothing predicts).
     #[inline]
-    pub fn verdict_runs(&self, runs: &mut Runs) {
-        runs.clear();
+    pub fn verdict_runs(&self) -> Runs {
         let mut left = self.live_places();
-        let Some(first) = left.next() else { return };
+        let Some(first) = left.next() else { return Runs { left: 0, all: None } };
         let verdict = self.verdicts[first];
         let mut wire_bytes = u64::from(self.info[first].wire_len);
         let mut differs = 0;
@@ -218,13 +199,8 @@ impl Batch {
             differs |= self.verdicts[place].number() ^ verdict.number();
             wire_bytes += u64::from(self.info[place].wire_len);
         }
-        if differs == 0 {
-            runs.push(Run { verdict, places: self.live, wire_bytes });
-        } else {
-            for place in self.live_places() {
-                runs.push(Run::new(place, self));
-            }
-        }
+        let all = Run { verdict, places: self.live, wire_bytes };
+        Runs { left: self.live, all: (differs == 0).then_some(all) }
     }
 
     /// The places still live, ascending.
@@ -258,7 +234,31 @@ pub struct Run {
 }
 
 /// The runs of one batch.
-pub type Runs = ArrayVec<Run, BATCH>;
+#[derive(Clone, Debug)]
+pub struct Runs {
+    left: u64,
+    all: Option<Run>,
+}
+
+impl Runs {
+    /// The next run, of the batch that the runs are of; its packets may have been taken out since.
+    #[inline(always)]
+    pub fn next(&mut self, batch: &Batch) -> Option<Run> {
+        if self.left == 0 {
+            return None;
+        }
+        let run = self.all.unwrap_or_else(|| Run::new(self.left.trailing_zeros() as usize, batch));
+        self.left &= !run.places;
+        Some(run)
+    }
+
+    /// All of them.
+    #[inline(never)]
+    #[must_use]
+    pub fn collect(mut self, batch: &Batch) -> ArrayVec<Run, BATCH> {
+        std::iter::from_fn(|| self.next(batch)).collect()
+    }
+}
 
 impl Run {
     #[inline]
@@ -307,9 +307,7 @@ mod tests {
     #[test]
     fn runs_cover_the_live_packets_in_order() {
         let mut batch = Batch::default();
-        let mut runs = Runs::new();
-        batch.verdict_runs(&mut runs);
-        assert!(runs.is_empty());
+        assert!(batch.verdict_runs().collect(&batch).is_empty());
         batch.len = BATCH;
         batch.live = !(1 << 2 | 1 << 5);
         for place in 0..BATCH {
@@ -317,12 +315,12 @@ mod tests {
             batch.verdicts[place] =
                 if (4..6).contains(&place) { VerdictId::NONE } else { VerdictId::default() };
         }
-        batch.verdict_runs(&mut runs);
+        let runs = batch.verdict_runs().collect(&batch);
         let places: Vec<_> = runs.iter().flat_map(Run::places).collect();
         assert_eq!(places, batch.live_places().collect::<Vec<_>>());
         assert!(runs.iter().all(|run| run.packets() == 1 && run.wire_bytes == 100));
         batch.verdicts.fill(VerdictId::NONE);
-        batch.verdict_runs(&mut runs);
+        let runs = batch.verdict_runs().collect(&batch);
         assert_eq!(runs.iter().map(Run::packets).collect::<Vec<_>>(), [62]);
         assert_eq!(runs[0].wire_bytes, 6200);
     }

@@ -138,6 +138,21 @@ pub struct Output {
     pub limited: bool,
     /// The breaker of the interface that carries it.
     pub breaker: Option<Arc<BreakerCell>>,
+    /// How copies leave at the moment that need no more than this; by [`Output::refresh`].
+    pub straight: Option<Straight>,
+}
+
+/// How a copy leaves in one piece, by a port, with no more than a header before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Straight {
+    /// The port, by its place in the worker's list.
+    pub port: usize,
+    /// The longest frame that fits the MTU.
+    pub room: u32,
+    /// Bytes before the copied frame; 0 without a tunnel.
+    pub header_len: u16,
+    /// Whether copies take a sequence number.
+    pub uses_sequence: bool,
 }
 
 impl Output {
@@ -158,6 +173,7 @@ impl Output {
             unready: None,
             limited: false,
             breaker: None,
+            straight: None,
         }
     }
 
@@ -238,6 +254,23 @@ impl Output {
         if self.unready.is_none() && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open()) {
             self.unready = Some(DropReason::Breaker);
         }
+        self.straight = self.straight_way();
+    }
+
+    fn straight_way(&self) -> Option<Straight> {
+        let Egress::Port(port) = self.egress else { return None };
+        let plain = self.unready.is_none()
+            && !self.limited
+            && !self.inner_vlan
+            && self.checksum == OuterChecksum::None
+            // Where DF is clear, each copy has an identification of its own.
+            && self.oversize != Oversize::Fragment;
+        plain.then(|| Straight {
+            port,
+            room: self.frame_room(),
+            header_len: self.header_len,
+            uses_sequence: self.uses_sequence(),
+        })
     }
 
     /// Whether the way there is broken, so that a group gives its flows to others. A breaker does not count: the load

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, Tsc};
 use sluice_af_packet::AfPacketRx;
-use sluice_core::classify::{Classifier, FragmentTable, Input, Program};
+use sluice_core::classify::{Classifier, FragmentTable, Program};
 use sluice_core::flow::Sink;
 use sluice_model::{DestinationId, DropReason, PortId};
 
-use crate::batch::{BATCH, Batch};
+use crate::batch::Batch;
 use crate::clock::Clock;
 use crate::counters::Tables;
 use crate::files::FileProducer;
@@ -27,6 +27,7 @@ use crate::port_pairs::PortPairs;
 use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
 use crate::stage::balance::Balance;
+use crate::stage::classify::Classify;
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
@@ -135,6 +136,9 @@ pub struct WorkerParts {
 pub struct Worker {
     parts: WorkerParts,
     batch: Box<Batch>,
+    classify: Box<Classify>,
+    /// Whether any destination numbers its copies.
+    numbered: bool,
     act: Act,
     tallies: Tallies,
     /// Batches counted by verdict only.
@@ -156,6 +160,8 @@ impl Worker {
             output.limited = parts.limits.as_ref().is_some_and(|limits| limits.limits(DestinationId(number)));
         }
         let mut worker = Self {
+            classify: Classify::new(&parts.program, parts.decap.is_some()),
+            numbered: parts.outputs.iter().any(Output::uses_sequence),
             act: Act::new(parts.headers.clone()),
             tallies: Tallies::new(&parts.classifier),
             unfolded: 0,
@@ -369,17 +375,24 @@ impl Worker {
             parsed = self.stats.stage(Stage::Dedup, parsed, packets);
         }
 
-        let mut decided = false;
+        let mut decided = 0;
         let mut metered = parsed;
         if let Some(flow) = &mut self.parts.flow {
-            flow.run(&self.batch);
-            decided = flow.verdicts(&mut self.batch, &self.parts.classifier);
+            decided = flow.run(&mut self.batch, &self.parts.classifier);
             metered = self.stats.stage(Stage::Flow, parsed, packets);
         }
-        if !decided {
-            self.classify(with_inner);
-            if let Some(flow) = &mut self.parts.flow {
-                flow.keep(&self.batch, &self.parts.classifier);
+        let undecided = self.batch.live & !decided;
+        if undecided != 0 {
+            let mut places = undecided;
+            if self.parts.classifier.is_full() {
+                // All verdicts are about to be forgotten, those of the other packets, too.
+                self.fold();
+                places = self.batch.live;
+            }
+            let parts = &mut self.parts;
+            self.classify.run(places, &mut self.batch, &parts.program, &mut parts.classifier);
+            if let Some(flow) = &mut parts.flow {
+                flow.keep(places, &self.batch, &parts.classifier);
             }
         }
         let classified = self.stats.stage(Stage::Classify, metered, packets);
@@ -393,6 +406,7 @@ impl Worker {
                 ledger: &mut self.ledger,
             },
             outputs: &parts.outputs,
+            numbered: self.numbered,
             sequences: &mut parts.sequences,
             ports: &mut parts.ports,
             files: parts.files.as_ref(),
@@ -426,44 +440,6 @@ impl Worker {
     pub fn fold(&mut self) {
         self.unfolded = 0;
         self.tallies.fold(&self.parts.classifier, &self.parts.tables);
-    }
-
-    /// Looks up the verdict of every packet that is still live.
-    #[inline]
-    fn classify(&mut self, with_inner: bool) {
-        if self.parts.classifier.is_full() {
-            self.fold();
-        }
-        let batch = &mut *self.batch;
-        let len = batch.len;
-        let mut frames: [&[u8]; BATCH] = [&[]; BATCH];
-        for (frame, mbuf) in frames.iter_mut().zip(&batch.mbufs[..len]) {
-            *frame = mbuf.as_ref().map_or(&[], Mbuf::data);
-        }
-        let mut wire_len = [0; BATCH];
-        for (length, info) in wire_len.iter_mut().zip(&batch.info[..len]) {
-            *length = info.wire_len;
-        }
-        let (mut outer, mut inner) = (&batch.outer, &batch.inner);
-        let views;
-        if batch.looked_through != 0 {
-            views = batch.views();
-            outer = &views;
-        }
-        // A tunnel that was taken off can still be asked for.
-        let with_tunnels;
-        if self.parts.decap.is_some() && self.parts.program.reads_tunnel_id() {
-            with_tunnels = (batch.with_tunnels(outer), batch.with_tunnels(inner));
-            (outer, inner) = (&with_tunnels.0, &with_tunnels.1);
-        }
-        let input = Input {
-            frames: &frames[..len],
-            outer: &outer[..len],
-            inner: if with_inner { &inner[..len] } else { &[] },
-            wire_len: &wire_len[..len],
-            ingress: &batch.ingress[..len],
-        };
-        self.parts.classifier.classify(&self.parts.program, &input, &mut batch.verdicts[..len]);
     }
 
     /// Ends the packets that are our own copies come back, but for those of `done`, which cannot be.

@@ -1,7 +1,8 @@
-//! What is kept of a flow: two lines that every packet touches, one more for TCP, and what is seldom needed.
+//! What is kept of a flow: two lines that every packet touches, one more for TCP (and UDP), and what is seldom needed.
 
 use sluice_model::{MacAddr, PortId, TcpPerf, Throughput};
 
+use super::lengths::Lengths;
 use super::tcp::{Delays, FlowState, Handshake, TcpTracker};
 use crate::decap::TunnelInfo;
 
@@ -34,6 +35,8 @@ pub(super) struct Hot {
     pub(super) stamp: u32,
     pub(super) state: FlowState,
     pub(super) flags: u8,
+    /// TCP flags that each side sent in the current interval, client first.
+    pub(super) tcp_flags: [u8; 2],
     /// The time of the latest packet.
     pub(super) last_ns: u64,
     /// A packet from then on belongs to another second (without metrics: minute); 0 = none came since it was over.
@@ -43,22 +46,38 @@ pub(super) struct Hot {
 
 const _: () = assert!(size_of::<Hot>() == 64);
 
-/// What one side sent in the current interval.
+/// What one side sent in the current interval, but for what was put into [`Cold::spilled`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(super) struct Sent {
-    pub(super) packets: u32,
-    pub(super) tcp_flags: u8,
-    pub(super) bytes: u64,
-    pub(super) l3_bytes: u64,
-    pub(super) l4_bytes: u64,
+    packets: u32,
+    bytes: u32,
+    l3_bytes: u32,
+    l4_bytes: u32,
 }
 
-/// What both sides sent: one line. Client first.
+impl Sent {
+    /// Counts a packet; `false`, with nothing counted, when there is no room for it.
+    #[inline(always)]
+    pub(super) fn add(&mut self, lengths: &Lengths) -> bool {
+        let (packets, a) = self.packets.overflowing_add(1);
+        let (bytes, b) = self.bytes.overflowing_add(lengths.frame);
+        let (l3_bytes, c) = self.l3_bytes.overflowing_add(lengths.l3);
+        let (l4_bytes, d) = self.l4_bytes.overflowing_add(lengths.l4);
+        if a | b | c | d {
+            return false;
+        }
+        *self = Self { packets, bytes, l3_bytes, l4_bytes };
+        true
+    }
+}
+
+/// What both sides sent, client first, and how long they took: one line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Counts {
     pub(super) sent: [Sent; 2],
+    pub(super) delays: Delays,
 }
 
 const _: () = assert!(size_of::<Counts>() == 64);
@@ -70,8 +89,9 @@ pub(super) struct Entry {
     pub(super) hot: Hot,
     pub(super) counts: Counts,
     pub(super) tcp: TcpTracker,
-    pub(super) delays: Delays,
 }
+
+const _: () = assert!(size_of::<Entry>() == 192);
 
 /// What is written when a flow begins, when a period ends, and when there is something to measure.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +113,8 @@ pub(super) struct Cold {
     pub(super) direction_score: u8,
     /// The latest tunnel of each direction, client first.
     pub(super) tunnels: [Option<TunnelInfo>; 2],
+    /// What of the current interval did not fit into [`Counts::sent`].
+    pub(super) spilled: [Throughput; 2],
     /// What was sent before the current interval.
     pub(super) before: [Before; 2],
     /// Measured in the current interval, since the metrics were told.
@@ -106,10 +128,55 @@ pub(super) struct Cold {
     pub(super) handshake: Handshake,
 }
 
+impl Cold {
+    /// Makes room in `sent`, of `side`.
+    #[cold]
+    pub(super) fn spill(&mut self, side: usize, sent: &mut Sent) {
+        self.spilled[side & 1] = self.throughput(side, sent);
+        *sent = Sent::default();
+    }
+
+    /// What `side` sent in the current interval, of which `sent` is the latest.
+    pub(super) fn throughput(&self, side: usize, sent: &Sent) -> Throughput {
+        let spilled = &self.spilled[side & 1];
+        Throughput {
+            packets: spilled.packets + u64::from(sent.packets),
+            bytes: spilled.bytes + u64::from(sent.bytes),
+            l3_bytes: spilled.l3_bytes + u64::from(sent.l3_bytes),
+            l4_bytes: spilled.l4_bytes + u64::from(sent.l4_bytes),
+        }
+    }
+}
+
 /// Totals of one side before the current interval.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Before {
     pub(super) packets: u64,
     pub(super) bytes: u64,
     pub(super) tcp_flags: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_go_beyond_what_an_entry_holds() {
+        let (mut cold, mut sent) = (Cold::default(), Sent::default());
+        let lengths = Lengths { frame: u32::MAX, l3: 1 << 31, l4: 3 };
+        let packets = 5;
+        for _ in 0..packets {
+            if !sent.add(&lengths) {
+                cold.spill(1, &mut sent);
+                assert!(sent.add(&lengths), "there is room now");
+            }
+        }
+        let total = Throughput {
+            packets,
+            bytes: packets * u64::from(u32::MAX),
+            l3_bytes: packets << 31,
+            l4_bytes: packets * 3,
+        };
+        assert_eq!(cold.throughput(1, &sent), total);
+    }
 }

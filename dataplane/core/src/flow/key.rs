@@ -65,11 +65,11 @@ impl FlowKey {
     /// The ports are known; for ARP: its protocol addresses are.
     const KNOWN: u8 = 0x40;
 
-    /// The key of a packet with these headers, which came in by `tap`.
+    /// The key of a packet with these headers, which came in by `tap`. Its bytes are asked for only without IP.
     #[inline(always)]
     #[must_use]
-    pub fn of(
-        frame: &[u8],
+    pub fn of<'a>(
+        frame: impl FnOnce() -> &'a [u8],
         headers: &Parsed,
         tunnel: &TunnelInfo,
         tap: u16,
@@ -102,10 +102,16 @@ impl FlowKey {
     }
 
     /// The key of a packet that is not IPv4.
-    fn long(frame: &[u8], headers: &Parsed, tunnel_id: u32, mut third: u64) -> (Self, bool) {
+    fn long<'a>(
+        frame: impl FnOnce() -> &'a [u8],
+        headers: &Parsed,
+        tunnel_id: u32,
+        mut third: u64,
+    ) -> (Self, bool) {
         let (src, dst) = match headers.l3 {
             L3::Ipv6 => (u128::from_be_bytes(headers.src_addr), u128::from_be_bytes(headers.dst_addr)),
             L3::Arp | L3::None | L3::Ipv4 => {
+                let frame = frame();
                 third = third & !0xffff_0000 | u64::from(headers.ethertype) << 16;
                 match arp_addresses(frame, headers) {
                     Some(addresses) => {

@@ -113,9 +113,7 @@ pub struct FlowRef {
     /// The entry.
     pub slot: Slot,
     /// The end of the key that sent the packet.
-    pub end: usize,
-    /// The hash of the key: an entry may be another flow's by the time that its verdict is asked for.
-    hash: u64,
+    pub end: u32,
 }
 
 /// The flows of one worker.
@@ -132,6 +130,8 @@ pub struct FlowMeter {
     pub(super) min_timeout_ns: u64,
     pub(super) created: u64,
     pub(super) table_full: u64,
+    /// Entries that were ever used: the first ones.
+    pub(super) used: usize,
     /// Where the sweep goes on, and when it was there.
     pub(super) sweep_next: usize,
     pub(super) swept_ns: u64,
@@ -173,6 +173,7 @@ impl FlowMeter {
             min_timeout_ns: u64::from(config.timeouts.shortest_s()) * 1_000_000_000,
             created: 0,
             table_full: 0,
+            used: 0,
             sweep_next: 0,
             swept_ns: 0,
             keyed: Box::new([KeyedPacket::default(); BATCH]),
@@ -198,11 +199,18 @@ impl FlowMeter {
         self.metrics.as_ref().map_or_else(MetricsCounts::default, MetricsTable::counts)
     }
 
-    /// First step, for packet `place` of the batch: its key, and a hint for the index.
+    /// First step, for packet `place` of the batch: its key, and a hint for the index. `frame` gives its bytes.
     #[inline(always)]
-    pub fn prepare(&mut self, place: usize, packet: &Packet<'_>) {
-        let tap = self.tap(packet.port).tap;
-        let keyed = FlowKey::of(packet.frame, packet.headers, packet.tunnel, tap, self.config.vlan);
+    pub fn prepare<'a>(
+        &mut self,
+        place: usize,
+        headers: &Parsed,
+        tunnel: &TunnelInfo,
+        port: PortId,
+        frame: impl FnOnce() -> &'a [u8],
+    ) {
+        let tap = self.tap(port).tap;
+        let keyed = FlowKey::of(frame, headers, tunnel, tap, self.config.vlan);
         self.index.prefetch(keyed.hash);
         self.keyed[place % BATCH] = keyed;
     }
@@ -216,7 +224,6 @@ impl FlowMeter {
             prefetch_write(&entry.hot);
             prefetch_write(&entry.counts);
             prefetch_write(&entry.tcp);
-            prefetch_write(&entry.delays);
             if FlowKey::is_long(&self.keyed[place].key.words) {
                 prefetch_index(&self.long, slot.index());
             }
@@ -228,7 +235,6 @@ impl FlowMeter {
     #[inline]
     pub fn packet(&mut self, place: usize, packet: &Packet<'_>, sink: &mut impl Sink) -> Option<FlowRef> {
         let place = place % BATCH;
-        let hash = self.keyed[place].hash;
         let end = usize::from(self.keyed[place].from_second);
         let mut slot = self.candidates[place];
         if !self.holds(slot, &self.keyed[place].key) {
@@ -242,7 +248,7 @@ impl FlowMeter {
             slot = self.find_or_begin(place, packet)?;
         }
         self.count(slot, end, packet, sink);
-        Some(FlowRef { slot, end, hash })
+        Some(FlowRef { slot, end: u32::from(self.keyed[place].from_second) })
     }
 
     /// The entry of the packet's flow, which is begun if it is not there.
@@ -256,28 +262,30 @@ impl FlowMeter {
         }
     }
 
-    /// The cached verdict for packets like this one, if it has this stamp.
+    /// The cached verdict for packets like this one, if it has this stamp. To be asked for before the next packet is
+    /// counted, which may have another flow take the entry.
     #[inline(always)]
     #[must_use]
     pub fn verdict(&self, flow: FlowRef, stamp: u32) -> Option<u32> {
         let hot = &self.entries.get(flow.slot.index())?.hot;
-        let verdict = hot.verdicts[flow.end & 1];
-        let valid = hot.stamp == stamp && hot.hash == flow.hash && verdict != NO_VERDICT;
+        let verdict = hot.verdicts[flow.end as usize & 1];
+        let valid = hot.stamp == stamp && verdict != NO_VERDICT;
         valid.then_some(verdict)
     }
 
-    /// Keeps a verdict for packets like this one.
+    /// Keeps a verdict for packets like packet `place` of the batch, unless its entry was given to another flow.
     #[inline]
-    pub fn keep_verdict(&mut self, flow: FlowRef, stamp: u32, verdict: u32) {
+    pub fn keep_verdict(&mut self, place: usize, flow: FlowRef, stamp: u32, verdict: u32) {
+        let hash = self.keyed[place % BATCH].hash;
         let Some(entry) = self.entries.get_mut(flow.slot.index()) else { return };
         let hot = &mut entry.hot;
-        if hot.hash != flow.hash {
+        if hot.hash != hash {
             return;
         }
         if hot.stamp != stamp {
             (hot.stamp, hot.verdicts) = (stamp, [NO_VERDICT; 2]);
         }
-        hot.verdicts[flow.end & 1] = verdict;
+        hot.verdicts[flow.end as usize & 1] = verdict;
     }
 
     #[inline(always)]
@@ -318,14 +326,14 @@ impl FlowMeter {
         let is_late = packet.time_ns < hot.last_ns;
         hot.last_ns = hot.last_ns.max(packet.time_ns);
         let sent = &mut entry.counts.sent[side & 1];
-        sent.packets += 1;
-        sent.bytes += u64::from(lengths.frame);
-        sent.l3_bytes += u64::from(lengths.l3);
-        sent.l4_bytes += u64::from(lengths.l4);
+        if !sent.add(&lengths) {
+            self.cold[slot.index()].spill(side, sent);
+            sent.add(&lengths);
+        }
         if is_segment {
             self.segment(Place { slot, side, is_late }, lengths.l4, packet, sink);
         } else if headers.protocol == UDP && lengths.l4 > 0 {
-            let art = &mut entry.delays.art;
+            let art = &mut entry.counts.delays.art;
             let limits = &self.config.delay_limits;
             entry.tcp.datagram(Direction::of_side(side), packet.time_ns, lengths.l4, art, limits);
         }
@@ -337,14 +345,14 @@ impl FlowMeter {
         let Place { slot, side, is_late } = at;
         let flags = packet.headers.tcp_flags;
         let entry = &mut self.entries[slot.index()];
-        entry.counts.sent[side & 1].tcp_flags |= flags & MASK;
+        entry.hot.tcp_flags[side & 1] |= flags & MASK;
         let before = entry.hot.state;
         let state = before.next(side == 1, flags);
         entry.hot.state = state;
         if !is_late {
             let cold = &mut self.cold[slot.index()];
             let mut measured = Measured {
-                delays: &mut entry.delays,
+                delays: &mut entry.counts.delays,
                 perf: &mut cold.perf,
                 handshake: &mut cold.handshake,
                 pool: &mut self.ranges,

@@ -107,12 +107,14 @@ impl FlowMeter {
         }
         entry.hot.flags ^= flag::CLIENT_IS_SECOND;
         entry.hot.state = entry.hot.state.reversed();
+        entry.hot.tcp_flags.swap(0, 1);
         entry.counts.sent.swap(0, 1);
         entry.tcp.reverse();
-        entry.delays = Delays::default();
+        entry.counts.delays = Delays::default();
         let cold = &mut self.cold[slot.index()];
         cold.macs.swap(0, 1);
         cold.tunnels.swap(0, 1);
+        cold.spilled.swap(0, 1);
         cold.before.swap(0, 1);
         cold.perf.reverse();
         cold.perf_told.reverse();

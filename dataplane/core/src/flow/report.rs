@@ -8,7 +8,7 @@ use super::meter::{FlowMeter, NO_VERDICT, Packet, Sink};
 use super::second::second;
 use super::table::Slot;
 use super::tcp::flags::RST;
-use super::tcp::{Delays, FlowState, TcpTracker};
+use super::tcp::{FlowState, TcpTracker};
 use crate::decap::TunnelInfo;
 use crate::wire::TunnelHeader;
 
@@ -26,6 +26,7 @@ impl FlowMeter {
             return None;
         };
         self.created += 1;
+        self.used = self.used.max(slot.index() + 1);
         let time_ns = packet.time_ns;
         let client_is_second = keyed.from_second;
         let entry = &mut self.entries[slot.index()];
@@ -34,6 +35,7 @@ impl FlowMeter {
             verdicts: [NO_VERDICT; 2],
             stamp: 0,
             state: FlowState::Raw,
+            tcp_flags: [0; 2],
             flags: flag::LIVE | if client_is_second { flag::CLIENT_IS_SECOND } else { 0 },
             last_ns: time_ns,
             period_end_ns: 0,
@@ -41,7 +43,6 @@ impl FlowMeter {
         };
         entry.counts = Counts::default();
         entry.tcp = TcpTracker::default();
-        entry.delays = Delays::default();
         if FlowKey::is_long(&keyed.key.words) {
             self.long[slot.index()] = keyed.key.long;
         }
@@ -141,10 +142,10 @@ impl FlowMeter {
     /// entries, and goes on there the next time.
     pub fn sweep(&mut self, now_ns: u64, entries: usize, sink: &mut impl Sink) {
         let minute_ns = now_ns - now_ns % MINUTE_NS;
-        let mut left = entries.min(self.entries.len());
+        let mut left = entries.min(self.used);
         while left > 0 {
             let from = self.sweep_next;
-            let part = self.entries.get(from..).unwrap_or_default();
+            let part = self.entries.get(from..self.used).unwrap_or_default();
             let part = part.get(..left).unwrap_or(part);
             // What is due is seldom; the rest is only read, in the order of memory.
             let due = part.iter().position(|entry| {
@@ -157,7 +158,7 @@ impl FlowMeter {
             let passed = due.map_or(part.len(), |due| due + 1);
             left -= passed;
             let next = from + passed;
-            self.sweep_next = if next >= self.entries.len() { 0 } else { next };
+            self.sweep_next = if next >= self.used { 0 } else { next };
             let Some(due) = due else { continue };
             let slot = Slot::new(from + due);
             let end_ns = self.timeout_at(slot);
@@ -183,7 +184,7 @@ impl FlowMeter {
     #[inline]
     fn sweep_most(&mut self, now_ns: u64, most: usize, sink: &mut impl Sink) {
         let passed_ns = now_ns.saturating_sub(self.swept_ns).min(1_000_000_000);
-        let due = self.entries.len() as u64 * passed_ns / 1_000_000_000;
+        let due = self.used as u64 * passed_ns / 1_000_000_000;
         if due > 0 {
             self.swept_ns = now_ns;
             self.sweep(now_ns, usize::try_from(due).unwrap_or(most).min(most), sink);
@@ -197,7 +198,7 @@ impl FlowMeter {
     /// Reports what every flow did since its last report, at `now_ns`: flows that only wait for what comes late end, the
     /// others stay.
     pub fn report_all(&mut self, now_ns: u64, sink: &mut impl Sink) {
-        for index in 0..self.entries.len() {
+        for index in 0..self.used {
             let slot = Slot::new(index);
             let hot = &self.entries[index].hot;
             let flags = hot.flags;
@@ -218,7 +219,7 @@ impl FlowMeter {
 
     /// Lets time run on until every flow has timed out.
     pub fn finish(&mut self, sink: &mut impl Sink) {
-        self.sweep(u64::MAX, self.entries.len(), sink);
+        self.sweep(u64::MAX, self.used, sink);
         if let Some(metrics) = &mut self.metrics {
             metrics.finish(|row| sink.metrics(row));
         }
@@ -227,9 +228,9 @@ impl FlowMeter {
     /// Why the flow ends.
     fn close_type(&self, slot: Slot) -> CloseType {
         let (entry, cold) = (&self.entries[slot.index()], &self.cold[slot.index()]);
-        let (sent, before) = (&entry.counts.sent[1], &cold.before[1]);
-        let rst = (sent.tcp_flags | before.tcp_flags) & RST != 0;
-        let packets = before.packets + u64::from(sent.packets);
+        let before = &cold.before[1];
+        let rst = (entry.hot.tcp_flags[1] | before.tcp_flags) & RST != 0;
+        let packets = before.packets + cold.throughput(1, &entry.counts.sent[1]).packets;
         entry.hot.state.close_type(protocol(&entry.hot.words), rst, packets)
     }
 
@@ -242,22 +243,26 @@ impl FlowMeter {
         let key = FlowKey::decode(&hot.words, &self.long[slot.index()]);
         let client = usize::from(hot.flags & flag::CLIENT_IS_SECOND != 0);
         let mut sides = [SideRecord::default(); 2];
-        for ((side, sent), before) in sides.iter_mut().zip(&entry.counts.sent).zip(&mut cold.before) {
-            before.packets += u64::from(sent.packets);
+        for (number, (side, sent)) in sides.iter_mut().zip(&entry.counts.sent).enumerate() {
+            let sent = cold.throughput(number, sent);
+            let tcp_flags = hot.tcp_flags[number];
+            let before = &mut cold.before[number];
+            before.packets += sent.packets;
             before.bytes += sent.bytes;
-            before.tcp_flags |= sent.tcp_flags;
+            before.tcp_flags |= tcp_flags;
             *side = SideRecord {
-                packets: sent.packets.into(),
+                packets: sent.packets,
                 bytes: sent.bytes,
                 l3_bytes: sent.l3_bytes,
                 l4_bytes: sent.l4_bytes,
                 total_packets: before.packets,
                 total_bytes: before.bytes,
                 duplicates: 0,
-                tcp_flags: sent.tcp_flags,
+                tcp_flags,
             };
         }
-        let mut perf = TcpPerf { srt: entry.delays.srt, art: entry.delays.art, ..cold.perf };
+        let delays = &entry.counts.delays;
+        let mut perf = TcpPerf { srt: delays.srt.into(), art: delays.art.into(), ..cold.perf };
         perf.merge(&cold.perf_told);
         let record = FlowRecord {
             flow_id: cold.flow_id,
@@ -284,8 +289,9 @@ impl FlowMeter {
             syn_seq: cold.handshake.syn_seq,
             syn_ack_seq: cold.handshake.syn_ack_seq,
         };
+        entry.hot.tcp_flags = [0; 2];
         entry.counts = Counts::default();
-        entry.delays = Delays::default();
+        cold.spilled = Default::default();
         (cold.perf, cold.perf_told) = (TcpPerf::default(), TcpPerf::default());
         cold.told = Default::default();
         cold.is_new = false;

@@ -2,7 +2,7 @@
 
 use sluice_model::{CloseType, MetricsKey, TcpPerf, Throughput};
 
-use super::entry::{Sent, flag};
+use super::entry::flag;
 use super::key::FlowKey;
 use super::meter::FlowMeter;
 use super::metrics::MetricsDelta;
@@ -20,26 +20,30 @@ impl FlowMeter {
         let entry = &mut self.entries[slot.index()];
         let cold = &mut self.cold[slot.index()];
         let mut delta = MetricsDelta {
-            perf: TcpPerf { srt: entry.delays.srt, art: entry.delays.art, ..cold.perf },
+            perf: TcpPerf {
+                srt: entry.counts.delays.srt.into(),
+                art: entry.counts.delays.art.into(),
+                ..cold.perf
+            },
             new_flow: cold.metrics_client.is_none(),
             ..MetricsDelta::default()
         };
-        for ((side, sent), told) in delta.sides.iter_mut().zip(&entry.counts.sent).zip(&mut cold.told) {
-            let sent = throughput(sent);
+        for (number, (side, sent)) in delta.sides.iter_mut().zip(&entry.counts.sent).enumerate() {
+            let sent = cold.throughput(number, sent);
+            let told = std::mem::replace(&mut cold.told[number], sent);
             *side = Throughput {
                 packets: sent.packets - told.packets,
                 bytes: sent.bytes - told.bytes,
                 l3_bytes: sent.l3_bytes - told.l3_bytes,
                 l4_bytes: sent.l4_bytes - told.l4_bytes,
             };
-            *told = sent;
         }
         if delta == MetricsDelta::default() {
             return;
         }
         cold.perf_told.merge(&delta.perf);
         cold.perf = TcpPerf::default();
-        entry.delays = Delays::default();
+        entry.counts.delays = Delays::default();
         cold.metrics_client.get_or_insert(client);
         metrics.add(&key, second(time_ns), &delta);
     }
@@ -71,15 +75,6 @@ impl FlowMeter {
             tap: key.tap,
             tap_side: self.tap(self.cold[slot.index()].port).side,
         }
-    }
-}
-
-fn throughput(sent: &Sent) -> Throughput {
-    Throughput {
-        packets: sent.packets.into(),
-        bytes: sent.bytes,
-        l3_bytes: sent.l3_bytes,
-        l4_bytes: sent.l4_bytes,
     }
 }
 

@@ -1,8 +1,13 @@
 //! A source for benchmarks: packets come from templates in memory.
 
 use dpdk::{Burst, Mempool};
+use sluice_cpu::prefetch_index;
 
 use crate::batch::{BATCH, RxInfo};
+
+/// Templates that are fetched before they are copied, and how much of each.
+const PREFETCH_AHEAD: usize = 8;
+const PREFETCH_BYTES: usize = 256;
 
 /// What differs from one visit of a template to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +114,10 @@ impl TemplateSource {
             let (index, len) = (self.next, self.lens[self.next]);
             let from = index * self.stride;
             let Some(template) = self.bytes.get(from..from + self.stride) else { return };
+            // The pipeline needs the caches for itself between two bursts.
+            for line in (0..self.stride.min(PREFETCH_BYTES)).step_by(64) {
+                prefetch_index(&self.bytes, from + PREFETCH_AHEAD * self.stride + line);
+            }
             self.next += 1;
             let round = self.round;
             if self.next == self.lens.len() {

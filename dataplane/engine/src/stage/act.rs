@@ -11,7 +11,7 @@ use super::balance::Balance;
 use super::compose::{ADDRESSES, Body, Composer, TAG};
 use super::limit::Limits;
 use super::straight::StraightWay;
-use crate::batch::{Batch, Runs, RxInfo};
+use crate::batch::{Batch, RxInfo};
 use crate::files::{FileFrame, FileProducer};
 use crate::output::{ETHERNET_LEN, Egress, Output};
 use crate::port::{Origin, TxPort};
@@ -28,6 +28,8 @@ pub struct Context<'a> {
     pub books: Books<'a>,
     /// The destinations, by number.
     pub outputs: &'a [Output],
+    /// Whether any destination numbers its copies.
+    pub numbered: bool,
     /// Sequence numbers.
     pub sequences: &'a mut Sequences,
     /// Output ports.
@@ -121,13 +123,15 @@ impl Act {
     #[inline]
     pub fn run(&mut self, batch: &mut Batch, with_inner: bool, ctx: &mut Context<'_>) {
         let classifier = ctx.books.classifier;
-        let mut runs = Runs::new();
-        batch.verdict_runs(&mut runs);
-        if let Some(balance) = &mut ctx.balance {
-            balance.prepare(batch, &runs, classifier, with_inner);
+        let mut runs = batch.verdict_runs();
+        if ctx.numbered || ctx.balance.is_some() {
+            let runs = runs.clone().collect(batch);
+            if let Some(balance) = &mut ctx.balance {
+                balance.prepare(batch, &runs, classifier, with_inner);
+            }
+            ctx.sequences.reserve(&runs, classifier, ctx.outputs, ctx.balance.as_deref());
         }
-        ctx.sequences.reserve(&runs, classifier, ctx.outputs, ctx.balance.as_deref());
-        for run in &runs {
+        while let Some(run) = runs.next(batch) {
             let set = classifier.action_set(run.verdict);
             ctx.books.tallies.matched(run.verdict, run.packets().into(), run.wire_bytes);
             match set.copies {
@@ -139,7 +143,7 @@ impl Act {
                     }
                 }
                 [action] if let Some(way) = StraightWay::new(action, ctx.outputs) => {
-                    self.straight(&way, run, batch, with_inner, ctx);
+                    self.straight(&way, &run, batch, with_inner, ctx);
                 }
                 _ => {
                     for place in run.places() {

@@ -14,6 +14,8 @@ use crate::port_pairs::PortPairs;
 const PREFETCH_AHEAD: usize = 6;
 /// Bytes of a cache line: the parser has fetched the first one.
 const LINE: usize = 64;
+/// Packets up to this length lie in the line that was fetched for parsing.
+const SHORT: u32 = 64;
 
 /// A worker's memory of the packets within the window.
 #[derive(Debug)]
@@ -53,20 +55,29 @@ impl Dedup {
     /// Marks the live packets that are duplicates, in order, and counts them; returns those that shall end, as bits.
     #[inline]
     pub fn run(&mut self, batch: &mut Batch, ledger: &mut Ledger) -> u64 {
+        if batch.looked_through == 0 || self.headers == DedupHeaders::Outer {
+            self.run_over::<false>(batch, ledger)
+        } else {
+            self.run_over::<true>(batch, ledger)
+        }
+    }
+
+    /// The same over the outermost headers, or over those inside tunnels that are looked through.
+    #[inline(always)]
+    fn run_over<const INNER: bool>(&mut self, batch: &mut Batch, ledger: &mut Ledger) -> u64 {
         let mut fingerprints = [0; BATCH];
         for (place, slot) in fingerprints.iter_mut().enumerate().take(batch.len) {
-            if let Some(Some(ahead)) = batch.mbufs.get(place + PREFETCH_AHEAD) {
-                // Of a short packet the line that is there already: nothing is fetched in vain.
+            // Of a short packet the line is there already.
+            let later = place + PREFETCH_AHEAD;
+            if batch.info.get(later).is_some_and(|info| info.wire_len > SHORT)
+                && let Some(Some(ahead)) = batch.mbufs.get(later)
+            {
                 let data = ahead.data();
-                let last = data.len().saturating_sub(1);
-                prefetch_index(data, last.min(LINE));
-                prefetch_index(data, last.min(2 * LINE));
+                prefetch_index(data, LINE);
+                prefetch_index(data, 2 * LINE);
             }
             let Some(mbuf) = &batch.mbufs[place] else { continue };
-            let headers = match self.headers {
-                DedupHeaders::Auto => batch.view(place),
-                DedupHeaders::Outer => &batch.outer[place],
-            };
+            let headers = batch.view_if::<INNER>(place);
             let wire_len = batch.info[place].wire_len;
             let fingerprint = if mbuf.segments() == 1 {
                 self.fingerprinter.fingerprint(mbuf.data(), headers, wire_len)

@@ -15,6 +15,9 @@ use crate::counters::Counter;
 /// How often flows are looked at while no packets come.
 const IDLE_NS: u64 = 1_000_000;
 
+/// How many packets before its own a packet's entry is asked for; its bucket of the index twice as many.
+const AHEAD: usize = 8;
+
 /// What the stage did (worker: w, control: r).
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -245,22 +248,51 @@ impl FlowStage {
         self.keeps_verdicts = program.flow_decides(self.vlan_in_key);
     }
 
-    /// Counts every live packet of the batch in its flow.
+    /// Counts every live packet of the batch in its flow, and sets the verdicts that are kept; returns the places of
+    /// these, as bits.
     #[inline]
-    pub fn run(&mut self, batch: &Batch) {
-        for place in batch.live_places() {
-            self.meter.prepare(place, &packet(batch, place));
+    pub fn run(&mut self, batch: &mut Batch, classifier: &Classifier) -> u64 {
+        if batch.looked_through == 0 {
+            self.run_over::<false>(batch, classifier)
+        } else {
+            self.run_over::<true>(batch, classifier)
         }
-        for place in batch.live_places() {
+    }
+
+    /// The same over the outermost headers, or over those inside tunnels that are looked through.
+    #[inline(always)]
+    fn run_over<const INNER: bool>(&mut self, batch: &mut Batch, classifier: &Classifier) -> u64 {
+        let stamp = classifier.stamp();
+        let mut sink = ToRings { rings: &self.rings, stats: &self.stats };
+        // Each packet asks for memory that later ones need, while it works on its own: asked for all at once, lines
+        // would wait for each other.
+        let (mut keyed, mut fetched) = (batch.live_places(), batch.live_places());
+        for place in keyed.by_ref().take(2 * AHEAD) {
+            prepare::<INNER>(&mut self.meter, batch, place);
+        }
+        for place in fetched.by_ref().take(AHEAD) {
             self.meter.fetch(place);
         }
-        let mut sink = ToRings { rings: &self.rings, stats: &self.stats };
+        let mut kept = 0_u64;
+        let mut now_ns = self.now_ns;
         for place in batch.live_places() {
-            let packet = packet(batch, place);
-            self.now_ns = self.now_ns.max(packet.time_ns);
-            self.refs[place] = self.meter.packet(place, &packet, &mut sink);
+            if let Some(place) = keyed.next() {
+                prepare::<INNER>(&mut self.meter, batch, place);
+            }
+            if let Some(place) = fetched.next() {
+                self.meter.fetch(place);
+            }
+            let packet = packet::<INNER>(batch, place);
+            now_ns = now_ns.max(packet.time_ns);
+            let flow = self.meter.packet(place, &packet, &mut sink);
+            self.refs[place] = flow;
+            if let Some(verdict) = flow.and_then(|flow| self.meter.verdict(flow, stamp)) {
+                kept |= 1 << place;
+                batch.verdicts[place] = VerdictId::from_number(verdict);
+            }
         }
-        self.meter.sweep_on(self.now_ns, &mut sink);
+        self.now_ns = now_ns;
+        self.meter.sweep_on(now_ns, &mut sink);
         let counts = self.meter.counts();
         self.stats.flows.set(counts.flows);
         self.stats.created.set(counts.created);
@@ -269,34 +301,23 @@ impl FlowStage {
         let metrics = self.meter.metrics_counts();
         self.stats.metrics_overflows.set(metrics.overflows);
         self.stats.metrics_late.set(metrics.late);
-    }
-
-    /// Sets the verdicts that are kept; whether all live packets have theirs then.
-    #[inline]
-    pub fn verdicts(&self, batch: &mut Batch, classifier: &Classifier) -> bool {
         if !self.keeps_verdicts {
-            return false;
+            return 0;
         }
-        let stamp = classifier.stamp();
-        for place in batch.live_places() {
-            let Some(flow) = self.refs[place] else { return false };
-            let Some(verdict) = self.meter.verdict(flow, stamp) else { return false };
-            batch.verdicts[place] = VerdictId::from_number(verdict);
-        }
-        self.stats.verdicts_kept.add(batch.live.count_ones().into());
-        true
+        self.stats.verdicts_kept.add(kept.count_ones().into());
+        kept
     }
 
-    /// Keeps the verdicts that the classifier just gave.
+    /// Keeps the verdicts that the classifier just gave at `places`.
     #[inline]
-    pub fn keep(&mut self, batch: &Batch, classifier: &Classifier) {
+    pub fn keep(&mut self, places: u64, batch: &Batch, classifier: &Classifier) {
         if !self.keeps_verdicts {
             return;
         }
         let stamp = classifier.stamp();
-        for place in batch.live_places() {
+        for place in batch.live_places_of(places) {
             if let Some(flow) = self.refs[place] {
-                self.meter.keep_verdict(flow, stamp, batch.verdicts[place].number());
+                self.meter.keep_verdict(place, flow, stamp, batch.verdicts[place].number());
             }
         }
     }
@@ -342,15 +363,27 @@ pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worke
     }
 }
 
+/// The first step of the meter for a packet.
+#[inline(always)]
+fn prepare<const INNER: bool>(meter: &mut FlowMeter, batch: &Batch, place: usize) {
+    let headers = batch.view_if::<INNER>(place);
+    meter.prepare(place, headers, &batch.tunnel[place], batch.ingress[place], || frame(batch, place));
+}
+
 /// A packet as the meter sees it.
 #[inline(always)]
-fn packet(batch: &Batch, place: usize) -> Packet<'_> {
+fn packet<const INNER: bool>(batch: &Batch, place: usize) -> Packet<'_> {
     Packet {
-        frame: batch.mbufs[place].as_ref().map_or(&[], dpdk::Mbuf::data),
-        headers: batch.view(place),
+        frame: frame(batch, place),
+        headers: batch.view_if::<INNER>(place),
         tunnel: &batch.tunnel[place],
         wire_len: batch.info[place].wire_len,
         time_ns: batch.info[place].timestamp_ns,
         port: batch.ingress[place],
     }
+}
+
+#[inline(always)]
+fn frame(batch: &Batch, place: usize) -> &[u8] {
+    batch.mbufs[place].as_ref().map_or(&[], dpdk::Mbuf::data)
 }

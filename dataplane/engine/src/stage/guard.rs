@@ -30,6 +30,23 @@ struct OwnTunnel {
     udp_port: Option<u16>,
 }
 
+/// Lets most packets pass by protocol and port alone.
+#[inline(always)]
+#[expect(clippy::needless_bitwise_bool, reason = "traffic mixes protocols: branches would be mispredicted")]
+fn may_be_own(outer: &Parsed, to_own_port: bool) -> bool {
+    let in_udp = (outer.tunnel != TunnelHeader::None) | (outer.fragment == Fragment::Later) | to_own_port;
+    (outer.protocol == GRE) | ((outer.protocol == UDP) & in_udp)
+}
+
+/// The packets that may be our own copies, as bits.
+#[inline(always)]
+fn candidates(outer: &[Parsed], is_own_port: impl Fn(u16) -> bool) -> u64 {
+    let places = outer.iter().enumerate();
+    places.fold(0, |all, (place, outer)| {
+        all | u64::from(may_be_own(outer, is_own_port(outer.dst_port))) << place
+    })
+}
+
 /// Recognises our own copies on capture ports, so that a loop does not multiply them.
 #[derive(Clone, Debug, Default)]
 pub struct LoopGuard {
@@ -78,7 +95,7 @@ impl LoopGuard {
     #[must_use]
     pub fn is_own_copy(&self, frame: &[u8], outer: &Parsed) -> bool {
         self.enabled
-            && self.may_be_own(outer)
+            && may_be_own(outer, self.is_own_port(outer.dst_port))
             && matches!(outer.l3, L3::Ipv4 | L3::Ipv6)
             && self.is_own_tunnel(frame, outer)
     }
@@ -90,8 +107,12 @@ impl LoopGuard {
         if !self.enabled {
             return 0;
         }
-        let bits = outer.iter().enumerate().map(|(place, outer)| u64::from(self.may_be_own(outer)) << place);
-        bits.fold(0, |all, bit| all | bit)
+        // One loop for each number of ports: most operators have one.
+        match *self.udp_ports {
+            [] => candidates(outer, |_| false),
+            [own] => candidates(outer, |port| port == own),
+            _ => candidates(outer, |port| self.is_own_port(port)),
+        }
     }
 
     /// Whether a packet to this IPv4 address, as [`Parsed`] holds it, goes where copies of ours go.
@@ -101,16 +122,9 @@ impl LoopGuard {
         self.enabled && self.tunnels.iter().any(|own| own.remote == (L3::Ipv4, *address))
     }
 
-    /// Lets most packets pass by protocol and port alone.
     #[inline]
-    #[expect(
-        clippy::needless_bitwise_bool,
-        reason = "traffic mixes protocols: branches would be mispredicted"
-    )]
-    fn may_be_own(&self, outer: &Parsed) -> bool {
-        let to_port = self.udp_ports.iter().fold(false, |any, &port| any | (port == outer.dst_port));
-        let in_udp = (outer.tunnel != TunnelHeader::None) | (outer.fragment == Fragment::Later) | to_port;
-        (outer.protocol == GRE) | ((outer.protocol == UDP) & in_udp)
+    fn is_own_port(&self, port: u16) -> bool {
+        self.udp_ports.contains(&port)
     }
 
     #[inline(never)]

@@ -1,9 +1,10 @@
-//! The packet's way, one file per stage: rx, parse, guard, (classify: in core), act, tx.
+//! The packet's way, one file per stage: rx, parse, guard, decap, dedup, flow, classify, act (limit, balance), tx.
 //!
 //! A stage takes the whole batch. At the end of each stage a packet is still live, or has exactly one end.
 
 pub mod act;
 pub mod balance;
+pub mod classify;
 mod compose;
 pub mod decap;
 pub mod dedup;

@@ -5,11 +5,10 @@
 
 use sluice_core::encap::{self, CopyFields, Encap};
 use sluice_core::verdict::CopyAction;
-use sluice_model::Oversize;
 
 use super::act::{Act, Context};
 use crate::batch::{Batch, Run};
-use crate::output::{ETHERNET_LEN, Egress, OuterChecksum, Output};
+use crate::output::{ETHERNET_LEN, Output, Straight};
 use crate::port::Origin;
 
 /// An action whose copies can go straight.
@@ -17,33 +16,15 @@ use crate::port::Origin;
 pub(super) struct StraightWay<'a> {
     action: &'a CopyAction,
     encap: Option<&'a Encap>,
-    header_len: u16,
-    uses_sequence: bool,
-    /// The longest frame that fits the MTU.
-    room: u32,
-    port: usize,
+    by: Straight,
 }
 
 impl<'a> StraightWay<'a> {
     /// The way of `action`, if nothing but a header is to be added.
     #[inline]
     pub(super) fn new(action: &'a CopyAction, outputs: &'a [Output]) -> Option<Self> {
-        let output = &outputs[action.destination.index()];
-        let Egress::Port(port) = output.egress else { return None };
-        let plain = output.unready.is_none()
-            && !output.limited
-            && !output.inner_vlan
-            && output.checksum == OuterChecksum::None
-            // Where DF is clear, each copy has an identification of its own.
-            && output.oversize != Oversize::Fragment;
-        plain.then(|| Self {
-            action,
-            encap: output.encap.as_ref(),
-            header_len: output.header_len,
-            uses_sequence: output.uses_sequence(),
-            room: output.frame_room(),
-            port,
-        })
+        let output = outputs.get(action.destination.index())?;
+        output.straight.map(|by| Self { action, encap: output.encap.as_ref(), by })
     }
 }
 
@@ -66,7 +47,7 @@ impl Act {
             let header_end = batch.view(place).header_end;
             let inner_header_end = if with_inner { batch.inner[place].header_end } else { header_end };
             let keep = way.action.keep.frame_bytes(header_end, inner_header_end, cap_len);
-            if keep > way.room || keep < ETHERNET_LEN || mbuf.segments() > 1 {
+            if keep > way.by.room || keep < ETHERNET_LEN || mbuf.segments() > 1 {
                 self.copies(mbuf, place, batch, with_inner, ctx);
                 continue;
             }
@@ -74,7 +55,7 @@ impl Act {
                 mbuf.truncate(keep);
             }
             if let Some(encap) = way.encap {
-                let Some(header) = mbuf.prepend(way.header_len) else {
+                let Some(header) = mbuf.prepend(way.by.header_len) else {
                     self.copies(mbuf, place, batch, with_inner, ctx);
                     continue;
                 };
@@ -82,7 +63,7 @@ impl Act {
                     inner_len: keep,
                     tag: way.action.tag,
                     egress: way.action.egress,
-                    sequence: if way.uses_sequence { ctx.sequences.next(way.action.stream) } else { 0 },
+                    sequence: if way.by.uses_sequence { ctx.sequences.next(way.action.stream) } else { 0 },
                     entropy: if encap.uses_entropy() { encap::entropy(outer) } else { 0 },
                     timestamp_ns: info.timestamp_ns,
                     truncated: keep < info.wire_len,
@@ -91,7 +72,7 @@ impl Act {
                 };
                 encap.write(header, &fields);
             }
-            ctx.ports[way.port].push(mbuf, origin, &mut ctx.books);
+            ctx.ports[way.by.port].push(mbuf, origin, &mut ctx.books);
         }
     }
 }

@@ -8,7 +8,7 @@ mod tracker;
 pub use handshake::Handshake;
 pub use ranges::RangePool;
 pub use state::{FlowState, flags};
-pub use tracker::{Delays, Direction, Measured, TcpSegment, TcpTracker};
+pub use tracker::{Delays, Direction, Measured, Samples, TcpSegment, TcpTracker};
 
 #[cfg(test)]
 mod tests;

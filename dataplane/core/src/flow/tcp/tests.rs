@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use sluice_model::{Delay, DelayLimits, TcpPerf};
 
 use super::flags::{ACK, FIN, PSH, RST, SYN, URG};
-use super::{Delays, Direction, Handshake, Measured, RangePool, TcpSegment, TcpTracker};
+use super::{Delays, Direction, Handshake, Measured, RangePool, Samples, TcpSegment, TcpTracker};
 
 const C: Direction = Direction::Forward;
 const S: Direction = Direction::Backward;
@@ -66,7 +66,7 @@ impl Connection {
 
     /// Samples in milliseconds: SRT, ART.
     fn samples(&self) -> [Vec<u64>; 2] {
-        [self.delays.srt, self.delays.art].map(|delay| ms_of(&delay))
+        [self.delays.srt, self.delays.art].map(|samples| ms_of(&samples.into()))
     }
 }
 
@@ -79,7 +79,7 @@ fn ms_of(delay: &Delay) -> Vec<u64> {
 #[test]
 fn the_part_that_packets_touch_is_one_line() {
     assert_eq!((size_of::<TcpTracker>(), align_of::<TcpTracker>()), (64, 64));
-    assert_eq!((size_of::<Delays>(), align_of::<Delays>()), (64, 64));
+    assert_eq!((size_of::<Delays>(), align_of::<Delays>()), (32, 8));
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn reversed_sides_keep_their_numbers_and_forget_their_timers() {
 #[test]
 fn datagrams_answer_the_latest_request() {
     let (mut tracker, limits) = (TcpTracker::default(), DelayLimits::default());
-    let mut art = Delay::default();
+    let mut art = Samples::default();
     let mut datagram = |ms: u64, direction, len| tracker.datagram(direction, ms * MS, len, &mut art, &limits);
     datagram(0, S, 10);
     datagram(1, C, 40);
@@ -338,7 +338,7 @@ fn datagrams_answer_the_latest_request() {
     datagram(4, S, 0);
     datagram(12, S, 90);
     datagram(13, S, 90);
-    assert_eq!(art, Delay { sum_ns: 10 * MS, max_ns: 10 * MS, count: 1 });
+    assert_eq!(Delay::from(art), Delay { sum_ns: 10 * MS, max_ns: 10 * MS, count: 1 });
 }
 
 /// A segment of the model: side, start and length in a window of sequence numbers.
@@ -417,7 +417,8 @@ proptest! {
                 c.tracker.reverse();
             }
         }
-        prop_assert!(c.delays.srt.max_ns <= c.limits.ack_ns && c.delays.art.max_ns <= c.limits.response_ns);
+        let [srt, art] = [c.delays.srt, c.delays.art].map(Delay::from);
+        prop_assert!(srt.max_ns <= c.limits.ack_ns && art.max_ns <= c.limits.response_ns);
         prop_assert!(c.perf.rtt_client.max_ns <= c.limits.handshake_ns);
         prop_assert!(c.pool.in_use() <= 2);
         c.tracker.release(&mut c.pool);

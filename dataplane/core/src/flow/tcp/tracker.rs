@@ -102,12 +102,40 @@ const _: () = assert!(size_of::<TcpTracker>() == 64);
 
 /// The delays that any packet may add to: they lie beside what each packet reads, not with what is seldom written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Delays {
     /// Last request segment to the server's bare ACK.
-    pub srt: Delay,
+    pub srt: Samples,
     /// Last request segment (or datagram) to the first of the response.
-    pub art: Delay,
+    pub art: Samples,
+}
+
+/// Samples of a delay, as small as an entry needs them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Samples {
+    sum_ns: u64,
+    max_us: u32,
+    count: u32,
+}
+
+impl Samples {
+    /// Adds a sample, unless it is 0 or above `limit_ns`: such are artefacts, and discarded.
+    #[inline]
+    pub fn add(&mut self, sample_ns: u64, limit_ns: u64) {
+        if sample_ns > 0 && sample_ns <= limit_ns {
+            self.sum_ns += sample_ns;
+            self.max_us = self.max_us.max(u32::try_from(sample_ns / 1000).unwrap_or(u32::MAX));
+            self.count += 1;
+        }
+    }
+}
+
+impl From<Samples> for Delay {
+    /// The largest is that of whole microseconds: records have no finer ones.
+    fn from(samples: Samples) -> Self {
+        Self { sum_ns: samples.sum_ns, max_ns: u64::from(samples.max_us) * 1000, count: samples.count }
+    }
 }
 
 /// Where a tracker puts what it measures.
@@ -187,7 +215,7 @@ impl TcpTracker {
         direction: Direction,
         time_ns: u64,
         payload_len: u32,
-        art: &mut Delay,
+        art: &mut Samples,
         limits: &DelayLimits,
     ) {
         if payload_len == 0 {
