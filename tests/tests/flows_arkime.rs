@@ -34,7 +34,7 @@ const DIFFERENCES: &[(&str, usize)] = &[
     ("vxlan", 1),
     // PPPoE is not decapsulated.
     ("pppoe", 1),
-    // Later fragments have no ports: they are a flow of their own.
+    // The fragments of a datagram are one packet for it.
     ("socks5-http-302-frag", 1),
     // It pairs requests to a group address with the answers of a server.
     ("wireshark-dhcp", 1),

@@ -67,8 +67,8 @@ fn conversations_of_the_mix_agree() {
     }
     eprintln!("{equal} conversations with {packets_equal} of {packets} packets are equal; different:");
     eprintln!("{}", different.join("\n"));
-    // 36 are inside tunnels, which this replay leaves on; 10 have fragments, which have no ports for us, or are outside
-    // and inside a tunnel at once.
+    // 36 are inside tunnels, which this replay leaves on; 10 have fragments, which it puts together, or are outside and
+    // inside a tunnel at once.
     assert_eq!((equal, inside, different.len()), (2959, 36, 10));
     assert_eq!((packets_equal, packets), (106_971, 107_496));
 }

@@ -12,9 +12,13 @@ const POLICY: &str = "[[destination]]\nname = \"all\"\ntype = \"pcap\"\nfile = \
 
 /// A capture of the sample traffic.
 fn capture(folder: &Path) -> PathBuf {
+    capture_of(folder, traffic::sample())
+}
+
+fn capture_of(folder: &Path, frames: impl IntoIterator<Item = (u64, Vec<u8>)>) -> PathBuf {
     let path = folder.join("in.pcap");
     let mut writer = sluice_capture::PcapWriter::new(Vec::new()).unwrap();
-    for (timestamp_ns, frame) in traffic::sample() {
+    for (timestamp_ns, frame) in frames {
         let wire_len = u32::try_from(frame.len()).unwrap();
         writer.write(timestamp_ns, wire_len, [&frame[..]]).unwrap();
     }
@@ -38,6 +42,33 @@ fn every_packet_is_in_a_record() {
         .map(|record| record["packet_tx"].as_u64().unwrap() + record["packet_rx"].as_u64().unwrap())
         .sum();
     assert_eq!(packets, traffic::sample().len() as u64);
+}
+
+/// Every packet comes twice, and both are counted.
+#[test]
+fn duplicates_that_pass_are_counted_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let twice = traffic::sample()
+        .into_iter()
+        .flat_map(|(time_ns, frame)| [(time_ns, frame.clone()), (time_ns + 1000, frame)]);
+    let input = capture_of(folder.path(), twice);
+    let records = folder.path().join("flows.jsonl");
+    let arguments = ["--dedup", "count", "--flows", records.to_str().unwrap()];
+    let replayed = sluiced::run(folder.path(), POLICY, &[&input], &arguments);
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    let lines = fs::read_to_string(&records).unwrap();
+    let mut duplicates = 0;
+    for line in lines.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        for side in ["tx", "rx"] {
+            let [packets, copies] =
+                ["packet", "duplicate"].map(|name| record[format!("{name}_{side}")].as_u64().unwrap());
+            // The copy of a connection's last ACK is a flow of its own.
+            assert!(record["protocol"] == 6 || packets == 2 * copies, "{line}");
+            duplicates += copies;
+        }
+    }
+    assert_eq!(duplicates, traffic::sample().len() as u64);
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn run(frames: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Vec<FlowRecord> {
             wire_len: frame.len() as u32,
             time_ns,
             port: PortId(0),
+            is_duplicate: false,
         };
         meter.prepare(0, packet.headers, packet.tunnel, packet.port, || packet.frame);
         meter.fetch(0);

@@ -115,6 +115,8 @@ pub(super) struct Cold {
     pub(super) tunnels: [Option<TunnelInfo>; 2],
     /// What of the current interval did not fit into [`Counts::sent`].
     pub(super) spilled: [Throughput; 2],
+    /// Duplicates in the current interval.
+    pub(super) duplicates: [u64; 2],
     /// What was sent before the current interval.
     pub(super) before: [Before; 2],
     /// Measured in the current interval, since the metrics were told.

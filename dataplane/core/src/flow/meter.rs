@@ -41,6 +41,8 @@ pub struct Packet<'a> {
     pub time_ns: u64,
     /// The port that it came in by.
     pub port: PortId,
+    /// Whether deduplication found it to be a copy, and let it pass.
+    pub is_duplicate: bool,
 }
 
 /// Where records and rows of metrics go.
@@ -316,6 +318,9 @@ impl FlowMeter {
         }
         if packet.tunnel.depth > 0 {
             self.note_tunnel(slot, end, packet.tunnel);
+        }
+        if packet.is_duplicate {
+            self.note_duplicate(slot, end);
         }
         let lengths = Lengths::of(packet.frame, headers, packet.wire_len);
         let entry = &mut self.entries[slot.index()];

@@ -115,11 +115,20 @@ impl FlowMeter {
         cold.macs.swap(0, 1);
         cold.tunnels.swap(0, 1);
         cold.spilled.swap(0, 1);
+        cold.duplicates.swap(0, 1);
         cold.before.swap(0, 1);
         cold.perf.reverse();
         cold.perf_told.reverse();
         cold.told.swap(0, 1);
         cold.handshake = Handshake::default();
+    }
+
+    /// Notes that a packet from `end` was a duplicate.
+    #[inline(never)]
+    pub(super) fn note_duplicate(&mut self, slot: Slot, end: usize) {
+        let is_second = self.entries[slot.index()].hot.flags & flag::CLIENT_IS_SECOND != 0;
+        let side = end ^ usize::from(is_second);
+        self.cold[slot.index()].duplicates[side & 1] += 1;
     }
 
     /// Notes the tunnel that a packet from `end` came in.

@@ -243,6 +243,7 @@ impl FlowMeter {
         let key = FlowKey::decode(&hot.words, &self.long[slot.index()]);
         let client = usize::from(hot.flags & flag::CLIENT_IS_SECOND != 0);
         let mut sides = [SideRecord::default(); 2];
+        let duplicates = std::mem::take(&mut cold.duplicates);
         for (number, (side, sent)) in sides.iter_mut().zip(&entry.counts.sent).enumerate() {
             let sent = cold.throughput(number, sent);
             let tcp_flags = hot.tcp_flags[number];
@@ -257,7 +258,7 @@ impl FlowMeter {
                 l4_bytes: sent.l4_bytes,
                 total_packets: before.packets,
                 total_bytes: before.bytes,
-                duplicates: 0,
+                duplicates: duplicates[number],
                 tcp_flags,
             };
         }

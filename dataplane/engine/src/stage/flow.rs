@@ -380,6 +380,7 @@ fn packet<const INNER: bool>(batch: &Batch, place: usize) -> Packet<'_> {
         wire_len: batch.info[place].wire_len,
         time_ns: batch.info[place].timestamp_ns,
         port: batch.ingress[place],
+        is_duplicate: batch.duplicates >> place & 1 != 0,
     }
 }
 
