@@ -472,3 +472,21 @@ fn records_are_cut_at_natural_minutes() {
     assert_eq!((last.start_ns - minute_ns) / MS, at_ms - at_ms % 60_000);
     assert_eq!((last.close_type.code(), last.sides[0].packets, last.duration_ns / MS), (3, 0, 59_500));
 }
+
+#[test]
+fn a_flow_that_follows_a_silent_one_is_cut_like_any() {
+    let udp = |ms: u64| {
+        let l4 = [&ports(C)[..], &[0; 4]].concat();
+        (START_NS + ms * MS, frame(C, 17, &l4, 40))
+    };
+    // At :10, :16, :20 and so on up to 1:00: the first flow has timed out at :15.
+    let times =
+        [0, 6_000, 10_000, 14_000, 18_000, 22_000, 26_000, 30_000, 34_000, 38_000, 42_000, 46_000, 50_000];
+    let records = run(times.map(udp));
+    let minute_ns = START_NS - 10_000 * MS;
+    let ms = |ns: u64| (ns - minute_ns) / MS;
+    let row = |r: &FlowRecord| (ms(r.start_ns), ms(r.end_ns), r.close_type.code(), r.sides[0].packets);
+    let rows: Vec<_> = records.iter().map(row).collect();
+    let expected = [(10_000, 15_000, 3, 1), (16_000, 60_000, 5, 11), (60_000, 65_000, 3, 1)];
+    assert_eq!(rows, expected);
+}

@@ -248,6 +248,8 @@ impl FlowMeter {
             && self.turn(slot, packet.time_ns, sink)
         {
             slot = self.find_or_begin(place, packet)?;
+            // The periods of the new flow begin.
+            self.turn(slot, packet.time_ns, sink);
         }
         self.count(slot, end, packet, sink);
         Some(FlowRef { slot, end: u32::from(self.keyed[place].from_second) })
