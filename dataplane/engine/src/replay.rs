@@ -42,6 +42,7 @@ use crate::worker::{ControlQueues, Worker, WorkerParts};
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOCAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const LOCAL_MAC: MacAddr = MacAddr([0, 0, 0x5e, 0, 0x53, 1]);
+const SECOND_NS: u64 = 1_000_000_000;
 const NEXT_HOP_MAC: MacAddr = MacAddr([0, 0, 0x5e, 0, 0x53, 2]);
 /// MTU of destinations that name none: the largest IP packet.
 const DEFAULT_MTU: u16 = u16::MAX;
@@ -231,6 +232,8 @@ struct Session {
     headers: Mempool,
     batch: usize,
     breaker: Option<ReplayBreaker>,
+    /// The latest second of captured time.
+    second: u64,
 }
 
 impl Session {
@@ -298,7 +301,7 @@ impl Session {
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),
         });
-        Ok(Self { worker, sink, tables, small, large, headers, batch, breaker })
+        Ok(Self { worker, sink, tables, small, large, headers, batch, breaker, second: 0 })
     }
 
     /// Takes one capture through the pipeline, up to its end or its first damage.
@@ -320,6 +323,13 @@ impl Session {
                         if over {
                             step(&mut self.worker, &mut self.sink, start, sink);
                             self.end_intervals();
+                        }
+                        let second = frame.timestamp_ns / SECOND_NS;
+                        if second > self.second && self.worker.flow().is_some() {
+                            // The seconds of metrics and silent flows do not wait for a whole batch.
+                            step(&mut self.worker, &mut self.sink, start, sink);
+                            self.worker.run_flows_to(frame.timestamp_ns, sink);
+                            self.second = second;
                         }
                         let pool =
                             if frame.data.len() <= SMALL_ROOM.into() { &self.small } else { &self.large };

@@ -216,6 +216,13 @@ impl Worker {
         self.parts.flow.as_ref()
     }
 
+    /// Ends and reports what of flows is due before the second of `now_ns`; see [`FlowStage::run_to`].
+    pub fn run_flows_to(&mut self, now_ns: u64, sink: &mut impl Sink) {
+        if let Some(flow) = &mut self.parts.flow {
+            flow.run_to(now_ns, sink);
+        }
+    }
+
     /// Ends all flows, as if no packet came any more; see [`FlowStage::finish`].
     pub fn finish_flows(&mut self, sink: &mut impl Sink) {
         if let Some(flow) = &mut self.parts.flow {

@@ -132,11 +132,13 @@ pub struct FlowMeter {
     pub(super) min_timeout_ns: u64,
     pub(super) created: u64,
     pub(super) table_full: u64,
-    /// Entries that were ever used: the first ones.
+    /// The first entries: all that are in use are among them.
     pub(super) used: usize,
     /// Where the sweep goes on, and when it was there.
     pub(super) sweep_next: usize,
     pub(super) swept_ns: u64,
+    /// The second up to which [`FlowMeter::run_to`] came.
+    pub(super) reached_s: u64,
     keyed: Box<[KeyedPacket; BATCH]>,
     candidates: Box<[Slot; BATCH]>,
 }
@@ -178,6 +180,7 @@ impl FlowMeter {
             used: 0,
             sweep_next: 0,
             swept_ns: 0,
+            reached_s: 0,
             keyed: Box::new([KeyedPacket::default(); BATCH]),
             candidates: Box::new([Slot::NONE; BATCH]),
             config,
