@@ -71,6 +71,44 @@ fn duplicates_that_pass_are_counted_by_side() {
     assert_eq!(duplicates, traffic::sample().len() as u64);
 }
 
+/// A capture with a packet now and then: each counts in its own second and minute, silent flows end in between.
+#[test]
+fn seconds_of_a_slow_capture_are_those_of_its_packets() {
+    const PACKETS: u64 = 60;
+    const BEGIN_S: u64 = 1_700_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let [client, server] =
+        [(1, 40_000), (2, 53)].map(|(host, port)| traffic::End::new([10, 0, 0, host].into(), port));
+    // 7 s apart: one flow after the other, as each ends after 5 s without an answer.
+    let packet = |number| {
+        let time_ns = (BEGIN_S + 7 * number) * 1_000_000_000 + 500_000_000;
+        (time_ns, traffic::udp(&client, &server, &[], b"?"))
+    };
+    let input = capture_of(folder.path(), (0..PACKETS).map(packet));
+    let [flows, metrics] = ["flows.jsonl", "metrics.jsonl"].map(|name| folder.path().join(name));
+    let arguments = ["--json", "--flows", flows.to_str().unwrap(), "--metrics", metrics.to_str().unwrap()];
+    let replayed = sluiced::run(folder.path(), POLICY, &[&input], &arguments);
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    let parse = |text: String| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let rows = parse(fs::read_to_string(&metrics).unwrap());
+    let seconds_with = |column: &str| -> Vec<u64> {
+        let rows = rows.iter().filter(|row| row["interval"] == 1 && row[column] == 1);
+        rows.map(|row| row["time"].as_u64().unwrap() / 1_000_000 - BEGIN_S).collect()
+    };
+    let expected: Vec<_> = (0..PACKETS).map(|number| 7 * number).collect();
+    assert_eq!(seconds_with("packet_tx"), expected);
+    assert_eq!(seconds_with("new_flow"), expected);
+    assert_eq!(seconds_with("closed_flow"), expected.iter().map(|second| second + 5).collect::<Vec<_>>());
+    for record in parse(fs::read_to_string(&flows).unwrap()) {
+        let [start, end] = ["start_time", "end_time"].map(|name| record[name].as_u64().unwrap());
+        // One that lives across the end of a minute has two records.
+        let is_whole = end - start == 5_000_000;
+        assert!(is_whole || start % 60_000_000 == 0 || end % 60_000_000 == 0, "{record}");
+    }
+}
+
 #[test]
 fn records_never_overwrite_other_files_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
