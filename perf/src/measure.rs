@@ -46,6 +46,8 @@ const POLLS: usize = 256;
 const FINGERPRINTS: u32 = 1 << 20;
 /// Records that wait for being drained; nobody does, so that most are lost.
 const RECORDS: usize = 1024;
+/// Flows from which on a sample takes a second at least.
+const MANY_FLOWS: usize = 100_000;
 /// Memory for DPDK without hugepages, MB.
 const MEMORY_MB: u32 = 128;
 
@@ -157,6 +159,11 @@ impl Bench<'_> {
         let mut worker = self.worker(traffic, queue)?;
         let clock = Clock::new(hz);
         let (ledger, stats) = (worker.ledger(), worker.stats());
+        // Every flow is there before anything is measured, unless new flows are.
+        let mut begun = 0;
+        while self.scenario.traffic == Traffic::Conversations && begun < traffic.count() {
+            begun += worker.poll(&clock);
+        }
         let samples = self.sample(|| worker.poll(&clock))?;
         let stages = stage_cycles(&stats);
         let instructions_per_packet = instructions(|| worker.poll(&clock));
@@ -233,10 +240,13 @@ impl Bench<'_> {
     fn sample(&self, mut poll: impl FnMut() -> usize) -> Result<Samples> {
         let time = ThreadTime::current();
         let mut samples = Samples { packets: 0, seconds: 0.0, rates: Vec::new() };
+        // With many flows, what each of them does once a second is in every sample.
+        let second = if self.scenario.flows >= MANY_FLOWS { Duration::from_secs(1) } else { Duration::ZERO };
+        let sample = self.settings.sample.max(second);
         for index in 0..=self.settings.samples {
             let (start, run_start) = (Instant::now(), time.run_ns()?);
             let mut packets = 0;
-            while start.elapsed() < self.settings.sample {
+            while start.elapsed() < sample {
                 for _ in 0..POLLS {
                     packets += poll() as u64;
                 }

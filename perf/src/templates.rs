@@ -72,6 +72,12 @@ impl Templates {
         source.sliced(self.wire_lens.clone())
     }
 
+    /// How many packets there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.frames.len()
+    }
+
     /// The mean length of the packets in bytes, as captured.
     #[must_use]
     pub fn mean_bytes(&self) -> usize {

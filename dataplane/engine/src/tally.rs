@@ -3,12 +3,18 @@
 //! A packet may match many policies. Counting it once, for its verdict, and adding that to the policies now and then
 //! keeps the cost of a packet apart from their number.
 
+use std::collections::VecDeque;
+
 use sluice_core::classify::{Classifier, VerdictId};
+use sluice_cpu::prefetch_index;
 use sluice_model::DropReason;
 
 use crate::counters::Tables;
 use crate::ledger::Ledger;
 use crate::port::Origin;
+
+/// Parts into which folding everything is divided.
+const SHARES: usize = 1024;
 
 /// What one verdict's packets came to. The first copy is counted here; the others of a packet go straight to the tables.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +30,8 @@ struct Tally {
 #[derive(Debug)]
 pub struct Tallies {
     rows: Box<[Tally]>,
-    /// The verdicts with something in their rows.
-    dirty: Vec<u32>,
+    /// The verdicts with something in their rows, the longest waiting first.
+    dirty: VecDeque<u32>,
 }
 
 impl Tallies {
@@ -33,7 +39,13 @@ impl Tallies {
     #[must_use]
     pub fn new(classifier: &Classifier) -> Self {
         let verdicts = classifier.most_verdicts();
-        Self { rows: vec![Tally::default(); verdicts].into(), dirty: Vec::with_capacity(verdicts) }
+        Self { rows: vec![Tally::default(); verdicts].into(), dirty: VecDeque::with_capacity(verdicts) }
+    }
+
+    /// Asks for the row of this verdict.
+    #[inline(always)]
+    pub fn prefetch(&self, verdict: VerdictId) {
+        prefetch_index(&self.rows, verdict.number() as usize);
     }
 
     /// Counts packets with this verdict.
@@ -42,7 +54,7 @@ impl Tallies {
         let number = verdict.number();
         let Some(row) = self.rows.get_mut(number as usize) else { return };
         if row.packets == 0 && self.dirty.len() < self.dirty.capacity() {
-            self.dirty.push(number);
+            self.dirty.push_back(number);
         }
         row.packets += packets;
         row.bytes += bytes;
@@ -57,10 +69,18 @@ impl Tallies {
         }
     }
 
-    /// Adds everything to the policies and destinations. Must come before the classifier forgets its verdicts.
+    /// Adds a share of what waits to the policies and destinations: with one call for each batch, everything has its turn
+    /// within a thousand or two, and no call takes long.
+    #[inline]
+    pub fn fold_share(&mut self, classifier: &Classifier, tables: &Tables) {
+        self.fold(self.dirty.len().div_ceil(SHARES), classifier, tables);
+    }
+
+    /// Adds what waits for `verdicts` verdicts to the policies and destinations. All must have been added before the
+    /// classifier forgets its verdicts.
     #[inline(never)]
-    pub fn fold(&mut self, classifier: &Classifier, tables: &Tables) {
-        for number in self.dirty.drain(..) {
+    pub fn fold(&mut self, verdicts: usize, classifier: &Classifier, tables: &Tables) {
+        for number in self.dirty.drain(..verdicts.min(self.dirty.len())) {
             let Some(row) = self.rows.get_mut(number as usize) else { continue };
             let tally = std::mem::take(row);
             let set = classifier.action_set(VerdictId::from_number(number));
@@ -80,13 +100,6 @@ impl Tallies {
                 tables.policies[policy.index()].sent_packets.add(tally.sent_packets);
             }
         }
-    }
-
-    /// Whether nothing waits.
-    #[inline]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.dirty.is_empty()
     }
 }
 

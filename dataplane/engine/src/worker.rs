@@ -40,8 +40,8 @@ use crate::tunnels::TunnelRows;
 
 /// How long the last records of a worker may wait for room.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
-/// Batches after which what was counted by verdict goes to policies and destinations.
-const FOLD_BATCHES: u32 = 64;
+/// Verdicts whose counts go to policies and destinations after a poll that brought nothing, at most.
+const IDLE_FOLDS: usize = 1024;
 /// Polls between two looks at what the control thread wants.
 pub(crate) const HOUSEKEEPING_POLLS: u32 = 64;
 /// At the end, what was received is awaited: a kernel interface hands over a block that is not full after 1 ms.
@@ -141,8 +141,6 @@ pub struct Worker {
     numbered: bool,
     act: Act,
     tallies: Tallies,
-    /// Batches counted by verdict only.
-    unfolded: u32,
     ledger: Ledger,
     cell: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
@@ -164,7 +162,6 @@ impl Worker {
             numbered: parts.outputs.iter().any(Output::uses_sequence),
             act: Act::new(parts.headers.clone()),
             tallies: Tallies::new(&parts.classifier),
-            unfolded: 0,
             parts,
             batch: Box::default(),
             ledger: Ledger::default(),
@@ -334,8 +331,8 @@ impl Worker {
                 }
             }
         }
-        if packets == 0 && !self.tallies.is_empty() {
-            self.fold();
+        if packets == 0 {
+            self.tallies.fold(IDLE_FOLDS, &self.parts.classifier, &self.parts.tables);
         }
         packets
     }
@@ -433,20 +430,17 @@ impl Worker {
         for port in &mut parts.ports {
             port.flush(&mut books);
         }
-        self.unfolded += 1;
-        if self.unfolded >= FOLD_BATCHES {
-            self.fold();
-        }
+        self.tallies.fold_share(&parts.classifier, &parts.tables);
         self.cell.publish(&self.ledger);
         self.stats.stage(Stage::Tx, acted, packets);
     }
 
-    /// Adds what was counted by verdict to the counters of policies and destinations. The worker does so every few
-    /// batches, and whenever a poll brings nothing; who calls [`Worker::process`] does it before reading them.
+    /// Adds what was counted by verdict to the counters of policies and destinations. The worker does so for a share of
+    /// the verdicts with each batch, and whenever a poll brings nothing; who calls [`Worker::process`] does it before
+    /// reading them.
     #[inline]
     pub fn fold(&mut self) {
-        self.unfolded = 0;
-        self.tallies.fold(&self.parts.classifier, &self.parts.tables);
+        self.tallies.fold(usize::MAX, &self.parts.classifier, &self.parts.tables);
     }
 
     /// Ends the packets that are our own copies come back, but for those of `done`, which cannot be.

@@ -1,5 +1,6 @@
 //! Where are verdicts kept? Action sets, each stored once, in memory that is taken at the start and never grows.
 
+use sluice_cpu::prefetch_index;
 use sluice_model::PolicyId;
 
 use super::batch::BATCH;
@@ -100,6 +101,12 @@ impl Sets {
         self.sharers.clear();
         self.readings.clear();
         self.index.fill(0);
+    }
+
+    /// Asks for the first that is read of set number `id`.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, id: u32) {
+        prefetch_index(&self.places, id as usize);
     }
 
     /// The set number `id`; empty when there is none.

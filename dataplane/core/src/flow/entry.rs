@@ -3,6 +3,7 @@
 use sluice_model::{MacAddr, PortId, TcpPerf, Throughput};
 
 use super::lengths::Lengths;
+use super::metrics::KeyPlace;
 use super::tcp::{Delays, FlowState, Handshake, TcpTracker};
 use crate::decap::TunnelInfo;
 
@@ -93,9 +94,35 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 192);
 
-/// What is written when a flow begins, when a period ends, and when there is something to measure.
+/// What is written when a flow begins, when a period ends, and when there is something to measure. What of it is not in
+/// the first line is as in [`Cold::default`] while there is no flow: who ends one sees to that.
 #[derive(Clone, Debug, Default)]
+#[repr(C, align(64))]
 pub(super) struct Cold {
+    pub(super) head: Head,
+    /// What of the current interval the metrics were told.
+    pub(super) told: [Throughput; 2],
+    /// What was sent before the current interval.
+    pub(super) before: [Before; 2],
+    /// Duplicates in the current interval.
+    pub(super) duplicates: [u64; 2],
+    /// The delays of the current interval that the metrics were told.
+    pub(super) delays_told: Delays,
+    pub(super) handshake: Handshake,
+    /// The latest tunnel of each direction, client first.
+    pub(super) tunnels: [Option<TunnelInfo>; 2],
+    /// What of the current interval did not fit into [`Counts::sent`].
+    pub(super) spilled: [Throughput; 2],
+    /// Measured in the current interval, since the metrics were told; see [`TcpTracker::take_measured`].
+    pub(super) perf: TcpPerf,
+    /// Measured in the current interval before that.
+    pub(super) perf_told: TcpPerf,
+}
+
+/// The first line of [`Cold`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Head {
     pub(super) flow_id: u64,
     pub(super) first_ns: u64,
     /// When the current interval (of the record) began.
@@ -111,36 +138,31 @@ pub(super) struct Cold {
     pub(super) is_new: bool,
     /// The score of the server when the direction was decided.
     pub(super) direction_score: u8,
-    /// The latest tunnel of each direction, client first.
-    pub(super) tunnels: [Option<TunnelInfo>; 2],
-    /// What of the current interval did not fit into [`Counts::sent`].
-    pub(super) spilled: [Throughput; 2],
-    /// Duplicates in the current interval.
-    pub(super) duplicates: [u64; 2],
-    /// What was sent before the current interval.
-    pub(super) before: [Before; 2],
-    /// Measured in the current interval, since the metrics were told.
-    pub(super) perf: TcpPerf,
-    /// Measured in the current interval before that.
-    pub(super) perf_told: TcpPerf,
-    /// What of the current interval the metrics were told.
-    pub(super) told: [Throughput; 2],
     /// The end of the key that was the client when the metrics were first told of the flow.
     pub(super) metrics_client: Option<u8>,
-    pub(super) handshake: Handshake,
+    /// Whether there is anything in [`Cold::spilled`].
+    pub(super) is_spilled: bool,
+    /// Where the metrics found the flow's key.
+    pub(super) metrics_place: KeyPlace,
+    /// Whether there is anything in [`Cold::perf_told`].
+    pub(super) has_perf_told: bool,
 }
+
+const _: () = assert!(size_of::<Head>() == 64);
 
 impl Cold {
     /// Makes room in `sent`, of `side`.
     #[cold]
     pub(super) fn spill(&mut self, side: usize, sent: &mut Sent) {
         self.spilled[side & 1] = self.throughput(side, sent);
+        self.head.is_spilled = true;
         *sent = Sent::default();
     }
 
     /// What `side` sent in the current interval, of which `sent` is the latest.
     pub(super) fn throughput(&self, side: usize, sent: &Sent) -> Throughput {
-        let spilled = &self.spilled[side & 1];
+        let none = Throughput::default();
+        let spilled = if self.head.is_spilled { &self.spilled[side & 1] } else { &none };
         Throughput {
             packets: spilled.packets + u64::from(sent.packets),
             bytes: spilled.bytes + u64::from(sent.bytes),

@@ -5,10 +5,12 @@
 //! goes to one row of the rest, so that sums over all rows are exact. [`MetricsTable::flush`] does a bounded amount of
 //! work, and goes on there the next time.
 
-use sluice_cpu::{hash_u64, hash_u64x4};
+use sluice_cpu::{hash_u64, hash_u64x4, large_table};
 use sluice_model::{
     CloseType, MetricsCounters, MetricsKey, MetricsRecord, Network, Period, TcpPerf, Throughput,
 };
+
+use super::tcp::Delays;
 
 /// Seconds that are open or being handed out at the same time.
 const SECONDS: usize = 8;
@@ -48,8 +50,10 @@ impl Default for MetricsConfig {
 pub struct MetricsDelta {
     /// What the client sent, and the server.
     pub sides: [Throughput; 2],
-    /// What was measured.
-    pub perf: TcpPerf,
+    /// Delays of requests.
+    pub delays: Delays,
+    /// What else was measured.
+    pub perf: Option<TcpPerf>,
     /// Whether a flow began.
     pub new_flow: bool,
     /// Why a flow ended, if one did.
@@ -69,8 +73,20 @@ pub struct MetricsCounts {
     pub late: u64,
 }
 
+/// Where a key was found: a hint, which is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPlace(u32);
+
+impl Default for KeyPlace {
+    /// Nowhere yet.
+    fn default() -> Self {
+        Self(NONE)
+    }
+}
+
 /// A key, and its minute.
 #[derive(Clone, Debug)]
+#[repr(C)]
 struct KeyEntry {
     key: MetricsKey,
     hash: u64,
@@ -88,6 +104,7 @@ struct KeyEntry {
 
 /// What a key did in a second.
 #[derive(Clone, Debug)]
+#[repr(C)]
 struct Row {
     owner: u32,
     /// The next one of the second, or of the free ones.
@@ -121,6 +138,14 @@ enum Phase {
     Minute {
         next_key: u32,
     },
+}
+
+/// Sets each element to what `of` makes of its number.
+fn numbered<T>(mut table: Box<[T]>, of: impl Fn(u32) -> T) -> Box<[T]> {
+    for (element, number) in table.iter_mut().zip(0..) {
+        *element = of(number);
+    }
+    table
 }
 
 /// The metrics of one worker.
@@ -172,9 +197,9 @@ impl MetricsTable {
         };
         let closed = Second { is_open: false, begin_s: 0, first_row: NONE, other_used: false };
         Self {
-            chains: vec![NONE; (keys as usize).next_power_of_two()].into(),
-            keys: (0..keys).map(key).collect(),
-            rows: (0..rows).map(row).collect(),
+            chains: large_table(NONE, (keys as usize).next_power_of_two()),
+            keys: numbered(large_table(key(0), keys as usize), key),
+            rows: numbered(large_table(row(0), rows as usize), row),
             free_key: OTHER + 1,
             free_row: reserved,
             seconds: [closed; SECONDS],
@@ -202,11 +227,16 @@ impl MetricsTable {
     }
 
     /// Adds `delta` to the row of `key` for `second` (since the epoch).
-    #[inline]
     pub fn add(&mut self, key: &MetricsKey, second: u32, delta: &MetricsDelta) {
+        self.add_at(&mut KeyPlace::default(), key, second, delta);
+    }
+
+    /// The same for who comes with the same key again, and remembers where it was.
+    #[inline]
+    pub fn add_at(&mut self, place: &mut KeyPlace, key: &MetricsKey, second: u32, delta: &MetricsDelta) {
         self.newest = self.newest.max(second);
         let slot = self.slot_of(second);
-        let row = self.row_of(key, slot);
+        let row = self.row_of(place, key, slot);
         let Some(row) = self.rows.get_mut(row as usize) else { return };
         let counters = &mut row.counters;
         for (own, sent) in counters.sides.iter_mut().zip(&delta.sides) {
@@ -215,9 +245,18 @@ impl MetricsTable {
             own.l3_bytes += sent.l3_bytes;
             own.l4_bytes += sent.l4_bytes;
         }
-        counters.perf.merge(&delta.perf);
-        counters.rtt.add(delta.perf.rtt_ns, u64::MAX);
-        counters.new_flows += u32::from(delta.new_flow);
+        // Most flows have nothing but packets to tell: the lines of the rest are left alone.
+        if delta.delays != Delays::default() {
+            counters.perf.srt.merge(&delta.delays.srt.into());
+            counters.perf.art.merge(&delta.delays.art.into());
+        }
+        if let Some(perf) = &delta.perf {
+            counters.perf.merge(perf);
+            counters.rtt.add(perf.rtt_ns, u64::MAX);
+        }
+        if delta.new_flow {
+            counters.new_flows += 1;
+        }
         if let Some(close_type) = delta.closed {
             counters.closed_flows += 1;
             if key.protocol == TCP
@@ -301,10 +340,9 @@ impl MetricsTable {
 
     /// The row of `key` in the second at `slot`: that of the rest when there is no room.
     #[inline]
-    fn row_of(&mut self, key: &MetricsKey, slot: usize) -> u32 {
-        let hash = hash_of(key);
-        let found = self.find(key, hash);
-        let number = if found == NONE { self.insert(key, hash) } else { found };
+    fn row_of(&mut self, place: &mut KeyPlace, key: &MetricsKey, slot: usize) -> u32 {
+        let number = self.number_of(*place, key);
+        place.0 = number;
         if number == OTHER {
             return self.other_row(slot);
         }
@@ -324,6 +362,22 @@ impl MetricsTable {
         second.first_row = row;
         self.keys[number as usize].rows[slot] = row;
         row
+    }
+
+    /// The number of `key`, which may be at `place`: that of the rest when there is no room.
+    #[inline]
+    fn number_of(&mut self, place: KeyPlace, key: &MetricsKey) -> u32 {
+        let known = self.keys.get(place.0 as usize);
+        // Who belongs to the rest stays there while there is no room.
+        let stays = |known: &KeyEntry| {
+            if place.0 == OTHER { self.free_key == NONE } else { known.is_used && known.key == *key }
+        };
+        if known.is_some_and(stays) {
+            return place.0;
+        }
+        let hash = hash_of(key);
+        let found = self.find(key, hash);
+        if found == NONE { self.insert(key, hash) } else { found }
     }
 
     #[cold]
@@ -651,11 +705,11 @@ mod tests {
     #[test]
     fn delays_and_closes_are_merged_by_class() {
         let mut table = MetricsTable::new(MetricsConfig::default());
-        for (rtt_ns, art_ns) in [(5_000, 70), (3_000, 90), (0, 0)] {
+        for (rtt_ns, art_ns) in [(5_000, 70_000), (3_000, 90_000), (0, 0)] {
             let mut delta = MetricsDelta { closed: Some(CloseType::ServerReset), ..packets(1) };
-            delta.perf.rtt_ns = rtt_ns;
-            delta.perf.art.add(art_ns, 1_000);
-            delta.perf.sides[1].retrans = 2;
+            let perf = delta.perf.insert(TcpPerf { rtt_ns, ..TcpPerf::default() });
+            delta.delays.art.add(art_ns, 1_000_000);
+            perf.sides[1].retrans = 2;
             table.add(&key(1), 7 + u32::from(rtt_ns == 0), &delta);
         }
         let udp = MetricsKey { protocol: 17, ..key(1) };
@@ -665,7 +719,7 @@ mod tests {
             |key| rows.iter().find(|row| row.period == Period::Minute && row.key == Some(key)).unwrap();
         let tcp = &minute(key(1)).counters;
         assert_eq!((tcp.rtt.sum_ns, tcp.rtt.max_ns, tcp.rtt.count), (8_000, 5_000, 2));
-        assert_eq!((tcp.perf.art.sum_ns, tcp.perf.art.max_ns, tcp.perf.art.count), (160, 90, 2));
+        assert_eq!((tcp.perf.art.sum_ns, tcp.perf.art.max_ns, tcp.perf.art.count), (160_000, 90_000, 2));
         assert_eq!((tcp.closed_flows, tcp.closes[15], tcp.perf.sides[1].retrans), (3, 3, 6));
         // The close types of what is not TCP are no anomalies.
         assert_eq!((minute(udp).counters.closed_flows, minute(udp).counters.closes), (1, [0; 20]));

@@ -78,7 +78,7 @@ impl FlowMeter {
         let endpoint =
             |end: usize| Endpoint { address: key.addresses[end], port: ports[end], tap: key.tap, is_ipv6 };
         let decision = self.scores.decide(&endpoint(client), &endpoint(client ^ 1), Evidence::None, false);
-        self.cold[slot.index()].direction_score = decision.score;
+        self.cold[slot.index()].head.direction_score = decision.score;
         self.set_client(slot, client ^ usize::from(decision.source_is_server));
     }
 
@@ -92,7 +92,7 @@ impl FlowMeter {
         let is_second = self.entries[slot.index()].hot.flags & flag::CLIENT_IS_SECOND != 0;
         let source_is_server = usize::from(is_second) != end;
         let decision = self.scores.decide(&src, &dst, evidence, source_is_server);
-        self.cold[slot.index()].direction_score = decision.score;
+        self.cold[slot.index()].head.direction_score = decision.score;
         if evidence == Evidence::First {
             self.set_client(slot, end ^ usize::from(decision.source_is_server));
         }
@@ -106,13 +106,18 @@ impl FlowMeter {
             return;
         }
         entry.hot.flags ^= flag::CLIENT_IS_SECOND;
+        let cold = &mut self.cold[slot.index()];
+        cold.head.macs.swap(0, 1);
+        if entry.hot.flags & (flag::FIRST_SENT | flag::SECOND_SENT) == 0 {
+            // At the first packet there is nothing else yet.
+            return;
+        }
         entry.hot.state = entry.hot.state.reversed();
         entry.hot.tcp_flags.swap(0, 1);
         entry.counts.sent.swap(0, 1);
         entry.tcp.reverse();
         entry.counts.delays = Delays::default();
-        let cold = &mut self.cold[slot.index()];
-        cold.macs.swap(0, 1);
+        cold.delays_told = Delays::default();
         cold.tunnels.swap(0, 1);
         cold.spilled.swap(0, 1);
         cold.duplicates.swap(0, 1);

@@ -2,7 +2,7 @@
 
 use sluice_model::{CloseType, FlowRecord, MacAddr, SideRecord, TapSide, TcpPerf, TunnelRecord, TunnelType};
 
-use super::entry::{Cold, Counts, Hot, flag};
+use super::entry::{Counts, Head, Hot, flag};
 use super::key::{FlowKey, KeyedPacket, protocol, vlan_id};
 use super::meter::{FlowMeter, NO_VERDICT, Packet, Sink};
 use super::second::second;
@@ -53,7 +53,7 @@ impl FlowMeter {
         };
         let has_ethernet = headers.l3_offset > headers.l2_offset;
         let macs = if has_ethernet { [mac(6), mac(0)] } else { [MacAddr::default(); 2] };
-        self.cold[slot.index()] = Cold {
+        self.cold[slot.index()].head = Head {
             flow_id: self.next_id(time_ns),
             first_ns: time_ns,
             interval_start_ns: time_ns,
@@ -62,7 +62,7 @@ impl FlowMeter {
             vlan: if headers.vlan_count > 0 { vlan_id(headers) } else { 0 },
             port: packet.port,
             is_new: true,
-            ..Cold::default()
+            ..Head::default()
         };
         self.orient_first(slot, usize::from(keyed.from_second), packet);
         Some(slot)
@@ -80,10 +80,10 @@ impl FlowMeter {
         self.close_periods(slot, time_ns, sink);
         let period_ns = if self.metrics.is_some() { SECOND_NS } else { MINUTE_NS };
         let cold = &mut self.cold[slot.index()];
-        if cold.interval_end_ns == 0 {
+        if cold.head.interval_end_ns == 0 {
             let minute_ns = time_ns - time_ns % MINUTE_NS;
-            cold.interval_start_ns = if cold.is_new { cold.first_ns } else { minute_ns };
-            cold.interval_end_ns = minute_ns + MINUTE_NS;
+            cold.head.interval_start_ns = if cold.head.is_new { cold.head.first_ns } else { minute_ns };
+            cold.head.interval_end_ns = minute_ns + MINUTE_NS;
             self.entries[slot.index()].hot.flags |= flag::INTERVAL_OPEN;
         }
         self.entries[slot.index()].hot.period_end_ns = time_ns - time_ns % period_ns + period_ns;
@@ -106,7 +106,7 @@ impl FlowMeter {
             let period_end_ns = std::mem::take(&mut hot.period_end_ns);
             self.tell_metrics(slot, period_end_ns - 1);
         }
-        let interval_end_ns = self.cold[slot.index()].interval_end_ns;
+        let interval_end_ns = self.cold[slot.index()].head.interval_end_ns;
         if interval_end_ns != 0 && now_ns >= interval_end_ns {
             self.report_record(slot, CloseType::ForcedReport, interval_end_ns, sink);
         }
@@ -119,12 +119,14 @@ impl FlowMeter {
         self.tell_metrics(slot, self.entries[slot.index()].hot.last_ns);
         self.tell_end(slot, close_type, end_ns);
         let cold = &mut self.cold[slot.index()];
-        if cold.interval_end_ns == 0 {
+        if cold.head.interval_end_ns == 0 {
             // Nothing since the last report: the record of the end covers the minute of the end.
             let minute_ns = end_ns - end_ns % MINUTE_NS;
-            cold.interval_start_ns = if cold.is_new { cold.first_ns } else { minute_ns };
+            cold.head.interval_start_ns = if cold.head.is_new { cold.head.first_ns } else { minute_ns };
         }
         self.report_record(slot, close_type, end_ns, sink);
+        let cold = &mut self.cold[slot.index()];
+        (cold.before, cold.handshake, cold.tunnels) = Default::default();
         let entry = &mut self.entries[slot.index()];
         entry.tcp.release(&mut self.ranges);
         entry.hot.flags = 0;
@@ -288,29 +290,34 @@ impl FlowMeter {
                 tcp_flags,
             };
         }
-        let delays = &entry.counts.delays;
-        let mut perf = TcpPerf { srt: delays.srt.into(), art: delays.art.into(), ..cold.perf };
-        perf.merge(&cold.perf_told);
+        let mut delays = std::mem::take(&mut cold.delays_told);
+        delays.merge(entry.counts.delays);
+        let has_perf = entry.tcp.take_measured();
+        let mut perf = if has_perf { std::mem::take(&mut cold.perf) } else { TcpPerf::default() };
+        (perf.srt, perf.art) = (delays.srt.into(), delays.art.into());
+        if std::mem::take(&mut cold.head.has_perf_told) {
+            perf.merge(&std::mem::take(&mut cold.perf_told));
+        }
         let record = FlowRecord {
-            flow_id: cold.flow_id,
-            start_ns: cold.interval_start_ns,
+            flow_id: cold.head.flow_id,
+            start_ns: cold.head.interval_start_ns,
             end_ns,
-            duration_ns: hot.last_ns.saturating_sub(cold.first_ns),
+            duration_ns: hot.last_ns.saturating_sub(cold.head.first_ns),
             close_type,
-            is_new_flow: cold.is_new,
+            is_new_flow: cold.head.is_new,
             network: key.network,
             addresses: [key.addresses[client], key.addresses[client ^ 1]],
-            macs: cold.macs,
-            ethertype: cold.ethertype,
-            vlan: cold.vlan,
+            macs: cold.head.macs,
+            ethertype: cold.head.ethertype,
+            vlan: cold.head.vlan,
             protocol: key.protocol,
             ports: key.ports.map(|ports| [ports[client], ports[client ^ 1]]),
             tunnels: cold.tunnels.map(|tunnel| tunnel.as_ref().and_then(tunnel_record)),
             tap: key.tap,
-            port: cold.port,
-            tap_side: self.config.taps.get(cold.port.index()).map_or(TapSide::Rest, |tap| tap.side),
+            port: cold.head.port,
+            tap_side: self.config.taps.get(cold.head.port.index()).map_or(TapSide::Rest, |tap| tap.side),
             vtap_id: self.config.vtap_id,
-            direction_score: cold.direction_score,
+            direction_score: cold.head.direction_score,
             sides,
             perf,
             syn_seq: cold.handshake.syn_seq,
@@ -318,11 +325,12 @@ impl FlowMeter {
         };
         entry.hot.tcp_flags = [0; 2];
         entry.counts = Counts::default();
-        cold.spilled = Default::default();
-        (cold.perf, cold.perf_told) = (TcpPerf::default(), TcpPerf::default());
+        if std::mem::take(&mut cold.head.is_spilled) {
+            cold.spilled = Default::default();
+        }
         cold.told = Default::default();
-        cold.is_new = false;
-        cold.interval_end_ns = 0;
+        cold.head.is_new = false;
+        cold.head.interval_end_ns = 0;
         entry.hot.flags &= !flag::INTERVAL_OPEN;
         sink.flow(&record);
     }

@@ -1,13 +1,12 @@
 //! What of a flow goes to the metrics, and under which key?
 
-use sluice_model::{CloseType, MetricsKey, TcpPerf, Throughput};
+use sluice_model::{CloseType, MetricsKey, Throughput};
 
 use super::entry::flag;
 use super::key::FlowKey;
 use super::meter::FlowMeter;
 use super::metrics::MetricsDelta;
 use super::table::Slot;
-use super::tcp::Delays;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -19,13 +18,12 @@ impl FlowMeter {
         let Some(metrics) = &mut self.metrics else { return };
         let entry = &mut self.entries[slot.index()];
         let cold = &mut self.cold[slot.index()];
+        let delays = std::mem::take(&mut entry.counts.delays);
         let mut delta = MetricsDelta {
-            perf: TcpPerf {
-                srt: entry.counts.delays.srt.into(),
-                art: entry.counts.delays.art.into(),
-                ..cold.perf
-            },
-            new_flow: cold.metrics_client.is_none(),
+            delays,
+            // Seldom there, and large.
+            perf: entry.tcp.take_measured().then(|| std::mem::take(&mut cold.perf)),
+            new_flow: cold.head.metrics_client.is_none(),
             ..MetricsDelta::default()
         };
         for (number, (side, sent)) in delta.sides.iter_mut().zip(&entry.counts.sent).enumerate() {
@@ -41,16 +39,18 @@ impl FlowMeter {
         if delta == MetricsDelta::default() {
             return;
         }
-        cold.perf_told.merge(&delta.perf);
-        cold.perf = TcpPerf::default();
-        entry.counts.delays = Delays::default();
-        cold.metrics_client.get_or_insert(client);
-        metrics.add(&key, second(time_ns), &delta);
+        if let Some(perf) = &delta.perf {
+            cold.perf_told.merge(perf);
+            cold.head.has_perf_told = true;
+        }
+        cold.delays_told.merge(delays);
+        cold.head.metrics_client.get_or_insert(client);
+        metrics.add_at(&mut cold.head.metrics_place, &key, second(time_ns), &delta);
     }
 
     /// Tells the metrics that the flow ended at `time_ns`, under the key that they know it by.
     pub(super) fn tell_end(&mut self, slot: Slot, close_type: CloseType, time_ns: u64) {
-        let client = self.cold[slot.index()].metrics_client.unwrap_or(self.client(slot));
+        let client = self.cold[slot.index()].head.metrics_client.unwrap_or(self.client(slot));
         let key = self.metrics_key(slot, client);
         if let Some(metrics) = &mut self.metrics {
             let delta = MetricsDelta { closed: Some(close_type), ..MetricsDelta::default() };
@@ -73,7 +73,7 @@ impl FlowMeter {
             protocol: key.protocol,
             server_port: key.ports.map(|ports| ports[client ^ 1]),
             tap: key.tap,
-            tap_side: self.tap(self.cold[slot.index()].port).side,
+            tap_side: self.tap(self.cold[slot.index()].head.port).side,
         }
     }
 }

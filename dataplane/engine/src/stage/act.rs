@@ -20,6 +20,8 @@ use crate::tally::Books;
 
 /// No outer IP packet is longer.
 const MAX_IP_PACKET: u32 = 65_535;
+/// How many packets before its own what is counted for a verdict is asked for.
+const AHEAD: usize = 4;
 
 /// What the stage works with: the verdicts, the destinations, the ways out, the counts.
 #[derive(Debug)]
@@ -132,6 +134,10 @@ impl Act {
             ctx.sequences.reserve(&runs, classifier, ctx.outputs, ctx.balance.as_deref());
         }
         while let Some(run) = runs.next(batch) {
+            if let Some(&verdict) = run.places().next().and_then(|place| batch.verdicts.get(place + AHEAD)) {
+                classifier.prefetch(verdict);
+                ctx.books.tallies.prefetch(verdict);
+            }
             let set = classifier.action_set(run.verdict);
             ctx.books.tallies.matched(run.verdict, run.packets().into(), run.wire_bytes);
             match set.copies {

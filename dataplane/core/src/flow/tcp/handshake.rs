@@ -34,6 +34,7 @@ impl TcpTracker {
             self.marks &= !(mark::SYN_ACK_OPEN | mark::ACK_SEEN);
             return;
         }
+        self.marks |= mark::MEASURED;
         // With another window it is a window update, with another sequence number the answer to a keep-alive.
         let is_same = (self.ack_seq, self.ack_window) == (segment.seq, segment.window);
         if self.marks & mark::ACK_SEEN != 0 && is_same {
@@ -66,6 +67,7 @@ impl TcpTracker {
         measured: &mut Measured<'_>,
     ) {
         self.disarm();
+        self.marks |= mark::MEASURED;
         let side = direction as usize & 1;
         let perf = &mut measured.perf.sides[side];
         if flags & FIN != 0 {

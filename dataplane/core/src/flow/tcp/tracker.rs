@@ -81,6 +81,8 @@ pub(super) mod mark {
     pub(crate) const SYN_ACK_SEEN: u16 = 128;
     /// The handshake's ACK was seen.
     pub(crate) const ACK_SEEN: u16 = 256;
+    /// Something was noted in [`super::Measured::perf`].
+    pub(crate) const MEASURED: u16 = 512;
 }
 
 /// What is remembered of a connection between its segments: one cache line that each of them touches.
@@ -129,6 +131,20 @@ impl Samples {
             self.count += 1;
         }
     }
+
+    fn merge(&mut self, other: Self) {
+        self.sum_ns += other.sum_ns;
+        self.max_us = self.max_us.max(other.max_us);
+        self.count += other.count;
+    }
+}
+
+impl Delays {
+    /// Adds the samples of another period.
+    pub fn merge(&mut self, other: Self) {
+        self.srt.merge(other.srt);
+        self.art.merge(other.art);
+    }
 }
 
 impl From<Samples> for Delay {
@@ -161,6 +177,7 @@ impl TcpTracker {
         let flags = segment.flags & MASK;
         if segment.window == 0 && flags & RST == 0 {
             measured.perf.sides[side].zero_win += 1;
+            self.marks |= mark::MEASURED;
         }
         // Data or a bare acknowledgement, continuing what was seen, is what nearly all segments are.
         if flags & (SYN | FIN | RST | ACK) != ACK {
@@ -205,7 +222,15 @@ impl TcpTracker {
     pub fn reverse(&mut self) {
         self.sides.swap(0, 1);
         let runs = self.marks & (mark::HAS_RUN | mark::HAS_RUN << 1);
-        self.marks = (runs >> 1 | runs << 1) & (mark::HAS_RUN | mark::HAS_RUN << 1);
+        self.marks =
+            (runs >> 1 | runs << 1) & (mark::HAS_RUN | mark::HAS_RUN << 1) | self.marks & mark::MEASURED;
+    }
+
+    /// Whether anything was noted in [`Measured::perf`] since this was asked last.
+    pub fn take_measured(&mut self) -> bool {
+        let measured = self.marks & mark::MEASURED != 0;
+        self.marks &= !mark::MEASURED;
+        measured
     }
 
     /// Follows a UDP datagram with `payload_len` bytes.
@@ -251,6 +276,7 @@ impl TcpTracker {
     /// Enters payload that does not continue the highest run.
     #[inline(never)]
     fn enter_elsewhere(&mut self, side: usize, segment: &TcpSegment, measured: &mut Measured<'_>) -> Seen {
+        self.marks |= mark::MEASURED;
         let own = &mut self.sides[side & 1];
         let perf = &mut measured.perf.sides[side & 1];
         let run = Run { start: segment.seq, end: segment.seq.wrapping_add(segment.payload_len) };
