@@ -23,12 +23,18 @@ use sluice_engine::batch::RxInfo;
 use sluice_engine::counters::{Tables, policy_totals};
 use sluice_engine::files::FileSink;
 use sluice_engine::ledger::{Account, Ledger};
-use sluice_engine::output::{Egress, NextHopCell, Output, TunnelEnds};
+use sluice_engine::output::{BreakerCell, Egress, NextHopCell, Output, TunnelEnds};
 use sluice_engine::port::{TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
+use sluice_engine::stage::dedup::Dedup;
+use sluice_engine::stage::flow::{FlowStage, FlowStats, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
+use sluice_engine::stage::limit::{Limits, SharedLimits};
 use sluice_engine::{ControlQueues, Worker, WorkerParts};
-use sluice_model::{Destination, DestinationKind, DropReason, Generation, MacAddr, PolicySet, PortId};
+use sluice_model::{
+    DedupMode, DedupSettings, Destination, DestinationKind, DropReason, FlowSettings, Generation, MacAddr,
+    PolicySet, PortId, RateLimit,
+};
 use sluice_tests::traffic::{self, End};
 
 /// Three tunnels and a plain port; small MTUs so that copies are cut, fragmented and segmented.
@@ -92,9 +98,30 @@ struct Case {
     /// Whether the ring is emptied after each batch.
     drained: bool,
     rounds: usize,
+    /// Entries of the flow table, and room for records, if flows are metered.
+    flows: Option<(u32, usize)>,
+    /// Whether duplicates are dropped, by a table that is far too small for the distinct packets that come, too.
+    dedup: bool,
+    /// Copies per second of captured time, of all destinations together.
+    rate_pps: Option<u32>,
+    /// Whether the breaker of the port is open.
+    broken: bool,
 }
 
-const USUAL: Case = Case { headers: 8191, resolved: true, to_file: None, up: true, drained: true, rounds: 1 };
+const USUAL: Case = Case {
+    headers: 8191,
+    resolved: true,
+    to_file: None,
+    up: true,
+    drained: true,
+    rounds: 1,
+    flows: None,
+    dedup: false,
+    rate_pps: None,
+    broken: false,
+};
+/// More than the smallest table of fingerprints holds.
+const DISTINCT: u32 = 400_000;
 
 impl Rig {
     fn new() -> Self {
@@ -127,7 +154,21 @@ impl Rig {
         let cell = Arc::new(NextHopCell::default());
         cell.set(case.resolved.then_some(MacAddr([2, 0, 0, 0, 0, 9])));
         let egress = if case.to_file.is_some() { Egress::File } else { Egress::Port(0) };
-        let outputs = policies.destinations().iter().map(|d| output(d, egress, &cell)).collect();
+        let mut outputs: Vec<_> = policies.destinations().iter().map(|d| output(d, egress, &cell)).collect();
+        let breaker = Arc::new(BreakerCell::default());
+        breaker.set(case.broken, 0);
+        for output in &mut outputs {
+            output.breaker = Some(Arc::clone(&breaker));
+        }
+        let settings = |flows| FlowSettings { flows: Some(flows), ..FlowSettings::default() };
+        let flow = case.flows.map(|(flows, records)| {
+            FlowStage::new(meter_config(&settings(flows), &[], flows, 0), records, &program)
+        });
+        let flow_stats = flow.as_ref().map(FlowStage::stats);
+        let dedup = DedupSettings { mode: DedupMode::Drop, ..DedupSettings::default() };
+        let dedup = if case.dedup { Dedup::new(&dedup, 1, 1, true) } else { None };
+        let limit = case.rate_pps.map(|pps| RateLimit { rate_mbps: None, rate_pps: Some(pps), burst_ms: 10 });
+        let limits = SharedLimits::new(&policies, limit.as_ref(), 1);
         let folder = tempfile::tempdir().unwrap();
         let paths: Vec<_> =
             policies.destinations().iter().map(|d| Some(folder.path().join(&d.name))).collect();
@@ -140,17 +181,17 @@ impl Rig {
             ports: vec![exit],
             outputs,
             classifier: Classifier::new(&program, ClassifierConfig::default()),
-            flow: None,
+            flow,
             decap: None,
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),
-            limits: None,
+            limits: limits.as_ref().map(Limits::in_captured_time),
             balance: None,
             headers: headers.clone(),
             files: case.to_file.map(|frames| sink.producer(frames)),
             guard: LoopGuard::disabled(),
-            dedup: None,
+            dedup,
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),
         });
@@ -160,6 +201,9 @@ impl Rig {
             let account = Account::new(&sink.ledger().snapshot(), [worker.ledger().snapshot()], 0);
             assert!(account.balances(), "{name}: {account:?}");
         }
+        if case.dedup {
+            on_ring += self.distinct(&mut worker);
+        }
         let held = Account::new(&sink.ledger().snapshot(), [worker.ledger().snapshot()], 0).held;
         assert_eq!(held > 0, case.to_file.is_some(), "{name}: only files hold");
         sink.drain();
@@ -168,12 +212,39 @@ impl Rig {
         let account = Account::new(&sink.ledger().snapshot(), [worker.ledger().snapshot()], 0);
         assert!(account.balances() && account.held == 0, "{name}: {account:?}");
         check_policies(name, &policies, &[&tables, &sink.tables()]);
+        if let Some(stats) = flow_stats {
+            check_flows(name, case, &stats);
+        }
 
         self.exit = worker.into_ports().pop();
         drop(sink);
         on_ring += self.drain();
         assert_eq!((self.packets.in_use(), headers.in_use()), before, "{name}: an mbuf is missing");
         (account.ledger, on_ring)
+    }
+
+    /// Packets that are all different through the worker, faster than the window ends; returns the frames taken.
+    fn distinct(&mut self, worker: &mut Worker) -> usize {
+        let mut on_ring = 0;
+        let (client, server) = (
+            End::new(Ipv4Addr::new(10, 9, 8, 1).into(), 5000),
+            End::new(Ipv4Addr::new(10, 9, 8, 2).into(), 80),
+        );
+        for first in (0..DISTINCT).step_by(64) {
+            for number in first..first + 64 {
+                let frame = traffic::tcp(&client, &server, &[], 0x10, number, 1, &[]);
+                let info = RxInfo {
+                    wire_len: frame.len() as u32,
+                    timestamp_ns: 2_000_000_000_000 + u64::from(number),
+                    gso_size: 0,
+                };
+                let mbuf = self.packets.copy_from(&frame).expect("the pool of packets is large enough");
+                worker.batch_mut().push(mbuf, info, PortId(0)).unwrap();
+            }
+            worker.process(Tsc::now());
+            on_ring += self.drain();
+        }
+        on_ring
     }
 
     /// Takes and frees every frame on the ring; returns how many there were.
@@ -241,6 +312,16 @@ fn check_policies(name: &str, policies: &PolicySet, tables: &[&Tables]) {
     }
 }
 
+/// What there was no room for is counted, and what is counted as done is there.
+fn check_flows(name: &str, case: &Case, stats: &FlowStats) {
+    let (flows, records) = case.flows.unwrap();
+    assert!(stats.flows.get() <= u64::from(flows), "{name}");
+    assert_eq!(stats.table_full.get() > 0, flows < 100, "{name}");
+    // Nobody empties the ring.
+    assert!(stats.records.get() <= records as u64, "{name}");
+    assert_eq!(stats.records_lost.get() > 0, records == 1, "{name}: {stats:?}");
+}
+
 #[test]
 fn everything_is_accounted_for_when_something_runs_out() {
     let mut rig = Rig::new();
@@ -273,6 +354,40 @@ fn everything_is_accounted_for_when_something_runs_out() {
 
     let (ledger, on_ring) = rig.run("files", &Case { to_file: Some(16_384), ..USUAL });
     assert_eq!((ledger.drops.get(DropReason::FileQueueFull), on_ring), (0, 0), "{ledger:?}");
+    // As many copies leave as without flows: a full table, or ring of records, takes nothing away.
+    let usual = rig.run("usual again", &Case { rounds: 3, ..USUAL }).0.tx_packets;
+    for (name, flows) in [("flow table full", (8, 16_384)), ("record ring full", (4096, 1))] {
+        let (ledger, on_ring) = rig.run(name, &Case { flows: Some(flows), rounds: 3, ..USUAL });
+        assert_eq!((ledger.tx_packets, on_ring as u64), (usual, usual), "{name}");
+    }
+
+    let (ledger, on_ring) = rig.run("dedup table full", &Case { dedup: true, ..USUAL });
+    assert!(ledger.dedup_evicted > 100_000, "{ledger:?}");
+    assert_eq!(ledger.drops.get(DropReason::Duplicate), ledger.duplicates);
+    assert_eq!(ledger.tx_packets, on_ring as u64);
+    assert!(on_ring > DISTINCT as usize, "what is new passes");
+
+    let (ledger, on_ring) = rig.run("rate limit", &Case { rate_pps: Some(10), ..USUAL });
+    assert!(ledger.drops.get(DropReason::RateLimit) > 1000, "{ledger:?}");
+    assert!(on_ring > 0 && ledger.tx_packets == on_ring as u64, "{ledger:?}");
+
+    let (ledger, on_ring) = rig.run("breaker", &Case { broken: true, ..USUAL });
+    assert_eq!((ledger.tx_packets, on_ring), (0, 0));
+    assert!(ledger.drops.get(DropReason::Breaker) > 1000, "{ledger:?}");
+
+    let all = Case {
+        headers: 63,
+        drained: false,
+        rounds: 3,
+        flows: Some((8, 1)),
+        dedup: true,
+        rate_pps: Some(100),
+        ..USUAL
+    };
+    let (ledger, on_ring) = rig.run("all at once", &all);
+    assert!(ledger.drops.get(DropReason::RateLimit) > 1000 && ledger.dedup_evicted > 0, "{ledger:?}");
+    assert_eq!(ledger.tx_packets, on_ring as u64);
+
     let (ledger, _) = rig.run("file queue full", &Case { to_file: Some(100), ..USUAL });
     assert!(ledger.drops.get(DropReason::FileQueueFull) > 1000, "{ledger:?}");
     assert_eq!(ledger.to_files, 100);
