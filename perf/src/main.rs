@@ -4,18 +4,18 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use sluice_perf::measure::{self, Measured, Settings};
 use sluice_perf::reference;
 use sluice_perf::report::{self, Row};
-use sluice_perf::scenario::{ALL, Scenario};
+use sluice_perf::scenario::{self, Run};
 
 /// Measures how fast one worker core is. `perf/run.sh` builds this, reserves hugepages and starts it.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Scenarios to run; all when none is named.
+    /// Scenarios to run, each alone or as NAME@SIZE, new-flows (both phases), or all, as when none is named.
     scenarios: Vec<String>,
     /// One line of JSON per scenario instead of a table.
     #[arg(long)]
@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long)]
     hugepages: bool,
     /// Bytes of each packet without FCS, or "imix".
-    #[arg(long, default_value = "64", value_parser = packet_bytes)]
+    #[arg(long, default_value = "64", value_parser = scenario::size_of)]
     bytes: usize,
     /// Leave out the reference.
     #[arg(long)]
@@ -59,17 +59,28 @@ fn main() -> Result<()> {
         hugepages: arguments.hugepages,
         packet_bytes: arguments.bytes,
     };
-    let scenarios = chosen(&arguments.scenarios)?;
+    let runs = scenario::runs(&arguments.scenarios, settings.packet_bytes)?;
     if arguments.child {
-        let scenario = scenarios.first().context("no scenario")?;
-        println!("{}", serde_json::to_string(&measure::run(scenario, &settings)?)?);
+        let run = runs.first().context("no scenario")?;
+        let settings = Settings { packet_bytes: run.packet_bytes, ..settings };
+        println!("{}", serde_json::to_string(&measure::run(&run.scenario, &settings)?)?);
         return Ok(());
     }
     let mut rows = Vec::new();
-    for scenario in &scenarios {
+    let mut failed = Vec::new();
+    for run in &runs {
         let reference = if arguments.no_reference { f64::NAN } else { reference::run(&settings)? };
-        let measured = in_child(scenario, &settings)?;
-        let row = Row::new(scenario.name, &measured, reference, settings.hugepages);
+        // One that fails says why; the others are worth running.
+        let measured = match in_child(run, &settings) {
+            Ok(measured) => measured,
+            Err(wrong) => {
+                eprintln!("{wrong:#}");
+                failed.push(run.name.as_str());
+                continue;
+            }
+        };
+        let row =
+            Row::new(&run.name, &measured, reference, settings.hugepages).scaled(run.scenario.workers, &rows);
         if arguments.json {
             println!("{}", serde_json::to_string(&row)?);
         }
@@ -78,39 +89,25 @@ fn main() -> Result<()> {
     if !arguments.json {
         println!("{}", conditions(&settings));
         println!("{}", report::table(&rows));
+        for (row, _) in &rows {
+            if let Some(scaling) = row.scaling {
+                println!("{} is {scaling:.2} times workers-1", row.scenario);
+            }
+        }
     }
     if arguments.breakdown {
         // Beside JSON, what is for people goes elsewhere.
         let text = report::breakdown(&rows);
         if arguments.json { eprintln!("{text}") } else { println!("\n{text}") }
     }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
-/// The value of `--bytes`.
-fn packet_bytes(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(bytes @ 64..=1500) => Ok(bytes),
-        _ if text == "imix" => Ok(0),
-        _ => Err("a number from 64 to 1500, or imix".to_owned()),
-    }
-}
-
-fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
-    if names.is_empty() {
-        return Ok(ALL.to_vec());
-    }
-    let find = |name: &String| {
-        let known = || ALL.map(|scenario| scenario.name).join(", ");
-        Scenario::by_name(name).with_context(|| format!("no scenario \"{name}\"; there are {}", known()))
-    };
-    names.iter().map(find).collect()
-}
-
 /// Runs a scenario in a process of its own.
-fn in_child(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
+fn in_child(run: &Run, settings: &Settings) -> Result<Measured> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([scenario.name, "--child"]);
+    command.args([run.scenario.name, "--child"]);
     for (name, value) in [
         ("--core", u64::from(settings.core)),
         ("--main-core", u64::from(settings.main_core)),
@@ -119,21 +116,21 @@ fn in_child(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
     ] {
         command.args([name, &value.to_string()]);
     }
-    if settings.packet_bytes == 0 {
+    if run.packet_bytes == 0 {
         command.args(["--bytes", "imix"]);
     } else {
-        command.args(["--bytes", &settings.packet_bytes.to_string()]);
+        command.args(["--bytes", &run.packet_bytes.to_string()]);
     }
     if settings.hugepages {
         command.arg("--hugepages");
     }
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        bail!("scenario {} failed: {}", scenario.name, output.status);
+        bail!("scenario {} failed: {}", run.name, output.status);
     }
     let text = String::from_utf8(output.stdout)?;
     let line = text.lines().last().context("the scenario said nothing")?;
-    serde_json::from_str(line).with_context(|| format!("scenario {} said {line:?}", scenario.name))
+    serde_json::from_str(line).with_context(|| format!("scenario {} said {line:?}", run.name))
 }
 
 fn conditions(settings: &Settings) -> String {

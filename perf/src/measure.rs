@@ -1,8 +1,8 @@
 //! How fast is one scenario? Runs it in this process, on one core, and checks that every packet is accounted for.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -102,10 +102,11 @@ pub struct Measured {
 /// Runs `scenario` in this process, which must not have started EAL before.
 pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
     let policies = scenario.policies()?;
+    let cores = cores(scenario.workers, settings)?;
     let eal = Eal::init(&EalConfig {
         hugepages: if settings.hugepages { Hugepages::Use } else { Hugepages::Never },
         memory_mb: MEMORY_MB,
-        vdevs: vec!["net_null0".into()],
+        vdevs: (0..cores.len()).map(|worker| format!("net_null{worker}")).collect(),
         main_lcore: Some(settings.main_core),
         ..EalConfig::default()
     })?;
@@ -116,47 +117,118 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Measured> {
             &MempoolConfig { name, mbufs: MBUFS, cache: CACHE, data_room, socket: SocketId::ANY },
         )
     };
-    let (packets, headers) = (pool("packets", 2048)?, pool("headers", 128)?);
-    let (_port, _rx, mut tx) =
-        Port::by_name(&eal, "net_null0")?.configure(&PortConfig::new(packets.clone()))?;
-    let queue = tx.pop().context("net_null0 has no transmit queue")?;
     let traffic = Templates::of(scenario, settings.packet_bytes)?;
     let hz = Tsc::hz(&eal);
-    let bench =
-        Bench { eal: &eal, policies: &policies, packets: &packets, headers: &headers, settings, scenario };
+    let together = Barrier::new(cores.len());
+    let (mut benches, mut pools, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+    for (worker, &core) in cores.iter().enumerate() {
+        let packets = pool(&format!("packets{worker}"), 2048)?;
+        let headers = pool(&format!("headers{worker}"), 128)?;
+        pools.extend([packets.clone(), headers.clone()]);
+        let (port, _rx, mut tx) = Port::by_name(&eal, &format!("net_null{worker}"))?
+            .configure(&PortConfig::new(packets.clone()))?;
+        ports.push(port);
+        let queue = tx.pop().context("net_null has no transmit queue")?;
+        let (eal, policies, together) = (&eal, &policies, &together);
+        benches.push((Bench { eal, policies, packets, headers, settings, scenario, core, together }, queue));
+    }
     let measured = std::thread::scope(|scope| {
-        let worker = scope.spawn(|| bench.run(&traffic, queue, hz));
-        worker.join().map_err(|_| anyhow!("the worker panicked"))?
+        let traffic = &traffic;
+        let workers: Vec<_> = benches
+            .into_iter()
+            .map(|(bench, queue)| scope.spawn(move || bench.run(traffic, queue, hz)))
+            .collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Measured>>| {
+            worker.join().map_err(|_| anyhow!("a worker panicked"))?
+        };
+        workers.into_iter().map(join).collect::<Result<Vec<_>>>()
     })?;
-    ensure!(packets.in_use() + headers.in_use() == 0, "mbufs were lost");
-    Ok(Measured { flows: scenario.flows, ..measured })
+    ensure!(pools.iter().all(|pool| pool.in_use() == 0), "mbufs were lost");
+    drop(ports);
+    Ok(Measured { flows: scenario.flows, ..sum(measured)? })
+}
+
+/// The CPUs of the workers: the measured one, then that of everything else, which sleeps meanwhile.
+fn cores(workers: usize, settings: &Settings) -> Result<Vec<u16>> {
+    let cpus = std::thread::available_parallelism()?.get();
+    ensure!(
+        workers <= cpus,
+        "{workers} workers need {workers} CPUs, and this process may use {cpus}: run it on a larger machine"
+    );
+    ensure!(
+        workers == 1 || settings.core != settings.main_core,
+        "{workers} workers need different CPUs: give different ones with --core and --main-core"
+    );
+    let cores: Vec<_> = [settings.core, settings.main_core].into_iter().take(workers).collect();
+    ensure!(cores.len() == workers, "at most 2 workers can be measured");
+    Ok(cores)
+}
+
+/// What workers that ran at the same time came to: rates and packets are summed, the rest is the mean of them.
+fn sum(workers: Vec<Measured>) -> Result<Measured> {
+    let count = as_f64(workers.len() as u64);
+    let mean = |sum: f64| sum / count;
+    let mut all = workers.into_iter();
+    let mut sum = all.next().context("no worker")?;
+    for other in all {
+        sum.packets += other.packets;
+        sum.seconds += other.seconds;
+        sum.mpps += other.mpps;
+        sum.spread = (sum.spread.0 + other.spread.0, sum.spread.1 + other.spread.1);
+        sum.cycles_per_packet += other.cycles_per_packet;
+        sum.instructions_per_packet =
+            sum.instructions_per_packet.zip(other.instructions_per_packet).map(|(a, b)| a + b);
+        sum.source_mpps += other.source_mpps;
+        sum.copies_per_packet += other.copies_per_packet;
+        sum.drops += other.drops;
+        for ((_, cycles), (_, more)) in sum.stages.iter_mut().zip(other.stages) {
+            *cycles += more;
+        }
+    }
+    sum.seconds = mean(sum.seconds);
+    sum.cycles_per_packet = mean(sum.cycles_per_packet);
+    sum.instructions_per_packet = sum.instructions_per_packet.map(mean);
+    sum.copies_per_packet = mean(sum.copies_per_packet);
+    for (_, cycles) in &mut sum.stages {
+        *cycles = mean(*cycles);
+    }
+    Ok(sum)
 }
 
 /// What the worker's thread is given.
 struct Bench<'a> {
     eal: &'a Eal,
     policies: &'a PolicySet,
-    packets: &'a Mempool,
-    headers: &'a Mempool,
+    /// Its own, as workers share nothing.
+    packets: Mempool,
+    headers: Mempool,
     settings: &'a Settings,
     scenario: &'a Scenario,
+    core: u16,
+    /// Where workers wait for each other, so that they run at the same time.
+    together: &'a Barrier,
 }
 
 impl Bench<'_> {
     fn run(&self, traffic: &Templates, queue: TxQueue, hz: u64) -> Result<Measured> {
-        dpdk::pin_current_thread(self.settings.core)?;
-        let _registered = LcoreThread::register(self.eal)?;
+        // Whatever fails before, everyone comes to the barrier.
+        let prepared = dpdk::pin_current_thread(self.core).map_err(anyhow::Error::from);
+        let prepared = prepared.and_then(|()| Ok(LcoreThread::register(self.eal)?));
+        let mut source = traffic.source(&self.packets, BURST);
+        self.together.wait();
 
-        let mut source = traffic.source(self.packets, BURST);
         let mut burst = Burst::new();
         let alone = self.sample(|| {
             source.rx_burst(&mut burst);
             let taken = burst.len();
             burst.free_all();
             taken
-        })?;
+        });
 
-        let mut worker = self.worker(traffic, queue)?;
+        let worker = self.worker(traffic, queue);
+        self.together.wait();
+        let (alone, mut worker) = (alone?, worker?);
+        let _registered = prepared?;
         let clock = Clock::new(hz);
         let (ledger, stats) = (worker.ledger(), worker.stats());
         // Every flow is there before anything is measured, unless new flows are.
@@ -197,7 +269,7 @@ impl Bench<'_> {
         let (program, _report) = Program::compile(policies, &["in".to_owned()], Generation(1));
         let program = Arc::new(program);
         let up = Arc::new(AtomicBool::new(true));
-        let source = traffic.source(self.packets, BURST);
+        let source = traffic.source(&self.packets, BURST);
         Ok(Worker::new(WorkerParts {
             sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
             ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use sluice_engine::stats::Stage;
 
 use crate::measure::Measured;
 
@@ -36,13 +37,16 @@ pub struct Row {
     pub hugepages: bool,
     /// Packets and copies dropped.
     pub drops: u64,
+    /// Workers at the same time, whose rates are summed; the reference has one core.
+    pub workers: usize,
+    /// For several workers: `mpps` to that of `workers-1` earlier in the same run.
+    pub scaling: Option<f64>,
 }
 
 impl Row {
     /// Joins what was measured.
     #[must_use]
     pub fn new(scenario: &str, measured: &Measured, reference_mpps: f64, hugepages: bool) -> Self {
-        let round = |value: f64, digits: i32| (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits);
         Self {
             scenario: scenario.to_owned(),
             packets: measured.packets,
@@ -58,8 +62,23 @@ impl Row {
             packet_bytes: measured.packet_bytes,
             hugepages,
             drops: measured.drops,
+            workers: 1,
+            scaling: None,
         }
     }
+
+    /// The row of a scenario with so many workers, after the rows `before` it.
+    #[must_use]
+    pub fn scaled(mut self, workers: usize, before: &[(Self, Measured)]) -> Self {
+        let one = before.iter().find(|(row, _)| row.scenario == "workers-1");
+        self.scaling = one.filter(|_| workers > 1).map(|(one, _)| round(self.mpps / one.mpps, 3));
+        self.workers = workers;
+        self
+    }
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits)
 }
 
 /// The table of all rows.
@@ -99,11 +118,20 @@ pub fn table(rows: &[(Row, Measured)]) -> String {
 /// TSC cycles per packet by stage, time lost to other programs included.
 #[must_use]
 pub fn breakdown(rows: &[(Row, Measured)]) -> String {
-    let Some((_, first)) = rows.first() else { return String::new() };
-    let stages = first.stages.iter().map(|(name, _)| name.clone());
-    let mut table = plain(&["cycles by stage".to_owned()].into_iter().chain(stages).collect::<Vec<_>>());
+    let has = |measured: &Measured, name: &str| {
+        measured.stages.iter().find(|(stage, _)| stage == name).map(|(_, cycles)| *cycles)
+    };
+    let names = Stage::ALL.map(Stage::name).into_iter();
+    let stages: Vec<_> =
+        names.filter(|name| rows.iter().any(|(_, measured)| has(measured, name).is_some())).collect();
+    let header = ["cycles by stage"].into_iter().chain(stages.iter().copied());
+    let mut table = plain(&header.map(str::to_owned).collect::<Vec<_>>());
     for (row, measured) in rows {
-        let cycles = measured.stages.iter().map(|(_, cycles)| format!("{cycles:.1}"));
+        // Scenarios differ in the stages that they use.
+        let cycles = stages.iter().map(|stage| match has(measured, stage) {
+            Some(cycles) => format!("{cycles:.1}"),
+            None => "-".to_owned(),
+        });
         table.add_row([row.scenario.clone()].into_iter().chain(cycles));
     }
     table.to_string()

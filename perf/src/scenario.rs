@@ -1,6 +1,6 @@
 //! What is there to measure?
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, bail};
 use sluice_model::PolicySet;
 
 use crate::policies::{self, Target};
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub table: u32,
     /// Whether duplicates are dropped.
     pub dedup: bool,
+    /// Workers at the same time, each on a core of its own with its own source, tables and sink.
+    pub workers: usize,
 }
 
 /// Flows that fit the caches of a worker's tables.
@@ -55,7 +57,7 @@ const MANY_FLOWS: usize = 1_000_000;
 const TABLE: u32 = 1 << 20;
 
 const fn scenario(name: &'static str, work: Work) -> Scenario {
-    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0, dedup: false }
+    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0, dedup: false, workers: 1 }
 }
 
 /// With flow metering.
@@ -69,7 +71,7 @@ const fn full(name: &'static str, flows: usize, traffic: Traffic) -> Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 18] = [
+pub const ALL: [Scenario; 24] = [
     scenario("forward", Work::One(Target::Port)),
     scenario("vxlan", Work::One(Target::Vxlan)),
     scenario("erspan", Work::One(Target::Erspan3)),
@@ -81,14 +83,49 @@ pub const ALL: [Scenario; 18] = [
     metered("meter", FLOWS, Work::One(Target::Port)),
     metered("meter-1m", MANY_FLOWS, Work::One(Target::Port)),
     full("full-10k", FLOWS, Traffic::Conversations),
+    full("full-30k", 30_000, Traffic::Conversations),
+    full("full-100k", 100_000, Traffic::Conversations),
+    full("full-300k", 300_000, Traffic::Conversations),
     full("full-1m", MANY_FLOWS, Traffic::Conversations),
     full("full-mix", FLOWS, Traffic::Mix),
     metered("established-10", FLOWS, Work::Many(10)),
+    metered("established-100", FLOWS, Work::Many(100)),
     metered("established-1000", FLOWS, Work::Many(1000)),
     metered("established-10000", FLOWS, Work::Many(10_000)),
     // The table is never full: it has room for more than come before the first of them time out.
     Scenario { table: NEW_FLOWS, ..new_flows("new-flows-filling") },
     new_flows("new-flows-full"),
+    full("workers-1", FLOWS, Traffic::Conversations),
+    Scenario { workers: 2, ..full("workers-2", FLOWS, Traffic::Conversations) },
+];
+
+/// What runs when nothing or "all" is named.
+pub const LIST: [&str; 25] = [
+    "forward",
+    "vxlan",
+    "erspan",
+    "decap",
+    "dedup",
+    "meter",
+    "full-10k",
+    "full-1m",
+    "full-mix",
+    "new-flows-filling",
+    "new-flows-full",
+    "policies-10",
+    "policies-1000",
+    "policies-10000",
+    "established-10",
+    "established-1000",
+    "established-10000",
+    "workers-1",
+    "workers-2",
+    "forward@512",
+    "forward@1500",
+    "forward@imix",
+    "full-10k@512",
+    "full-10k@1500",
+    "full-10k@imix",
 ];
 
 /// Flows that begin in the time of a measurement.
@@ -110,6 +147,108 @@ impl Scenario {
         match self.work {
             Work::One(target) => policies::one(target),
             Work::Many(count) => policies::many(count),
+        }
+    }
+}
+
+/// One thing to run: a scenario with packets of a size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The name in the output: that of the scenario, with `@SIZE` where the name asked for a size.
+    pub name: String,
+    /// The scenario.
+    pub scenario: Scenario,
+    /// Bytes of each packet, without FCS; 0 = IMIX.
+    pub packet_bytes: usize,
+}
+
+/// The runs that `names` ask for: scenarios, each alone or as `NAME@SIZE`, "all" and "new-flows", which is both phases;
+/// [`LIST`] where there are none. `packet_bytes` is the size where a name has none.
+///
+/// # Errors
+/// A scenario or a size is unknown.
+pub fn runs(names: &[String], packet_bytes: usize) -> Result<Vec<Run>> {
+    let mut wanted = Vec::new();
+    for name in names {
+        let (scenario, size) = name.split_once('@').map_or((name.as_str(), None), |(a, b)| (a, Some(b)));
+        match (scenario, size) {
+            ("all", None) => wanted.extend(LIST.map(str::to_owned)),
+            ("all", Some(_)) => {
+                bail!("\"{name}\": \"all\" runs sizes of its own; --bytes sets that of the others")
+            }
+            ("new-flows", _) => {
+                let size = size.map(|size| format!("@{size}")).unwrap_or_default();
+                wanted.extend(["filling", "full"].map(|phase| format!("new-flows-{phase}{size}")));
+            }
+            _ => wanted.push(name.clone()),
+        }
+    }
+    if names.is_empty() {
+        wanted.extend(LIST.map(str::to_owned));
+    }
+    wanted.into_iter().map(|name| run(name, packet_bytes)).collect()
+}
+
+fn run(name: String, packet_bytes: usize) -> Result<Run> {
+    let (scenario, size) = name.split_once('@').map_or((name.as_str(), None), |(a, b)| (a, Some(b)));
+    let Some(scenario) = Scenario::by_name(scenario) else {
+        let known = ALL.map(|scenario| scenario.name).join(", ");
+        bail!("no scenario \"{scenario}\"; there are {known}, new-flows (both phases) and all");
+    };
+    let packet_bytes = match size {
+        None => packet_bytes,
+        Some(_) if scenario.traffic == Traffic::Mix => {
+            bail!("\"{name}\": the recorded mix has sizes of its own; write {}", scenario.name)
+        }
+        Some(size) => size_of(size).map_err(|wrong| anyhow!("\"{name}\": the size is {wrong}"))?,
+    };
+    Ok(Run { name, scenario, packet_bytes })
+}
+
+/// A size as it is written: bytes, or "imix", which is 0.
+///
+/// # Errors
+/// What it must be instead.
+pub fn size_of(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes @ 64..=1500) => Ok(bytes),
+        _ if text == "imix" => Ok(0),
+        _ => Err(format!("a number from 64 to 1500, or imix, not \"{text}\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(of: &[&str]) -> Result<Vec<String>> {
+        let of: Vec<_> = of.iter().map(|&name| name.to_owned()).collect();
+        Ok(runs(&of, 64)?.into_iter().map(|run| run.name).collect())
+    }
+
+    #[test]
+    fn every_name_of_the_list_runs() {
+        assert_eq!(names(&[]).unwrap(), LIST);
+        assert_eq!(names(&["all"]).unwrap(), LIST);
+        for scenario in ALL {
+            assert_eq!(names(&[scenario.name]).unwrap(), [scenario.name]);
+        }
+    }
+
+    #[test]
+    fn sizes_and_phases_are_understood() {
+        assert_eq!(names(&["new-flows@512"]).unwrap(), ["new-flows-filling@512", "new-flows-full@512"]);
+        let sized = runs(&["forward@imix".to_owned(), "vxlan".to_owned()], 1500).unwrap();
+        assert_eq!(sized.iter().map(|run| run.packet_bytes).collect::<Vec<_>>(), [0, 1500]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_said() {
+        for (name, part) in
+            [("fast", "no scenario \"fast\""), ("forward@9", "64 to 1500"), ("full-mix@64", "of its own")]
+        {
+            let wrong = names(&[name]).unwrap_err().to_string();
+            assert!(wrong.contains(part), "{wrong}");
         }
     }
 }
