@@ -1,10 +1,31 @@
 #!/usr/bin/env bash
-# Measures one worker core: ./perf/run.sh [SCENARIO...] [--json] [--breakdown] [--core CPU] [--main-core CPU]
-# `./perf/run.sh --help` shows all options. As root it reserves hugepages for the time of the run.
+# Measures worker cores: ./perf/run.sh [SCENARIO[@SIZE]...] [--json] [--breakdown] [--core CPU] [--main-core CPU]
+# `./perf/run.sh --plot DIR` runs what the pictures of docs/benchmarks.md need (or the scenarios named, if any), and
+# writes them with their figures (benchmarks.jsonl) to DIR. `./perf/run.sh --help` shows all options.
+# As root it reserves hugepages for the time of the run.
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 cd "$root"
 
+plot=
+json=
+arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --plot)
+            [ -n "${2:-}" ] || die "--plot needs a folder to write to"
+            plot=$(cd "$OLDPWD" && realpath -m -- "$2")
+            shift
+            ;;
+        --json) json=--json ;;
+        *) arguments+=("$1") ;;
+    esac
+    shift
+done
+[ -z "$plot" ] || json=--json
+[ -z "$json" ] || arguments+=("$json")
+
 install_missing "${build_packages[@]}" dpdk
+[ -z "$plot" ] || install_missing python3
 say "building"
 cargo build --release --locked --quiet -p sluice-perf
 
@@ -41,10 +62,23 @@ reserve() {
     fi
 }
 
-arguments=("$@")
+if [ -n "$plot" ]; then
+    mkdir -p "$plot"
+    named=
+    for argument in "${arguments[@]}"; do
+        [[ ! $argument =~ ^(full|established|all) ]] || named=yes
+    done
+    [ -n "$named" ] || arguments+=(full-{10k,30k,100k,300k,1m} established-{10,100,1000,10000})
+fi
 if [ "$(id -u)" -eq 0 ] && reserve; then
     arguments+=(--hugepages)
 else
     say "no hugepages (not root, or no memory in one piece): ordinary pages"
 fi
-"${CARGO_TARGET_DIR:-target}/release/sluice-perf" "${arguments[@]}"
+perf=${CARGO_TARGET_DIR:-target}/release/sluice-perf
+if [ -n "$plot" ]; then
+    "$perf" "${arguments[@]}" | tee "$plot/benchmarks.jsonl"
+    python3 perf/plot.py "$plot/benchmarks.jsonl" "$plot"
+else
+    "$perf" "${arguments[@]}"
+fi
