@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use sluice_core::classify::Program;
 use sluice_engine::machine::Machine;
-use sluice_engine::runtime::{CorePlan, DedupPlan, MemoryPlan, finished_checksums};
+use sluice_engine::runtime::{
+    CorePlan, DedupPlan, FlowPlan, MemoryPlan, StartError, finished_checksums, tables_fit,
+};
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{
     BootConfig, Destination, DestinationKind, DistributorMode, Generation, Oversize, PolicySet, PortRole,
@@ -43,8 +45,11 @@ pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> ExitCode {
             eprintln!("{}", Diagnostics(findings));
         }
     }
-    if let Some(boot) = &boot {
-        print_boot(boot);
+    if let Some(boot) = &boot
+        && let Err(error) = print_boot(boot)
+    {
+        eprintln!("error: {error}");
+        whole = false;
     }
     if let Some(policies) = &policies {
         print_policies(policies, boot.as_ref());
@@ -53,7 +58,8 @@ pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> ExitCode {
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print_boot(boot: &BootConfig) {
+/// Prints what would run, or why it would not.
+fn print_boot(boot: &BootConfig) -> Result<(), StartError> {
     let mut ports = table(&["port", "device", "role", "addresses", "mtu"]);
     for port in &boot.ports {
         let device = match &port.spec {
@@ -79,7 +85,22 @@ fn print_boot(boot: &BootConfig) {
     let machine = Machine::detect();
     let cores = CorePlan::new(boot, &machine);
     print_plan(boot, &machine, &cores);
+    print_flows(boot, &machine, &cores);
     print_dedup(boot, &machine, &cores);
+    tables_fit(boot, cores.workers.len(), &machine)
+}
+
+/// What metering flows takes.
+fn print_flows(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+    let Some(plan) = FlowPlan::of(&boot.flow, cores.workers.len(), machine) else { return };
+    let mb = |bytes: u64| bytes.div_ceil(1_000_000);
+    println!(
+        "flow: {} flows in {} MB, metrics in {} MB, rings of records in {} MB for each worker",
+        plan.flows,
+        mb(plan.flow_bytes),
+        mb(plan.metrics_bytes),
+        mb(plan.ring_bytes)
+    );
 }
 
 /// What deduplication takes, and how sure its verdicts are.

@@ -161,6 +161,22 @@ impl Keys for Stored<'_> {
     }
 }
 
+impl MeterConfig {
+    /// Bytes of all tables for so many flows.
+    #[must_use]
+    pub fn bytes(flows: u32, metrics: Option<&MetricsConfig>) -> u64 {
+        let each = size_of::<Entry>() + size_of::<[u64; 4]>() + size_of::<Cold>();
+        let tables = u64::from(flows) * each as u64 + Index::bytes_for(flows);
+        let ranges = RangePool::bytes_for(ranges(flows as usize));
+        tables + ranges + metrics.map_or(0, MetricsConfig::bytes)
+    }
+}
+
+/// Flows with holes in their sequence numbers that there is memory for.
+const fn ranges(flows: usize) -> usize {
+    flows / 8 + 64
+}
+
 impl FlowMeter {
     /// An empty table. All memory is taken here.
     #[must_use]
@@ -172,7 +188,7 @@ impl FlowMeter {
             long: large_table([0; 4], flows),
             cold: large_table(Cold::default(), flows),
             scores: ServiceScores::default(),
-            ranges: RangePool::new(flows / 8 + 64),
+            ranges: RangePool::new(ranges(flows)),
             metrics: config.metrics.map(MetricsTable::new),
             min_timeout_ns: u64::from(config.timeouts.shortest_s()) * 1_000_000_000,
             created: 0,

@@ -45,6 +45,15 @@ impl Default for MetricsConfig {
     }
 }
 
+impl MetricsConfig {
+    /// Bytes that the table takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let key = size_of::<KeyEntry>() + 2 * size_of::<u32>();
+        u64::from(self.keys) * key as u64 + u64::from(self.rows) * size_of::<Row>() as u64
+    }
+}
+
 /// What is added at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MetricsDelta {

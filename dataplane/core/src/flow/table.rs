@@ -76,8 +76,7 @@ impl Index {
     /// An index of `capacity` flows.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
-        // Half full at most: then only one flow in a few hundred is not in its own bucket.
-        let buckets = (capacity as usize * 2).div_ceil(WAYS).max(PROBES).next_power_of_two();
+        let buckets = buckets(capacity);
         Self {
             buckets: large_table(Bucket::default(), buckets),
             mask: buckets - 1,
@@ -194,16 +193,21 @@ impl Index {
         debug_assert!(false, "a flow that is not in the table was taken out");
     }
 
-    /// Bytes that it takes.
+    /// Bytes that an index of `capacity` flows takes.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.buckets) + self.capacity as usize * size_of::<u32>()
+    pub fn bytes_for(capacity: u32) -> u64 {
+        (buckets(capacity) * size_of::<Bucket>() + capacity as usize * size_of::<u32>()) as u64
     }
 
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
         usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) & self.mask
     }
+}
+
+/// Buckets for so many flows: half full at most, then only one flow in a few hundred is not in its own.
+fn buckets(capacity: u32) -> usize {
+    (capacity as usize * 2).div_ceil(WAYS).max(PROBES).next_power_of_two()
 }
 
 /// The part of the hash that a bucket keeps: never 0, and not the part that chose the bucket.

@@ -18,6 +18,22 @@ pub enum StartError {
     /// No memory for packets.
     #[error(transparent)]
     Mempool(#[from] MempoolError),
+    /// The tables of the workers are larger than the machine.
+    #[error(
+        "the tables of {workers} workers need {flow_mb} MB for flows and {dedup_mb} MB for deduplication each, and the \
+         machine (or control group) has {memory_mb} MB in all, a quarter of which is for everything else; set smaller \
+         `flows` in [flow] or `entries` in [dedup], or have fewer workers"
+    )]
+    Tables {
+        /// How many workers.
+        workers: usize,
+        /// Of each worker's flow tables, MB.
+        flow_mb: u64,
+        /// Of each worker's fingerprints, MB.
+        dedup_mb: u64,
+        /// Of the machine, MB.
+        memory_mb: u64,
+    },
     /// The plan has no pool: a fault of ours.
     #[error("the memory plan has no pool")]
     NoPool,

@@ -1,21 +1,91 @@
-//! The flow stages of the workers, as the boot config asks for them.
+//! The flow stages of the workers: how large are their tables, and what is in them?
 
 use sluice_core::classify::Program;
-use sluice_core::flow::TapPort;
-use sluice_model::BootConfig;
+use sluice_core::flow::metrics::MetricsConfig;
+use sluice_core::flow::{MeterConfig, TapPort};
+use sluice_model::{BootConfig, FlowRecord, FlowSettings, MetricsRecord};
 
+use crate::machine::Machine;
 use crate::stage::flow::{FlowStage, meter_config};
 
-/// Flows of one worker unless the boot config says: about 250 MB.
-const DEFAULT_FLOWS: u32 = 262_144;
-/// Records that wait for being drained, per worker.
+/// Flows of one worker where nothing else is said and memory is plenty.
+const FLOWS: u32 = 262_144;
+/// The fewest, unless the boot config says.
+const MIN_FLOWS: u32 = 8192;
+/// Of the machine's memory, the share that the tables of all workers together may take by default.
+const MEMORY_SHARE: u64 = 8;
+/// Records that wait for being drained, per worker, and rows of metrics.
 const RECORDS: usize = 16_384;
 
+/// What metering flows takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowPlan {
+    /// Flows of each worker.
+    pub flows: u32,
+    /// Bytes of each worker's flow tables.
+    pub flow_bytes: u64,
+    /// Bytes of each worker's metrics; 0 = there are none.
+    pub metrics_bytes: u64,
+    /// Bytes of each worker's rings of records.
+    pub ring_bytes: u64,
+}
+
+impl FlowPlan {
+    /// The plan for `workers` workers on a machine with `memory` bytes.
+    #[must_use]
+    pub fn new(settings: &FlowSettings, workers: usize, memory: u64) -> Self {
+        let metrics = settings.metrics.then(MetricsConfig::default);
+        let metrics_bytes = metrics.as_ref().map_or(0, MetricsConfig::bytes);
+        let ring_bytes = (RECORDS * (size_of::<FlowRecord>() + size_of::<MetricsRecord>())) as u64;
+        let affordable = || {
+            let share = memory / MEMORY_SHARE / (workers.max(1) as u64);
+            let bytes = share.saturating_sub(metrics_bytes + ring_bytes);
+            let flows = bytes * u64::from(FLOWS) / MeterConfig::bytes(FLOWS, None);
+            u32::try_from(flows).unwrap_or(u32::MAX).clamp(MIN_FLOWS, FLOWS)
+        };
+        let flows = settings.flows.unwrap_or_else(affordable);
+        Self { flows, flow_bytes: MeterConfig::bytes(flows, None), metrics_bytes, ring_bytes }
+    }
+
+    /// The plan for `workers` workers on `machine`; `None` when flows are not metered.
+    #[must_use]
+    pub fn of(settings: &FlowSettings, workers: usize, machine: &Machine) -> Option<Self> {
+        settings.enabled.then(|| Self::new(settings, workers, machine.memory_bytes))
+    }
+
+    /// Bytes of each worker.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.flow_bytes + self.metrics_bytes + self.ring_bytes
+    }
+}
+
 /// The stage of worker `index`; `None` when flows are not metered.
-pub(super) fn stage(boot: &BootConfig, program: &Program, index: usize) -> Option<FlowStage> {
+pub(super) fn stage(
+    boot: &BootConfig,
+    plan: Option<&FlowPlan>,
+    program: &Program,
+    index: usize,
+) -> Option<FlowStage> {
     let taps: Vec<_> = boot.ports.iter().map(|port| TapPort { tap: port.tap, side: port.tap_side }).collect();
     let worker = u8::try_from(index).unwrap_or(u8::MAX);
-    boot.flow
-        .enabled
-        .then(|| FlowStage::new(meter_config(&boot.flow, &taps, DEFAULT_FLOWS, worker), RECORDS, program))
+    plan.map(|plan| FlowStage::new(meter_config(&boot.flow, &taps, plan.flows, worker), RECORDS, program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_follow_memory_and_workers() {
+        let settings = FlowSettings::default();
+        let flows = |settings: &FlowSettings, workers, memory| FlowPlan::new(settings, workers, memory).flows;
+        assert_eq!(flows(&settings, 2, 64 << 30), FLOWS);
+        let small = FlowPlan::new(&settings, 1, 2 << 30);
+        assert!(small.flows < FLOWS && small.bytes().abs_diff(256 << 20) < 8 << 20, "{small:?}");
+        assert_eq!(flows(&settings, 64, 1 << 30), MIN_FLOWS);
+        let settings = FlowSettings { flows: Some(64), metrics: false, ..settings };
+        let plan = FlowPlan::new(&settings, 1, 0);
+        assert_eq!((plan.flows, plan.metrics_bytes), (64, 0));
+    }
 }

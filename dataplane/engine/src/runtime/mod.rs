@@ -14,15 +14,18 @@ mod ports;
 mod routes;
 mod share;
 mod spread;
+mod tables;
 
 pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use error::StartError;
+pub use flows::FlowPlan;
 pub use plan::MemoryPlan;
 pub use ports::{PortReport, PortState};
 pub use routes::Route;
 pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
+pub use tables::tables_fit;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -146,6 +149,7 @@ impl Engine {
     pub fn start(boot: &BootConfig, policies: &PolicySet) -> Result<Self, StartError> {
         let machine = Machine::detect();
         let cores = CorePlan::new(boot, &machine);
+        tables_fit(boot, cores.workers.len(), &machine)?;
         let plan = MemoryPlan::new(boot, &cores, &machine);
         let use_hugepages = plan.use_hugepages(boot.eal.hugepages)?;
         for port in boot.ports.iter().filter(|port| waits_for_peer(&port.spec)) {
@@ -207,6 +211,7 @@ impl Engine {
         let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let dedup_plan = DedupPlan::of(&boot.dedup, worker_count, &machine);
+        let flow_plan = FlowPlan::of(&boot.flow, worker_count, &machine);
         let idle = IdleSettings {
             adaptive: boot.worker.polling == Polling::Adaptive,
             max_sleep: boot
@@ -240,7 +245,7 @@ impl Engine {
                 classifier: Classifier::new(&program, ClassifierConfig::default()),
                 program: Arc::clone(&program),
                 decap: decap_stage(),
-                flow: flows::stage(boot, &program, index),
+                flow: flows::stage(boot, flow_plan.as_ref(), &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 sequences: Sequences::new(Arc::clone(&streams)),
                 headers,

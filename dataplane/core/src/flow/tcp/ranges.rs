@@ -88,6 +88,12 @@ impl RangePool {
         }
     }
 
+    /// Bytes that a pool of `blocks` blocks takes.
+    #[must_use]
+    pub const fn bytes_for(blocks: usize) -> u64 {
+        (blocks * (size_of::<Block>() + size_of::<u32>())) as u64
+    }
+
     /// How often a direction had holes and no block was free: its older runs were forgotten then.
     #[must_use]
     pub fn exhausted(&self) -> u64 {
