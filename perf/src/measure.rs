@@ -48,6 +48,8 @@ const FINGERPRINTS: u32 = 1 << 20;
 const RECORDS: usize = 1024;
 /// Flows from which on a sample takes a second at least.
 const MANY_FLOWS: usize = 100_000;
+/// The longest sample of a table that fills.
+const FILLING: Duration = Duration::from_millis(40);
 /// Memory for DPDK without hugepages, MB.
 const MEMORY_MB: u32 = 128;
 
@@ -231,9 +233,14 @@ impl Bench<'_> {
         let _registered = prepared?;
         let clock = Clock::new(hz);
         let (ledger, stats) = (worker.ledger(), worker.stats());
-        // Every flow is there before anything is measured, unless new flows are.
+        // Every flow is there before anything is measured, and a table that shall be full is.
+        let before = match self.scenario.traffic {
+            Traffic::Conversations => traffic.count(),
+            Traffic::NewFlows if !self.scenario.until_full => self.scenario.table as usize,
+            Traffic::NewFlows | Traffic::Same | Traffic::Tunnelled | Traffic::Mix => 0,
+        };
         let mut begun = 0;
-        while self.scenario.traffic == Traffic::Conversations && begun < traffic.count() {
+        while begun < before {
             begun += worker.poll(&clock);
         }
         let samples = self.sample(|| worker.poll(&clock))?;
@@ -314,7 +321,11 @@ impl Bench<'_> {
         let mut samples = Samples { packets: 0, seconds: 0.0, rates: Vec::new() };
         // With many flows, what each of them does once a second is in every sample.
         let second = if self.scenario.flows >= MANY_FLOWS { Duration::from_secs(1) } else { Duration::ZERO };
-        let sample = self.settings.sample.max(second);
+        let mut sample = self.settings.sample.max(second);
+        let mut left = u64::MAX;
+        if self.scenario.until_full {
+            (sample, left) = (sample.min(FILLING), self.scenario.table.into());
+        }
         for index in 0..=self.settings.samples {
             let (start, run_start) = (Instant::now(), time.run_ns()?);
             let mut packets = 0;
@@ -328,6 +339,10 @@ impl Bench<'_> {
                 samples.packets += packets;
                 samples.seconds += seconds;
                 samples.rates.push(as_f64(packets) / seconds);
+            }
+            left = left.saturating_sub(packets);
+            if left < packets {
+                break;
             }
         }
         samples.rates.sort_by(f64::total_cmp);

@@ -46,6 +46,8 @@ pub struct Scenario {
     pub dedup: bool,
     /// Workers at the same time, each on a core of its own with its own source, tables and sink.
     pub workers: usize,
+    /// Measured only while the flow table fills, and not before it is full otherwise.
+    pub until_full: bool,
 }
 
 /// Flows that fit the caches of a worker's tables.
@@ -57,7 +59,16 @@ const MANY_FLOWS: usize = 1_000_000;
 const TABLE: u32 = 1 << 20;
 
 const fn scenario(name: &'static str, work: Work) -> Scenario {
-    Scenario { name, flows: FLOWS, work, traffic: Traffic::Same, table: 0, dedup: false, workers: 1 }
+    Scenario {
+        name,
+        flows: FLOWS,
+        work,
+        traffic: Traffic::Same,
+        table: 0,
+        dedup: false,
+        workers: 1,
+        until_full: false,
+    }
 }
 
 /// With flow metering.
@@ -92,8 +103,7 @@ pub const ALL: [Scenario; 24] = [
     metered("established-100", FLOWS, Work::Many(100)),
     metered("established-1000", FLOWS, Work::Many(1000)),
     metered("established-10000", FLOWS, Work::Many(10_000)),
-    // The table is never full: it has room for more than come before the first of them time out.
-    Scenario { table: NEW_FLOWS, ..new_flows("new-flows-filling") },
+    Scenario { until_full: true, ..new_flows("new-flows-filling") },
     new_flows("new-flows-full"),
     full("workers-1", FLOWS, Traffic::Conversations),
     Scenario { workers: 2, ..full("workers-2", FLOWS, Traffic::Conversations) },
@@ -127,9 +137,6 @@ pub const LIST: [&str; 25] = [
     "full-10k@1500",
     "full-10k@imix",
 ];
-
-/// Flows that begin in the time of a measurement.
-const NEW_FLOWS: u32 = 1 << 24;
 
 const fn new_flows(name: &'static str) -> Scenario {
     Scenario { traffic: Traffic::NewFlows, table: TABLE, ..scenario(name, Work::Many(1000)) }
