@@ -220,7 +220,7 @@ impl Bench<'_> {
         self.together.wait();
 
         let mut burst = Burst::new();
-        let alone = self.sample(|| {
+        let alone = self.sample(false, || {
             source.rx_burst(&mut burst);
             let taken = burst.len();
             burst.free_all();
@@ -243,7 +243,7 @@ impl Bench<'_> {
         while begun < before {
             begun += worker.poll(&clock);
         }
-        let samples = self.sample(|| worker.poll(&clock))?;
+        let samples = self.sample(self.scenario.until_full, || worker.poll(&clock))?;
         let stages = stage_cycles(&stats);
         let instructions_per_packet = instructions(|| worker.poll(&clock));
         // What is counted is published with the batch, so the last one is in it.
@@ -315,15 +315,16 @@ impl Bench<'_> {
         (table > 0).then(|| FlowStage::new(config, RECORDS, program))
     }
 
-    /// Samples of `poll`, which returns how many packets it moved, after one that does not count.
-    fn sample(&self, mut poll: impl FnMut() -> usize) -> Result<Samples> {
+    /// Samples of `poll`, which returns how many packets it moved, after one that does not count. `fills`: only until as
+    /// many packets came as the flow table has entries.
+    fn sample(&self, fills: bool, mut poll: impl FnMut() -> usize) -> Result<Samples> {
         let time = ThreadTime::current();
         let mut samples = Samples { packets: 0, seconds: 0.0, rates: Vec::new() };
         // With many flows, what each of them does once a second is in every sample.
         let second = if self.scenario.flows >= MANY_FLOWS { Duration::from_secs(1) } else { Duration::ZERO };
         let mut sample = self.settings.sample.max(second);
         let mut left = u64::MAX;
-        if self.scenario.until_full {
+        if fills {
             (sample, left) = (sample.min(FILLING), self.scenario.table.into());
         }
         for index in 0..=self.settings.samples {
