@@ -94,13 +94,13 @@ fn flows_move_away_from_a_dead_link_and_come_back() {
 
     tap.tool.ip("link set dev in1 down");
     daemon.wait_log("link down");
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(300));
     let during = round(&lab, &tap, false);
     assert_eq!(during[0], all, "all flows go to the tool that is left");
 
     tap.tool.ip("link set dev in1 up");
     daemon.wait_log("link up");
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(300));
     assert_eq!(round(&lab, &tap, true), before, "each flow is back where it was");
 
     let summary = daemon.stop();

@@ -65,12 +65,12 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     // Down: copies to it are dropped under that name, the other output goes on.
     tap.tool.ip("link set dev in1 down");
     daemon.wait_log("link down");
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(300));
     tap.flood(30, 300);
     wait_received(&tap.tool, "vx7", 130);
     tap.tool.ip("link set dev in1 up");
     daemon.wait_log("link up");
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(300));
     tap.flood(20, 300);
     wait_received(&tap.tool, "in1", 120);
     wait_received(&tap.tool, "vx7", 150);
@@ -78,13 +78,13 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     // Deleted and made again, under the same name: another interface to the kernel, the same port to us.
     tap.tool.ip("link del dev in1");
     daemon.wait_log_times("link down", 2);
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(300));
     tap.flood(40, 300);
     wait_received(&tap.tool, "vx7", 190);
     tap.broker.veth("out1", &tap.tool, "in1", 1500);
     daemon.wait_log("the interface is back");
     daemon.wait_log_times("link up", 2);
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(300));
     tap.flood(10, 300);
     wait_received(&tap.tool, "in1", 10);
     wait_received(&tap.tool, "vx7", 200);
@@ -117,7 +117,7 @@ fn a_tap_that_comes_back_is_captured_again() {
     tap.client.address("c0", &["10.1.0.1/24"]);
     tap.client.ip(format!("neigh add {} lladdr {} dev c0 nud permanent", SERVER[0], tap.server.mac("s0")));
     daemon.wait_log("the interface is back");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(300));
     let before = tap.tool.counters("vx7").rx_packets;
     tap.flood(50, 300);
     wait_received(&tap.tool, "vx7", before + 50);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use sluice_af_packet::{AfPacketConfig, GsoKind, RxChecksum, RxConfig, TxConfig, TxRefusal};
 use support::*;
 
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Local experimental EtherType 1 (RFC 9542, 3): nothing in the kernel wants it.
 const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 

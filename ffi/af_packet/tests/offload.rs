@@ -22,7 +22,7 @@ use std::time::Duration;
 use sluice_af_packet::{GsoKind, RxChecksum, RxConfig, RxMeta};
 use support::*;
 
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(1);
 const ADDRESSES: [(&str, &str); 2] = [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")];
 
 /// Run `work` on a thread inside another namespace.
