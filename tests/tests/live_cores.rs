@@ -88,6 +88,7 @@ fn through(test: &str, worker: &str, in_spec: &str) -> Option<Summary> {
         assert!(steps.iter().copied().eq(0..STEPS), "flow {flow}: {steps:?}");
     }
     assert_eq!(summary.copies("out"), u64::from(FLOWS * STEPS));
+    assert_eq!(summary.port("out")[1], summary.tx(), "by all workers: {}", summary.text);
     Some(summary)
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct AfPacketPort {
     shared: Arc<Shared>,
+    /// Sockets that only send, for further workers.
+    senders: Vec<Arc<Shared>>,
     interface: String,
     memory_bytes: usize,
     link: Mutex<LinkWatch>,
@@ -140,11 +142,19 @@ impl AfPacketPort {
     pub(crate) fn new(shared: Arc<Shared>, interface: &str, memory_bytes: usize, link: LinkWatch) -> Self {
         Self {
             shared,
+            senders: Vec::new(),
             interface: interface.to_owned(),
             memory_bytes,
             link: Mutex::new(link),
             kernel: Mutex::default(),
         }
+    }
+
+    /// Lets [`AfPacketPort::stats`] count what `other` sends, too: a port of the same interface that does not receive,
+    /// opened for the transmit queue of one more worker.
+    pub fn count_with(&mut self, other: Self) {
+        self.senders.push(other.shared);
+        self.senders.extend(other.senders);
     }
 
     /// Ends reception: the kernel offers no more frames to the ring and counts none, those in it may still be taken.
@@ -161,7 +171,11 @@ impl AfPacketPort {
     /// All counters. Reads the kernel's too (one system call).
     pub fn stats(&self) -> AfPacketStats {
         let kernel = self.kernel_counters();
-        let Shared { rx, tx, .. } = &*self.shared;
+        let rx = &self.shared.rx;
+        let sum = |counter: fn(&TxCounters) -> &Counter| {
+            let senders = self.senders.iter().chain([&self.shared]);
+            senders.map(|sender| counter(&sender.tx).get()).fold(0, u64::wrapping_add)
+        };
         AfPacketStats {
             kernel_packets: kernel.packets,
             kernel_drops: kernel.drops,
@@ -175,13 +189,13 @@ impl AfPacketPort {
             rx_super_frames: rx.super_frames.get(),
             rx_kernel_refused: rx.kernel_refused.get(),
             rx_malformed_blocks: rx.malformed_blocks.get(),
-            tx_packets: tx.packets.get(),
-            tx_bytes: tx.bytes.get(),
-            tx_refused_too_long: tx.refused_too_long.get(),
-            tx_refused_invalid: tx.refused_invalid.get(),
-            tx_full: tx.full.get(),
-            tx_down: tx.down.get(),
-            tx_errors: tx.errors.get(),
+            tx_packets: sum(|tx| &tx.packets),
+            tx_bytes: sum(|tx| &tx.bytes),
+            tx_refused_too_long: sum(|tx| &tx.refused_too_long),
+            tx_refused_invalid: sum(|tx| &tx.refused_invalid),
+            tx_full: sum(|tx| &tx.full),
+            tx_down: sum(|tx| &tx.down),
+            tx_errors: sum(|tx| &tx.errors),
         }
     }
 

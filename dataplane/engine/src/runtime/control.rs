@@ -204,7 +204,7 @@ impl Control {
                     }
                 }
                 // The feeder says when the file has ended.
-                Device::File | Device::Closed(_) => continue,
+                Device::File(_) | Device::Closed(_) => continue,
             };
             if port.state.set_up(up) {
                 let name = port.state.name();

@@ -49,6 +49,7 @@ fn feed(mut reader: CaptureReader, queue: &Feed, pool: &Mempool, state: &PortSta
                         Some(mbuf) => match queue.push((mbuf, info)) {
                             Ok(()) => {
                                 frames += 1;
+                                state.count_fed();
                                 break;
                             }
                             Err((mbuf, _)) => {

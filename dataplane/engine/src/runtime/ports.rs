@@ -1,7 +1,7 @@
 //! Opening ports, and what is known of them from outside the workers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
@@ -44,8 +44,8 @@ pub(super) enum Device {
     Dpdk(Port),
     /// Replaced when the interface goes and comes back.
     AfPacket(Box<Mutex<AfPacketPort>>),
-    /// A capture file has no state of its own.
-    File,
+    /// A capture file: the frames handed to the worker so far (feeder: w, others: r).
+    File(AtomicU64),
     /// Closed at the end of the run; this was its last report.
     Closed(PortReport),
 }
@@ -89,7 +89,7 @@ impl PortState {
     /// interface of its own, whatever uses it.
     pub(super) fn sent_bytes(&self, interface: Option<&str>) -> Option<u64> {
         match (&self.device, interface) {
-            (Device::Closed(_) | Device::File, _) | (Device::AfPacket(_), None) => None,
+            (Device::Closed(_) | Device::File(_), _) | (Device::AfPacket(_), None) => None,
             (_, Some(interface)) => interface_sent_bytes(interface),
             (Device::Dpdk(port), None) => port.stats().ok().map(|stats| stats.obytes),
         }
@@ -98,6 +98,13 @@ impl PortState {
     /// Notes the link state; says whether it changed.
     pub(super) fn set_up(&self, up: bool) -> bool {
         self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Counts a frame of a capture file.
+    pub(super) fn count_fed(&self) {
+        if let Device::File(frames) = &self.device {
+            frames.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Replaces the handle of a kernel interface that came back; what the old one counted stays counted.
@@ -164,7 +171,7 @@ impl PortState {
                 report.rx_super_frames += stats.rx_super_frames;
                 report.checksums_finished += stats.checksums_finished;
             }
-            Device::File => {}
+            Device::File(frames) => report.rx_packets = frames.load(Ordering::Relaxed),
         }
         report
     }
@@ -322,7 +329,7 @@ impl OpenPort {
         }
         let error = |source| StartError::Capture { name: setup.name.clone(), source };
         let reader = CaptureReader::open(path).map_err(error)?;
-        let mut open = Self::new(id, setup, Device::File);
+        let mut open = Self::new(id, setup, Device::File(AtomicU64::new(0)));
         open.rx = Some(Rx::Feed(Arc::new(ArrayQueue::new(FEED_QUEUE)), Some(reader)));
         Ok(open)
     }
@@ -364,7 +371,7 @@ impl OpenPort {
     pub(super) fn rss(&self) -> Option<RssState> {
         match self.state.device() {
             Device::Dpdk(port) => port.rss().ok(),
-            Device::AfPacket(_) | Device::File | Device::Closed(_) => None,
+            Device::AfPacket(_) | Device::File(_) | Device::Closed(_) => None,
         }
     }
 
@@ -423,11 +430,13 @@ pub(super) fn open_interface(
         }),
         tx: setup.role.sends().then(TxConfig::default),
     };
-    let (port, rx, first) = sluice_af_packet::open(&config)?;
+    let (mut port, rx, first) = sluice_af_packet::open(&config)?;
     let mut tx: Vec<_> = first.into_iter().collect();
     config.rx = None;
     while setup.role.sends() && tx.len() < workers {
-        tx.extend(sluice_af_packet::open(&config)?.2);
+        let (other, _, queue) = sluice_af_packet::open(&config)?;
+        port.count_with(other);
+        tx.extend(queue);
     }
     Ok((port, rx, tx))
 }
