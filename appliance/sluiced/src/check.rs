@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use sluice_core::classify::Program;
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{
-    CorePlan, DedupPlan, FlowPlan, MemoryPlan, StartError, finished_checksums, tables_fit,
+    CorePlan, DedupPlan, FlowPlan, MemoryPlan, StartError, finished_checksums, memory_fits,
 };
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{
@@ -87,7 +87,7 @@ fn print_boot(boot: &BootConfig) -> Result<(), StartError> {
     print_plan(boot, &machine, &cores);
     print_flows(boot, &machine, &cores);
     print_dedup(boot, &machine, &cores);
-    tables_fit(boot, cores.workers.len(), &machine)
+    memory_fits(boot, &cores, &machine)
 }
 
 /// What metering flows takes.

@@ -27,7 +27,7 @@ use crate::machine::Machine;
 use crate::output::{BreakerReport, Egress, Output, TunnelEnds};
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::replay_breaker::ReplayBreaker;
-use crate::runtime::DedupPlan;
+use crate::runtime::{DedupPlan, FlowPlan, StartError, tables_fit};
 use crate::sequence::Sequences;
 use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::decap::Decap;
@@ -60,8 +60,6 @@ const HEADER_ROOM: u16 = 256;
 const HEADER_MBUFS: (usize, usize) = (16_383, 262_143);
 /// Entries of the queue to the file writer, unless one packet alone needs more.
 const QUEUE_ENTRIES: usize = 524_288;
-/// Flows at the same time, unless the settings say.
-const DEFAULT_FLOWS: u32 = 262_144;
 /// Records that one batch may give rise to: two for each packet, and those of the sweep.
 const RING_RECORDS: usize = 1024;
 /// Bytes of an mbuf besides its data room: structure, headroom, mempool header.
@@ -116,6 +114,9 @@ pub enum ReplayError {
         /// The file.
         path: PathBuf,
     },
+    /// The tables are larger than the machine.
+    #[error(transparent)]
+    Tables(#[from] StartError),
     /// DPDK does not start.
     #[error(transparent)]
     Eal(#[from] EalError),
@@ -170,13 +171,15 @@ pub fn replay(
     mut progress: impl FnMut(usize, Progress),
     sink: &mut impl Sink,
 ) -> Result<ReplayReport, ReplayError> {
+    let machine = Machine::detect();
+    tables_fit(config.flow.as_ref(), &config.dedup, 1, &machine)?;
     let mut readers = Vec::with_capacity(config.inputs.len());
     for path in &config.inputs {
         readers.push(CaptureReader::open(path)?);
     }
     let files = output_files(config);
     make_output_folder(config, &files)?;
-    let mut session = Session::new(config, &files)?;
+    let mut session = Session::new(config, &files, &machine)?;
     let mut errors = Vec::new();
     for (index, mut reader) in readers.into_iter().enumerate() {
         let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
@@ -237,7 +240,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(config: &ReplayConfig, files: &[Option<PathBuf>]) -> Result<Self, ReplayError> {
+    fn new(config: &ReplayConfig, files: &[Option<PathBuf>], machine: &Machine) -> Result<Self, ReplayError> {
         let policies = &config.policies;
         let ports: Vec<_> = config.inputs.iter().map(|path| port_name(path)).collect();
         let (program, _report) = Program::compile(policies, &ports, Generation(1));
@@ -285,7 +288,8 @@ impl Session {
             classifier: Classifier::new(&program, ClassifierConfig::default()),
             decap: Decap::new(&config.decap),
             flow: config.flow.as_ref().map(|flow| {
-                FlowStage::new(meter_config(flow, &config.taps, DEFAULT_FLOWS, 0), RING_RECORDS, &program)
+                let flows = FlowPlan::new(flow, 1, machine.memory_bytes).flows;
+                FlowStage::new(meter_config(flow, &config.taps, flows, 0), RING_RECORDS, &program)
             }),
             fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
@@ -296,7 +300,7 @@ impl Session {
             headers: headers.clone(),
             files: Some(producer),
             guard: if config.loop_guard { LoopGuard::new(policies, &[]) } else { LoopGuard::disabled() },
-            dedup: DedupPlan::of(&config.dedup, 1, &Machine::detect())
+            dedup: DedupPlan::of(&config.dedup, 1, machine)
                 .and_then(|plan| Dedup::new(&config.dedup, plan.entries, config.inputs.len(), true)),
             control: ControlQueues::new(1),
             tables: Arc::clone(&tables),

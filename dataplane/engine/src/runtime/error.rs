@@ -34,6 +34,20 @@ pub enum StartError {
         /// Of the machine, MB.
         memory_mb: u64,
     },
+    /// The pools, or what DPDK is to be given, are larger than the machine.
+    #[error(
+        "DPDK is to have {pools_mb} MB in ordinary pages, beside {tables_mb} MB of tables, and the machine (or control \
+         group) has {memory_mb} MB in all; set smaller `mbufs` or `data_room` in [memory], or a smaller `memory_mb` in \
+         [eal]: without them, pools are as large as ports, queues and workers need"
+    )]
+    Pools {
+        /// Of the pools, or as configured, MB.
+        pools_mb: u64,
+        /// Of all workers' tables, MB.
+        tables_mb: u64,
+        /// Of the machine, MB.
+        memory_mb: u64,
+    },
     /// The plan has no pool: a fault of ours.
     #[error("the memory plan has no pool")]
     NoPool,

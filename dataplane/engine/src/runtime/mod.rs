@@ -25,7 +25,7 @@ pub use ports::{PortReport, PortState};
 pub use routes::Route;
 pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
-pub use tables::tables_fit;
+pub use tables::{memory_fits, tables_fit};
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -149,7 +149,7 @@ impl Engine {
     pub fn start(boot: &BootConfig, policies: &PolicySet) -> Result<Self, StartError> {
         let machine = Machine::detect();
         let cores = CorePlan::new(boot, &machine);
-        tables_fit(boot, cores.workers.len(), &machine)?;
+        memory_fits(boot, &cores, &machine)?;
         let plan = MemoryPlan::new(boot, &cores, &machine);
         let use_hugepages = plan.use_hugepages(boot.eal.hugepages)?;
         for port in boot.ports.iter().filter(|port| waits_for_peer(&port.spec)) {
