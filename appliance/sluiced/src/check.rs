@@ -1,8 +1,10 @@
 //! `sluiced check`: validates, and prints what would run.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use sluice_core::classify::Program;
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{
@@ -14,12 +16,15 @@ use sluice_model::{
     PortSpec, Tunnel, TunnelKind,
 };
 
+use crate::paths;
 use crate::report::{self, table};
+use crate::say::{Out, complain, say};
 
 /// The largest frame, without FCS, that an Ethernet port of MTU 1,500 receives, bytes.
 const ETHERNET_FRAME: usize = 1514;
 
-pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> ExitCode {
+pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> Result<ExitCode> {
+    let mut out = Out::default();
     let mut whole = true;
     let boot = match config {
         Some(path) => {
@@ -30,9 +35,9 @@ pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> ExitCode {
         None => None,
     };
     let path = policy.map(Path::to_owned).or_else(|| boot.as_ref().map(|boot| boot.policy.clone()));
-    let policies = match path {
+    let policies = match &path {
         Some(path) => {
-            let policies = report::load(&load_policy(&path));
+            let policies = report::load(&load_policy(path));
             whole &= policies.is_some();
             policies
         }
@@ -42,24 +47,31 @@ pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> ExitCode {
         let findings = check_against(policies, boot);
         whole &= !findings.iter().any(|finding| finding.severity == Severity::Error);
         if !findings.is_empty() {
-            eprintln!("{}", Diagnostics(findings));
+            complain!("{}", Diagnostics(findings));
+        }
+    }
+    if let (Some(path), Some(policies)) = (&path, &policies) {
+        for clash in paths::clashes(config, boot.as_ref(), path, policies) {
+            complain!("error: {clash}");
+            whole = false;
         }
     }
     if let Some(boot) = &boot
-        && let Err(error) = print_boot(boot)
+        && let Err(error) = print_boot(&mut out, boot)
     {
-        eprintln!("error: {error}");
+        complain!("error: {error}");
         whole = false;
     }
     if let Some(policies) = &policies {
-        print_policies(policies, boot.as_ref());
+        print_policies(&mut out, policies, boot.as_ref());
     }
-    println!("{}", if whole { "OK" } else { "NOT OK: see the errors above" });
-    if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    say!(out, "{}", if whole { "OK" } else { "NOT OK: see the errors above" });
+    out.end()?;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints what would run, or why it would not.
-fn print_boot(boot: &BootConfig) -> Result<(), StartError> {
+fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
     let mut ports = table(&["port", "device", "role", "addresses", "mtu"]);
     for port in &boot.ports {
         let device = match &port.spec {
@@ -76,25 +88,26 @@ fn print_boot(boot: &BootConfig) -> Result<(), StartError> {
         let mtu = port.mtu.map_or_else(|| "the device's".to_owned(), |mtu| mtu.to_string());
         ports.add_row([&port.name, &device, role, &addresses.join(" "), &mtu]);
     }
-    println!("{ports}\n");
+    say!(out, "{ports}\n");
     for port in boot.ports.iter().filter(|port| port.role.captures()) {
         if let Some(caution) = uncounted(&port.spec) {
-            println!("port \"{}\": {caution}", port.name);
+            say!(out, "port \"{}\": {caution}", port.name);
         }
     }
     let machine = Machine::detect();
     let cores = CorePlan::new(boot, &machine);
-    print_plan(boot, &machine, &cores);
-    print_flows(boot, &machine, &cores);
-    print_dedup(boot, &machine, &cores);
+    print_plan(out, boot, &machine, &cores);
+    print_flows(out, boot, &machine, &cores);
+    print_dedup(out, boot, &machine, &cores);
     memory_fits(boot, &cores, &machine)
 }
 
 /// What metering flows takes.
-fn print_flows(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+fn print_flows(out: &mut Out, boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
     let Some(plan) = FlowPlan::of(&boot.flow, cores.workers.len(), machine) else { return };
     let mb = |bytes: u64| bytes.div_ceil(1_000_000);
-    println!(
+    say!(
+        out,
         "flow: {} flows in {} MB, metrics in {} MB, rings of records in {} MB for each worker",
         plan.flows,
         mb(plan.flow_bytes),
@@ -104,28 +117,42 @@ fn print_flows(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
 }
 
 /// What deduplication takes, and how sure its verdicts are.
-fn print_dedup(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+fn print_dedup(out: &mut Out, boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
     let Some(plan) = DedupPlan::of(&boot.dedup, cores.workers.len(), machine) else { return };
     let window_us = u32::try_from(boot.dedup.window_ns / 1000).map_or(f64::MAX, f64::from);
     let checksum = boot.dedup.key.l4_checksum.unwrap_or_else(|| finished_checksums(boot));
-    println!(
+    say!(
+        out,
         "dedup: {} within {} ms; the L4 checksum is {} the key",
         boot.dedup.mode.name(),
         window_us / 1e3,
         if checksum { "part of" } else { "left out of" }
     );
-    println!(
+    say!(
+        out,
         "       {} fingerprints of {} bits in {} MB for each worker: holds {} packets/s for the whole window",
         plan.entries,
         plan.bits,
         plan.bytes / 1_000_000,
         plan.packets_per_s
     );
-    println!(
-        "       probability of a false duplicate: {:.1e} per packet with a full table; at that rate one in {:.0} hours",
+    say!(
+        out,
+        "       probability of a false duplicate: {:.1e} per packet with a full table; at that rate one in {}",
         plan.false_duplicate(),
-        plan.hours_between_false_duplicates()
+        span(plan.hours_between_false_duplicates())
     );
+}
+
+/// A span of time, in the unit that people would choose.
+fn span(hours: f64) -> String {
+    match hours {
+        ..=0.03 => format!("{:.1} seconds", hours * 3600.0),
+        ..=2.0 => format!("{:.0} minutes", hours * 60.0),
+        ..=48.0 => format!("{hours:.0} hours"),
+        ..=17_532.0 => format!("{:.0} days", hours / 24.0),
+        _ => format!("{:.0} years", hours / 8766.0),
+    }
 }
 
 /// What a driver keeps from the account.
@@ -145,18 +172,28 @@ fn uncounted(spec: &PortSpec) -> Option<&'static str> {
 }
 
 /// Which CPUs, queues and memory a run would take.
-fn print_plan(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
+fn print_plan(out: &mut Out, boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
     let plan = MemoryPlan::new(boot, cores, machine);
-    println!(
+    say!(
+        out,
         "machine: {} CPUs{}, {} MB{}",
         machine.cpus.len(),
         quota(machine),
         machine.memory_bytes >> 20,
         { if machine.memory_limited { " by control group" } else { "" } }
     );
-    println!("workers: {} on CPUs {:?}", cores.workers.len(), cores.workers);
+    say!(out, "workers: {} on CPUs {:?}", cores.workers.len(), cores.workers);
+    let threads = cores.workers.iter().chain(&cores.distributors);
+    let missing: BTreeSet<_> = threads.filter(|cpu| !machine.cpus.contains(cpu)).collect();
+    if !missing.is_empty() {
+        complain!(
+            "warning: worker: CPUs {missing:?} do not exist, are offline or lie outside the process's cpuset: their \
+             threads would run wherever there is room; choose lcores out of {:?}",
+            machine.cpus
+        );
+    }
     if cores.distributors.is_empty() {
-        println!("distributors: none");
+        say!(out, "distributors: none");
     } else {
         let when = match boot.worker.distributor {
             DistributorMode::Always => "always",
@@ -165,36 +202,43 @@ fn print_plan(boot: &BootConfig, machine: &Machine, cores: &CorePlan) {
             }
         };
         let shared = if cores.shared { "; a CPU is shared with a worker" } else { "" };
-        println!(
+        say!(
+            out,
             "distributors: {} on CPUs {:?}, {when}; rings of {}{shared}",
             cores.distributors.len(),
             cores.distributors,
             plan.ring_size
         );
     }
-    println!(
+    say!(
+        out,
         "queues: receive queues of {} descriptors, transmit queues of {}, one of each for every worker where the \
          port has them",
-        plan.rx_descriptors, plan.tx_descriptors
+        plan.rx_descriptors,
+        plan.tx_descriptors
     );
     let pages = match plan.use_hugepages(boot.eal.hugepages) {
         Ok(true) => "in hugepages".to_owned(),
         Ok(false) => "in ordinary pages".to_owned(),
-        Err(error) => error.to_string(),
+        Err(_) => "in hugepages that are not free".to_owned(),
     };
-    println!("memory: {} MB for DPDK, {pages}", plan.memory_mb());
+    say!(out, "memory: {} MB for DPDK, {pages}", plan.memory_mb());
     let nodes: Vec<_> = plan.nodes.iter().flatten().map(ToString::to_string).collect();
     let nodes = if nodes.is_empty() {
         String::new()
     } else {
         format!(", on each of the NUMA nodes {}", nodes.join(", "))
     };
-    println!(
+    say!(
+        out,
         "        {} mbufs of {} bytes for packets ({} can be in use at once), {} for headers{nodes}",
-        plan.mbufs, plan.data_room, plan.needed, plan.headers
+        plan.mbufs,
+        plan.data_room,
+        plan.needed,
+        plan.headers
     );
     if plan.mbufs < plan.needed {
-        println!("        with so few mbufs, packets are lost before queues and rings are full");
+        say!(out, "        with so few mbufs, packets are lost before queues and rings are full");
     }
 }
 
@@ -204,19 +248,20 @@ fn quota(machine: &Machine) -> String {
     format!(", a quota of {}.{:02}", milli / 1000, milli % 1000 / 10)
 }
 
-fn print_policies(policies: &PolicySet, boot: Option<&BootConfig>) {
+fn print_policies(out: &mut Out, policies: &PolicySet, boot: Option<&BootConfig>) {
     let names: Vec<String> =
         boot.map(|boot| boot.ports.iter().map(|port| port.name.clone()).collect()).unwrap_or_default();
     let (program, report) = Program::compile(policies, &names, Generation(1));
     let streams = program.streams().len();
-    println!(
+    say!(
+        out,
         "\n{} policies, {} destinations, {streams} (destination, tag) pairs",
         policies.policies().len(),
         policies.destinations().len()
     );
     let dimensions: Vec<_> =
         report.dimensions.iter().map(|(name, classes)| format!("{name} {classes}")).collect();
-    println!("classifier: {} kB; classes: {}\n", report.bytes / 1024, dimensions.join(", "));
+    say!(out, "classifier: {} kB; classes: {}\n", report.bytes / 1024, dimensions.join(", "));
 
     let mut destinations =
         table(&["destination", "type", "mtu", "when larger", "underlay MTU for 1,514-byte frames"]);
@@ -241,7 +286,7 @@ fn print_policies(policies: &PolicySet, boot: Option<&BootConfig>) {
         };
         destinations.add_row([&destination.name, &kind, &mtu, oversize, &need]);
     }
-    println!("{destinations}");
+    say!(out, "{destinations}");
 }
 
 fn tunnel_name(tunnel: &Tunnel) -> String {
@@ -267,4 +312,15 @@ fn tunnel_overhead(tunnel: &Tunnel) -> usize {
 
 fn tag_len(destination: &Destination) -> usize {
     if destination.inner_vlan { sluice_core::encap::VLAN_TAG_LEN } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_never_none_at_all() {
+        let spans = [0.0036, 0.5, 2.1, 233.0, 11_931_557.0].map(span);
+        assert_eq!(spans, ["13.0 seconds", "30 minutes", "2 hours", "10 days", "1361 years"]);
+    }
 }

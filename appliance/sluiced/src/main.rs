@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod paths;
 mod records;
 mod replay;
 mod report;
 mod run;
+mod say;
 mod threads;
 
 use std::path::PathBuf;
@@ -14,6 +16,8 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use sluice_model::DedupMode;
+
+use say::complain;
 
 /// Sluice: an open network packet broker.
 #[derive(Debug, Parser)]
@@ -98,6 +102,7 @@ enum Decap {
     /// They are taken off.
     Strip,
     /// Policies and flows see what is inside.
+    #[value(alias = "look_through")]
     LookThrough,
 }
 
@@ -110,18 +115,18 @@ fn dedup_mode() -> impl TypedValueParser<Value = DedupMode> {
 
 fn main() -> ExitCode {
     if let Err(missing) = sluice_cpu::cpu_baseline() {
-        eprintln!("sluiced: {missing}");
+        complain!("sluiced: {missing}");
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args.config, args.json),
-        Command::Check(args) => Ok(check::check(args.config.as_deref(), args.policy.as_deref())),
+        Command::Check(args) => check::check(args.config.as_deref(), args.policy.as_deref()),
         Command::Replay(args) => replay::replay(&args),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sluiced: error: {}", describe(&error));
+            complain!("sluiced: error: {}", describe(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,8 +1,7 @@
 //! Files of flow records and metrics, one JSON object per line.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,6 +12,8 @@ use sluice_core::flow::Sink;
 use sluice_engine::runtime::FlowHandle;
 use sluice_model::fields::{FLOW_FIELDS, Field, METRICS_FIELDS, write_json_line};
 use sluice_model::{FlowRecord, MetricsRecord};
+
+use crate::paths::identity;
 
 /// Bytes that are collected before they are written.
 const BUFFER_BYTES: usize = 1 << 18;
@@ -99,12 +100,6 @@ impl<R> RecordFile<R> {
                 .with_context(|| format!("{}: cannot write; the file ends early", self.path.display())),
         }
     }
-}
-
-/// Device and inode: the same for all names and links of a regular file; `None` for devices, pipes and what is not there.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let found = fs::metadata(path).ok()?;
-    found.is_file().then(|| (found.dev(), found.ino()))
 }
 
 /// Whether the last line of a regular file has no end: an earlier run was cut off.

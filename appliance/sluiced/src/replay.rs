@@ -14,6 +14,7 @@ use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, PortConfig, 
 
 use crate::records::RecordFiles;
 use crate::report::{self, DedupSummary, Summary};
+use crate::say::{Out, complain, say};
 use crate::{Decap, ReplayArgs};
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
@@ -71,24 +72,27 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         }),
         flow: outcome.flow,
     };
+    let mut out = Out::default();
     if args.json {
-        println!("{}", summary.json());
+        say!(out, "{}", summary.json());
     } else {
-        println!("{}", summary.table());
+        say!(out, "{}", summary.table());
         let seconds = started.elapsed().as_secs_f64();
-        println!(
+        say!(
+            out,
             "{} packets in {seconds:.2} s; output in {}",
             outcome.account.ledger.rx_packets,
             args.out.display()
         );
     }
     for error in &outcome.errors {
-        eprintln!("sluiced: error: {error}");
+        complain!("sluiced: error: {error}");
     }
     if let Err(error) = &written {
-        eprintln!("sluiced: error: {}", crate::describe(error));
+        complain!("sluiced: error: {}", crate::describe(error));
     }
     let whole = outcome.errors.is_empty() && outcome.account.balances() && written.is_ok();
+    out.end()?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

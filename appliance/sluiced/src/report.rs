@@ -13,17 +13,22 @@ use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, Destination, DestinationId, DropCounts, PolicySet, PortId};
 
+use crate::say::complain;
+
+/// Numbered tunnels in the table: the busiest ones. Anybody can make up more.
+const SHOWN_TUNNELS: usize = 32;
+
 /// Prints the diagnostics of a file to stderr; gives its value if it has no errors.
 pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<T> {
     match result {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                eprintln!("{warning}");
+                complain!("{warning}");
             }
             Some(loaded.value.clone())
         }
         Err(diagnostics) => {
-            eprintln!("{diagnostics}");
+            complain!("{diagnostics}");
             None
         }
     }
@@ -173,7 +178,12 @@ impl Summary<'_> {
         }
         let mut tunnels =
             numbers(&["numbered tunnel", "id", "received", "lost", "reordered", "duplicates", "restarts"]);
-        for tunnel in self.tunnels {
+        let mut busiest: Vec<_> = self.tunnels.iter().collect();
+        if busiest.len() > SHOWN_TUNNELS {
+            busiest.sort_by_key(|tunnel| std::cmp::Reverse(tunnel.received));
+            busiest.truncate(SHOWN_TUNNELS);
+        }
+        for tunnel in busiest {
             let name = format!("{} from {}", tunnel.kind.name(), tunnel.source);
             let counts = [
                 tunnel.id.into(),
@@ -224,6 +234,13 @@ impl Summary<'_> {
         }
         if !self.tunnels.is_empty() {
             parts.push(tunnels.to_string());
+        }
+        if self.tunnels.len() > SHOWN_TUNNELS || self.tunnels_full > 0 {
+            parts.push(format!(
+                "these and {} more tunnels (--json has all); {} packets of further ones had no room to be counted",
+                self.tunnels.len().saturating_sub(SHOWN_TUNNELS),
+                self.tunnels_full
+            ));
         }
         if ledger.drops.total() > 0 {
             parts.push(drops.to_string());

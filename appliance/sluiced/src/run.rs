@@ -14,8 +14,10 @@ use sluice_engine::stage::flow::FlowTotals;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
 use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, LogLevel, PolicySet};
 
+use crate::paths;
 use crate::records::{Drain, RecordFiles};
 use crate::report::{self, DedupSummary, Summary};
+use crate::say::{Out, complain, say};
 use crate::threads;
 
 /// How often the main thread looks at the signals.
@@ -33,9 +35,13 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let findings = check_against(&policies, &boot);
     let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
     if !findings.is_empty() {
-        eprintln!("{}", Diagnostics(findings));
+        complain!("{}", Diagnostics(findings));
     }
-    if errors {
+    let clashes = paths::clashes(Some(config), Some(&boot), &boot.policy, &policies);
+    for clash in &clashes {
+        complain!("error: {clash}");
+    }
+    if errors || !clashes.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
 
@@ -66,8 +72,9 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
     let written = drain.map_or(Ok(()), Drain::end);
-    let summary = print_summary(&engine, &boot, &policies, json);
-    written.map(|()| summary)
+    let mut out = Out::default();
+    let summary = print_summary(&mut out, &engine, &boot, &policies, json);
+    written.and(out.end()).map(|()| summary)
 }
 
 /// Opens the files of records, and starts the thread that writes them.
@@ -122,7 +129,9 @@ fn start_log(level: LogLevel) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    // What cannot be logged cannot be told on stderr either, and trying to would be a panic.
+    log.log_internal_errors(false).init();
 }
 
 fn log_statistics(engine: &Engine) {
@@ -163,7 +172,13 @@ fn log_statistics(engine: &Engine) {
 }
 
 /// The account at the end; fails when it does not balance or an mbuf is missing.
-fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json: bool) -> ExitCode {
+fn print_summary(
+    out: &mut Out,
+    engine: &Engine,
+    boot: &BootConfig,
+    policies: &PolicySet,
+    json: bool,
+) -> ExitCode {
     let account = engine.account();
     let ports = engine.ports();
     let (tunnels, tunnels_full) = engine.tunnels();
@@ -189,13 +204,13 @@ fn print_summary(engine: &Engine, boot: &BootConfig, policies: &PolicySet, json:
         let mut object = summary.json();
         object["threads"] = threads::json(&engine.threads());
         object["mbufs_lost"] = left.into();
-        println!("{object}");
+        say!(out, "{object}");
     } else {
-        println!("{}", summary.table());
-        println!("\n{}", report::ports(&ports));
-        println!("\n{}", threads::table(&engine.threads()));
+        say!(out, "{}", summary.table());
+        say!(out, "\n{}", report::ports(&ports));
+        say!(out, "\n{}", threads::table(&engine.threads()));
         let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
-        println!("\nmbufs not given back: {left}{aside}");
+        say!(out, "\nmbufs not given back: {left}{aside}");
     }
     if account.balances() && left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::io::Write as _;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -405,15 +406,20 @@ impl Drop for EalInner {
             // SAFETY: EAL was started, all owners are gone, and no mbuf is outside its pool.
             let ret = unsafe { dpdk_sys::rte_eal_cleanup() };
             if ret < 0 {
-                eprintln!("dpdk: EAL did not end cleanly: {}", Errno::from_ret(ret));
+                complain(format_args!("dpdk: EAL did not end cleanly: {}", Errno::from_ret(ret)));
             }
         } else {
-            eprintln!(
+            complain(format_args!(
                 "dpdk: EAL is left up: mbufs of {} pool(s) are still owned somewhere (a leak in the program)",
                 state.retired.len()
-            );
+            ));
         }
     }
+}
+
+/// A line on stderr; with `eprintln!`, a closed stderr would be a panic.
+fn complain(text: std::fmt::Arguments<'_>) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// The port of this name; EAL is up, as the callers' handles prove.
