@@ -146,6 +146,14 @@ impl Report {
         number(&self.0, name)
     }
 
+    /// A count of flow metering.
+    ///
+    /// # Panics
+    /// When it is missing.
+    pub fn number_in_flow(&self, name: &str) -> u64 {
+        number(&self.0["flow"], name)
+    }
+
     /// Drops by reason.
     ///
     /// # Panics

@@ -1,19 +1,20 @@
 //! Files of flow records and metrics, one JSON object per line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use sluice_core::flow::Sink;
 use sluice_engine::runtime::FlowHandle;
 use sluice_model::fields::{FLOW_FIELDS, Field, METRICS_FIELDS, write_json_line};
 use sluice_model::{FlowRecord, MetricsRecord};
 
 use crate::paths::identity;
+use crate::say::complain;
 
 /// Bytes that are collected before they are written.
 const BUFFER_BYTES: usize = 1 << 18;
@@ -23,82 +24,148 @@ const ROUND: Duration = Duration::from_millis(5);
 /// How often what is collected is written out.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What is done with what a file held before. Not earlier than the first write: a run that does not start leaves the file
+/// alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// Nothing, or it is done.
+    Done,
+    /// It goes.
+    Empty,
+    /// Its last line, which an earlier run left unfinished, is ended.
+    EndLine,
+}
+
 /// A file of records. After the first failure it takes no more: a file with a gap would look whole.
 pub(crate) struct RecordFile<R: 'static> {
     fields: &'static [Field<R>],
     path: PathBuf,
-    file: BufWriter<File>,
-    line: String,
-    written: u64,
+    file: File,
+    first: First,
+    /// Whole lines that are not written yet, and how many.
+    buffer: String,
+    pending: u64,
+    /// Records that will never be in the file.
+    unwritten: u64,
     failure: Option<io::Error>,
+    /// Whether the failure was logged.
+    told: bool,
 }
 
 impl<R> RecordFile<R> {
     /// Makes the file, or empties it. It must be none of `others`, by any name.
     pub(crate) fn create(path: &Path, fields: &'static [Field<R>], others: &[PathBuf]) -> Result<Self> {
-        Self::open(path, fields, others, File::options().write(true).create(true).truncate(true))
+        Ok(Self { first: First::Empty, ..Self::append(path, fields, others)? })
     }
 
     /// Makes the file, or goes on at its end. It must be none of `others`, by any name.
     pub(crate) fn append(path: &Path, fields: &'static [Field<R>], others: &[PathBuf]) -> Result<Self> {
-        let mut file = Self::open(path, fields, others, File::options().append(true).create(true))?;
-        if ends_within_a_line(path) {
-            file.failure = file.file.write_all(b"\n").err();
-        }
-        Ok(file)
-    }
-
-    fn open(
-        path: &Path,
-        fields: &'static [Field<R>],
-        others: &[PathBuf],
-        options: &OpenOptions,
-    ) -> Result<Self> {
         let found = identity(path);
         if others.iter().any(|other| other == path || (found.is_some() && identity(other) == found)) {
             bail!("{}: the records would overwrite another file of this run", path.display());
         }
-        let file = options
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
             .open(path)
             .with_context(|| format!("{}: cannot open the file of records", path.display()))?;
         Ok(Self {
             fields,
             path: path.to_owned(),
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
-            line: String::new(),
-            written: 0,
+            file,
+            first: if ends_within_a_line(path) { First::EndLine } else { First::Done },
+            buffer: String::with_capacity(BUFFER_BYTES + BUFFER_BYTES / 8),
+            pending: 0,
+            unwritten: 0,
             failure: None,
+            told: false,
         })
     }
 
     /// Appends a record.
     pub(crate) fn write(&mut self, record: &R) {
         if self.failure.is_some() {
+            self.unwritten += 1;
             return;
         }
-        self.line.clear();
-        write_json_line(self.fields, record, &mut self.line);
-        match self.file.write_all(self.line.as_bytes()) {
-            Ok(()) => self.written += 1,
-            Err(error) => self.failure = Some(error),
+        write_json_line(self.fields, record, &mut self.buffer);
+        self.pending += 1;
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush();
         }
     }
 
-    /// Writes out what is collected.
+    /// Writes out what is collected. What fails is lost; the file keeps its whole lines.
     pub(crate) fn flush(&mut self) {
-        if self.failure.is_none() {
-            self.failure = self.file.flush().err();
+        if self.failure.is_some() || self.buffer.is_empty() && self.first == First::Done {
+            return;
+        }
+        let written = self.begin().map_or_else(|error| (0, Some(error)), |()| self.write_out());
+        if let (written, Some(error)) = written {
+            let taken = self.buffer.as_bytes().get(..written).unwrap_or_default();
+            let end = taken.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+            let lines = self.buffer.get(..end).unwrap_or_default().lines().count() as u64;
+            self.cut((written - end) as u64);
+            self.unwritten += self.pending.saturating_sub(lines);
+            self.failure = Some(error);
+        }
+        self.buffer.clear();
+        self.pending = 0;
+    }
+
+    /// Makes the file ready for its first line of this run.
+    fn begin(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.first, First::Done) {
+            // Devices and pipes hold nothing.
+            First::Empty if self.file.metadata()?.is_file() => self.file.set_len(0)?,
+            First::EndLine => self.file.write_all(b"\n")?,
+            First::Empty | First::Done => {}
+        }
+        Ok(())
+    }
+
+    /// The bytes that the file system took, and why not all of them.
+    fn write_out(&mut self) -> (usize, Option<io::Error>) {
+        let mut written = 0;
+        while let Some(rest) = self.buffer.as_bytes().get(written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Some(error)),
+            }
+        }
+        (written, None)
+    }
+
+    /// Takes the last bytes of a regular file away: the beginning of a line that did not fit.
+    fn cut(&self, bytes: u64) {
+        if let Ok(found) = self.file.metadata()
+            && found.is_file()
+            && bytes > 0
+        {
+            // Nothing more can be done if this fails; the next run ends the line.
+            drop(self.file.set_len(found.len().saturating_sub(bytes)));
         }
     }
 
-    /// Writes out what is collected, and says whether all of it arrived, and how many records there are.
-    pub(crate) fn close(mut self) -> Result<u64> {
-        self.flush();
-        match self.failure.take() {
-            None => Ok(self.written),
-            Some(error) => Err(error)
-                .with_context(|| format!("{}: cannot write; the file ends early", self.path.display())),
+    /// Logs a failure, once.
+    fn tell(&mut self) {
+        if let Some(error) = self.failure.as_ref().filter(|_| !self.told) {
+            self.told = true;
+            tracing::error!(path = %self.path.display(), %error, "cannot write records any more");
         }
+    }
+
+    /// Writes out what is collected, and says how many records did not arrive, and why.
+    fn close(mut self) -> (u64, Option<Error>) {
+        self.flush();
+        let (path, lost) = (self.path.display(), self.unwritten);
+        let failure = self.failure.map(|error| {
+            let text = format!("{path}: cannot write: {lost} records are lost, the file ends before them");
+            Error::new(error).context(text)
+        });
+        (lost, failure)
     }
 }
 
@@ -107,13 +174,13 @@ fn ends_within_a_line(path: &Path) -> bool {
     let last = || -> io::Result<u8> {
         let mut file = File::open(path)?;
         let mut last = [b'\n'];
-        if file.metadata()?.is_file() && file.seek(SeekFrom::End(0))? > 0 {
+        if file.seek(SeekFrom::End(0))? > 0 {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
         }
         Ok(last[0])
     };
-    last().is_ok_and(|last| last != b'\n')
+    path.is_file() && last().is_ok_and(|last| last != b'\n')
 }
 
 /// The files that records go to; what has no file is dropped.
@@ -147,18 +214,38 @@ impl RecordFiles {
         self.metrics.iter_mut().for_each(RecordFile::flush);
     }
 
-    /// The files that take no more.
-    fn failed(&self) -> impl Iterator<Item = (&Path, &io::Error)> {
-        let flows = self.flows.as_ref().and_then(|file| Some((&*file.path, file.failure.as_ref()?)));
-        let metrics = self.metrics.as_ref().and_then(|file| Some((&*file.path, file.failure.as_ref()?)));
-        flows.into_iter().chain(metrics)
+    /// Logs the files that take no more, each once.
+    fn tell(&mut self) {
+        self.flows.iter_mut().for_each(RecordFile::tell);
+        self.metrics.iter_mut().for_each(RecordFile::tell);
     }
 
-    /// Whether everything arrived.
-    pub(crate) fn close(self) -> Result<()> {
-        let flows = self.flows.map(RecordFile::close).transpose();
-        self.metrics.map(RecordFile::close).transpose()?;
-        flows.map(drop)
+    /// What became of the records.
+    pub(crate) fn close(self) -> Written {
+        let (records_lost, flows) = self.flows.map(RecordFile::close).unwrap_or_default();
+        let (metrics_lost, metrics) = self.metrics.map(RecordFile::close).unwrap_or_default();
+        Written { records_lost, metrics_lost, failures: flows.into_iter().chain(metrics).collect() }
+    }
+}
+
+/// What became of the records of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Flow records that their file did not take.
+    pub(crate) records_lost: u64,
+    /// Rows of metrics that their file did not take.
+    pub(crate) metrics_lost: u64,
+    /// What went wrong.
+    pub(crate) failures: Vec<Error>,
+}
+
+impl Written {
+    /// Tells what went wrong; says whether everything arrived.
+    pub(crate) fn complain(&self) -> bool {
+        for error in &self.failures {
+            complain!("sluiced: error: {}", crate::describe(error));
+        }
+        self.failures.is_empty()
     }
 }
 
@@ -179,7 +266,7 @@ impl Sink for RecordFiles {
 /// The thread that takes records out of the workers' rings.
 pub(crate) struct Drain {
     rings: Sender<Vec<FlowHandle>>,
-    thread: JoinHandle<Result<()>>,
+    thread: JoinHandle<Written>,
 }
 
 impl Drain {
@@ -197,18 +284,18 @@ impl Drain {
         drop(self.rings.send(rings));
     }
 
-    /// Takes what is left, after the workers ended, and says whether everything was written.
-    pub(crate) fn end(self) -> Result<()> {
+    /// Takes what is left, after the workers ended, and says what was written.
+    pub(crate) fn end(self) -> Written {
         drop(self.rings);
-        self.thread.join().unwrap_or_else(|_| bail!("the thread that writes records panicked"))
+        let panicked = anyhow!("the thread that writes records panicked");
+        self.thread.join().unwrap_or_else(|_| Written { failures: vec![panicked], ..Written::default() })
     }
 }
 
 /// Drains rings until there is nobody left who could name others.
-fn drain(receiver: &Receiver<Vec<FlowHandle>>, mut files: RecordFiles) -> Result<()> {
+fn drain(receiver: &Receiver<Vec<FlowHandle>>, mut files: RecordFiles) -> Written {
     let mut rings: Vec<FlowHandle> = Vec::new();
     let mut written = Instant::now();
-    let mut told = 0;
     loop {
         let end = match receiver.recv_timeout(ROUND) {
             Ok(named) => {
@@ -228,9 +315,6 @@ fn drain(receiver: &Receiver<Vec<FlowHandle>>, mut files: RecordFiles) -> Result
             written = Instant::now();
             files.flush();
         }
-        for (path, error) in files.failed().skip(told) {
-            tracing::error!(path = %path.display(), %error, "cannot write records any more");
-        }
-        told = files.failed().count();
+        files.tell();
     }
 }

@@ -71,6 +71,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
             pairs: outcome.dedup_pairs.clone(),
         }),
         flow: outcome.flow,
+        written: &written,
     };
     let mut out = Out::default();
     if args.json {
@@ -88,10 +89,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     for error in &outcome.errors {
         complain!("sluiced: error: {error}");
     }
-    if let Err(error) = &written {
-        complain!("sluiced: error: {}", crate::describe(error));
-    }
-    let whole = outcome.errors.is_empty() && outcome.account.balances() && written.is_ok();
+    let whole = written.complain() && outcome.errors.is_empty() && outcome.account.balances();
     out.end()?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

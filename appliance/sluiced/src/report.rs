@@ -13,6 +13,7 @@ use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, Destination, DestinationId, DropCounts, PolicySet, PortId};
 
+use crate::records::Written;
 use crate::say::complain;
 
 /// Numbered tunnels in the table: the busiest ones. Anybody can make up more.
@@ -50,6 +51,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) dedup: Option<DedupSummary>,
     /// `None` = flows were not metered.
     pub(crate) flow: Option<FlowTotals>,
+    /// What became of the records of flows and metrics.
+    pub(crate) written: &'a Written,
 }
 
 /// Which duplicates there were.
@@ -137,8 +140,8 @@ impl Summary<'_> {
             "ctrl_rx": ledger.ctrl_rx,
             "ctrl_tx": ledger.ctrl_tx,
             "dedup": dedup,
-            "flow": self.flow.map(|flow| {
-                flow.named().iter().map(|&(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>()
+            "flow": self.flow_counts().map(|counts| {
+                counts.iter().map(|&(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>()
             }),
             "policies": policies.collect::<Vec<_>>(),
             "destinations": destinations.collect::<Vec<_>>(),
@@ -245,9 +248,9 @@ impl Summary<'_> {
         if ledger.drops.total() > 0 {
             parts.push(drops.to_string());
         }
-        if let Some(flow) = &self.flow {
+        if let Some(counts) = self.flow_counts() {
             let mut flows = numbers(&["flow metering", "count"]);
-            for (name, count) in flow.named() {
+            for (name, count) in counts {
                 flows.add_row(row(&name.replace('_', " "), &[count]));
             }
             parts.push(flows.to_string());
@@ -268,6 +271,14 @@ impl Summary<'_> {
 }
 
 impl Summary<'_> {
+    /// What flow metering did, and what became of its records.
+    fn flow_counts(&self) -> Option<Vec<(&'static str, u64)>> {
+        let mut counts = self.flow?.named().to_vec();
+        counts.push(("records_unwritten", self.written.records_lost));
+        counts.push(("metrics_unwritten", self.written.metrics_lost));
+        Some(counts)
+    }
+
     /// The destinations that are groups, or those that are not, with their totals.
     fn destinations(&self, groups: bool) -> impl Iterator<Item = (&Destination, &DestinationTotals)> {
         let all = self.policies.destinations().iter().zip(self.destination_totals);

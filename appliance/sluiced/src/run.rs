@@ -15,7 +15,7 @@ use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_p
 use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, LogLevel, PolicySet};
 
 use crate::paths;
-use crate::records::{Drain, RecordFiles};
+use crate::records::{Drain, RecordFiles, Written};
 use crate::report::{self, DedupSummary, Summary};
 use crate::say::{Out, complain, say};
 use crate::threads;
@@ -71,10 +71,12 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     }
     tracing::info!("stopping: what was received goes out first");
     engine.stop();
-    let written = drain.map_or(Ok(()), Drain::end);
+    let written = drain.map(Drain::end).unwrap_or_default();
     let mut out = Out::default();
-    let summary = print_summary(&mut out, &engine, &boot, &policies, json);
-    written.and(out.end()).map(|()| summary)
+    let summary = print_summary(&mut out, &engine, &boot, &policies, &written, json);
+    let whole = written.complain();
+    out.end()?;
+    Ok(if whole { summary } else { ExitCode::FAILURE })
 }
 
 /// Opens the files of records, and starts the thread that writes them.
@@ -177,6 +179,7 @@ fn print_summary(
     engine: &Engine,
     boot: &BootConfig,
     policies: &PolicySet,
+    written: &Written,
     json: bool,
 ) -> ExitCode {
     let account = engine.account();
@@ -197,6 +200,7 @@ fn print_summary(
             pairs: engine.dedup_pairs(),
         }),
         flow: boot.flow.enabled.then(|| FlowTotals::new(engine.flows().iter().map(|flow| &*flow.stats))),
+        written,
     };
     let kept = engine.mbufs_kept();
     let left = engine.mbufs_in_use().saturating_sub(kept);
