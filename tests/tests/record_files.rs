@@ -1,4 +1,4 @@
-//! What becomes of the files of records when the disk is full, the run does not start, or is killed?
+//! What becomes of the files of records when the disk is full, nobody reads, the run does not start, or is killed?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use sluice_tests::daemon::{Daemon, binary};
-use sluice_tests::netns::{Lab, wait_for};
+use sluice_tests::netns::{Lab, run, wait_for};
 use sluice_tests::traffic::{self, End};
 use sluice_tests::{pcap_file, sluiced};
 
@@ -117,6 +117,28 @@ fn a_replay_that_does_not_start_leaves_earlier_records_alone() {
     capture(&input);
     assert_eq!(sluiced::run(folder.path(), POLICY, &[input], &arguments).code, Some(0));
     assert_eq!(records(&file, 0), u64::from(FLOWS));
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    capture(&dir.join("in.pcap"));
+    run(&format!("mkfifo {}/pipe", dir.display()));
+    let pipe_for_copies = POLICY.replace("copies.pcap", "pipe");
+    for (boot, policy) in [(boot("pipe", "m.jsonl"), POLICY), (boot("f.jsonl", "m.jsonl"), &pipe_for_copies)]
+    {
+        let mut daemon = Daemon::spawn(Command::new(binary()), dir, &boot, policy);
+        let (status, _) = daemon.wait();
+        assert_eq!(status.code(), Some(1));
+        assert!(daemon.log().contains("pipe; start its reader first"), "{}", daemon.log());
+    }
+    // With a reader, it is a file like any other.
+    let mut reader = Command::new("wc").arg("-l").arg(dir.join("pipe")).spawn().unwrap();
+    let daemon = Daemon::spawn(Command::new(binary()), dir, &boot("pipe", "m.jsonl"), POLICY);
+    daemon.wait_log("running;");
+    drop(daemon.stop());
+    assert!(reader.wait().unwrap().success());
 }
 
 #[test]

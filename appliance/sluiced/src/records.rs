@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use sluice_core::flow::Sink;
+use sluice_engine::files::open_to_write;
 use sluice_engine::runtime::FlowHandle;
 use sluice_model::fields::{FLOW_FIELDS, Field, METRICS_FIELDS, write_json_line};
 use sluice_model::{FlowRecord, MetricsRecord};
@@ -64,10 +65,7 @@ impl<R> RecordFile<R> {
         if others.iter().any(|other| other == path || (found.is_some() && identity(other) == found)) {
             bail!("{}: the records would overwrite another file of this run", path.display());
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
+        let file = open_to_write(path, OpenOptions::new().append(true).create(true))
             .with_context(|| format!("{}: cannot open the file of records", path.display()))?;
         Ok(Self {
             fields,

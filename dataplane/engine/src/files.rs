@@ -3,8 +3,9 @@
 //! A frame counts as sent when its bytes were accepted by the file system, not before; what a failed write loses is
 //! counted as dropped, and the file is cut back to its last whole record.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -134,10 +135,32 @@ pub struct FileError {
     pub source: io::Error,
 }
 
+/// Opens a file to write. A named pipe must have its reader: one waits for the other in silence otherwise.
+///
+/// # Errors
+/// What the operating system said; of a named pipe without a reader, that it has none.
+pub fn open_to_write(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    if !path.metadata().is_ok_and(|found| found.file_type().is_fifo()) {
+        return options.open(path);
+    }
+    // Open until the other one is: the reader would take a pipe without writers for ended.
+    let probe = options.clone().custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
+        if error.raw_os_error() == Some(libc::ENXIO) {
+            io::Error::other("nobody reads this named pipe; start its reader first")
+        } else {
+            error
+        }
+    })?;
+    let file = options.open(path);
+    drop(probe);
+    file
+}
+
 impl OpenFile {
     fn create(path: &Path) -> Result<Self, FileError> {
         let error = |source| FileError { path: path.to_owned(), source };
-        let file = File::create(path).map_err(error)?;
+        let options = File::options().write(true).create(true).truncate(true).clone();
+        let file = open_to_write(path, &options).map_err(error)?;
         let mut open = Self {
             path: path.to_owned(),
             file,
