@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{Destination, DestinationId, MacAddr, PolicyId, RangeSet, Tag};
 
 /// A whole validated set: policies, and the destinations they name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySet {
     policies: Vec<Policy>,
     destinations: Vec<Destination>,

@@ -85,7 +85,7 @@ fn parse(file_name: &str, text: &str, purpose: Use) -> Result<Loaded<BootConfig>
     let text = document::intact(&report);
     let document = document::parse(&text);
     let folder = Path::new(file_name).parent().unwrap_or(Path::new(""));
-    let top = Fields::new(document.get_ref(), 0..0, String::new(), &report);
+    let top = Fields::new(&document, 0..0, String::new(), &report);
     let config = boot_config(top, folder, &report, purpose);
     report.finish(config)
 }

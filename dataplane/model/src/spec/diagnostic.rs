@@ -29,13 +29,14 @@ impl fmt::Display for Severity {
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
-    /// The file, as it was named when it was opened.
+    /// The file, as it was named when it was opened; empty for values that came without a text.
     pub file: Arc<str>,
     /// The line, from 1; 0 when the finding has no place in the text.
     pub line: u32,
     /// The column in characters, from 1; 0 when the finding has no place in the text.
     pub column: u32,
-    /// The field: `policy "web": collect.ports`; empty for a finding about the file.
+    /// The field: `policy "web": collect.ports`, or its path `policies[3].collect.ports[1]` where there is no text;
+    /// empty for a finding about the whole.
     pub field: String,
     /// What is wrong.
     pub reason: String,
@@ -67,10 +68,10 @@ impl Diagnostic {
         let separator = if self.field.is_empty() { "" } else { ": " };
         let gutter = self.line.to_string().len();
         let place = if self.line == 0 { String::new() } else { format!(":{}:{}", self.line, self.column) };
-        let mut lines = vec![
-            format!("{}: {}{separator}{}", self.severity, self.field, self.reason),
-            format!("{:gutter$}--> {}{place}", "", self.file),
-        ];
+        let mut lines = vec![format!("{}: {}{separator}{}", self.severity, self.field, self.reason)];
+        if !self.file.is_empty() {
+            lines.push(format!("{:gutter$}--> {}{place}", "", self.file));
+        }
         if let Some((text, width)) = &self.excerpt {
             let before = " ".repeat(usize::try_from(self.column).unwrap_or(1).saturating_sub(1));
             let carets = "^".repeat(usize::try_from(*width).unwrap_or(1).max(1));
@@ -91,7 +92,8 @@ impl fmt::Display for Diagnostic {
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
-        write!(f, ": {}: ", self.severity)?;
+        let separator = if self.file.is_empty() { "" } else { ": " };
+        write!(f, "{separator}{}: ", self.severity)?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }

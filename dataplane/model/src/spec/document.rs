@@ -1,4 +1,4 @@
-//! What is the shape of a TOML document: which fields are there, and of which type?
+//! What is the shape of a document: which fields are there, and of which type?
 //!
 //! Gives values with their places; finds unknown fields, wrong types and TOML syntax errors. What the values mean is
 //! not its business.
@@ -6,12 +6,10 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::source::{At, Report, Span, quote};
-
-type Node<'a> = Spanned<DeValue<'a>>;
+use super::tree::{self, Integer, Node, Table, Value};
 
 /// Finds the syntax errors, and gives the text without the tables that hold them: these are blanked, so that places
 /// stay what they are and the other tables can still be read.
@@ -50,8 +48,8 @@ pub(super) fn intact<'a>(report: &Report<'a>) -> Cow<'a, str> {
 }
 
 /// Reads a text that [`intact`] gave.
-pub(super) fn parse(text: &str) -> Spanned<DeTable<'_>> {
-    DeTable::parse_recoverable(text).0
+pub(super) fn parse(text: &str) -> Table<'_> {
+    tree::from_toml(DeTable::parse_recoverable(text).0.into_inner())
 }
 
 /// The text in parts, each but the first from one `[table]` line to the next; `[a.b]` belongs to the `[a]` before.
@@ -75,7 +73,7 @@ fn tables(text: &str) -> impl Iterator<Item = &str> {
 /// The fields of one table. Every field that is asked for is known; [`Fields::finish`] complains about the others.
 #[derive(Debug)]
 pub(super) struct Fields<'d> {
-    table: &'d DeTable<'d>,
+    table: &'d Table<'d>,
     report: &'d Report<'d>,
     /// Where the table stands.
     pub(super) span: Span,
@@ -93,28 +91,28 @@ pub(super) struct Word<'d> {
 }
 
 impl<'d> Fields<'d> {
-    pub(super) fn new(table: &'d DeTable<'d>, span: Span, label: String, report: &'d Report<'d>) -> Self {
+    pub(super) fn new(table: &'d Table<'d>, span: Span, label: String, report: &'d Report<'d>) -> Self {
         Self { table, report, span, label, prefix: String::new(), asked: Vec::new() }
     }
 
     /// The full name of a field for messages: `policy "web": collect.ports`.
     pub(super) fn field(&self, key: &str) -> String {
-        let separator = if self.label.is_empty() { "" } else { ": " };
+        let separator = if self.label.is_empty() { "" } else { self.report.separator() };
         format!("{}{separator}{}{key}", self.label, self.prefix)
     }
 
     /// The raw value of a field, which becomes known by asking.
     fn get(&mut self, key: &'static str) -> Option<&'d Node<'d>> {
         self.asked.push(key);
-        self.table.get(key)
+        self.table.get(key).map(|field| &field.node)
     }
 
     fn wrong_type(&self, key: &str, node: &Node<'_>, wanted: &str, example: &str) {
-        let found = node.get_ref().type_str();
+        let found = node.value.type_name();
         let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         let suggestion = format!("write {key} = {example}");
         self.report.error(
-            &node.span(),
+            &node.span,
             self.field(key),
             format!("{article} {found} where {wanted} is needed"),
             suggestion,
@@ -123,32 +121,32 @@ impl<'d> Fields<'d> {
 
     pub(super) fn string(&mut self, key: &'static str, example: &str) -> Option<At<&'d str>> {
         let node = self.get(key)?;
-        let Some(value) = node.get_ref().as_str() else {
+        let Some(value) = node.value.as_str() else {
             self.wrong_type(key, node, "a string", example);
             return None;
         };
-        Some(At { value, span: node.span() })
+        Some(At { value, span: node.span.clone() })
     }
 
     pub(super) fn boolean(&mut self, key: &'static str) -> Option<At<bool>> {
         let node = self.get(key)?;
-        let Some(value) = node.get_ref().as_bool() else {
+        let Value::Boolean(value) = node.value else {
             self.wrong_type(key, node, "true or false", "true");
             return None;
         };
-        Some(At { value, span: node.span() })
+        Some(At { value, span: node.span.clone() })
     }
 
     /// `true`, `false`, or the word `other`, which is `None` as a missing field is.
     pub(super) fn boolean_or(&mut self, key: &'static str, other: &'static str) -> Option<bool> {
         let node = self.get(key)?;
-        let value = node.get_ref().as_bool();
-        if value.is_none() && node.get_ref().as_str() != Some(other) {
+        let value = if let Value::Boolean(value) = node.value { Some(value) } else { None };
+        if value.is_none() && node.value.as_str() != Some(other) {
             let wanted = format!("true, false or {}", quote(other));
-            match node.get_ref().as_str() {
+            match node.value.as_str() {
                 Some(text) => {
                     let reason = format!("{} is not one of the choices", quote(text));
-                    self.report.error(&node.span(), self.field(key), reason, format!("write {wanted}"));
+                    self.report.error(&node.span, self.field(key), reason, format!("write {wanted}"));
                 }
                 None => self.wrong_type(key, node, &wanted, &quote(other)),
             }
@@ -164,19 +162,19 @@ impl<'d> Fields<'d> {
         unit: &str,
     ) -> Option<At<u64>> {
         let node = self.get(key)?;
-        let Some(integer) = node.get_ref().as_integer() else {
+        let Value::Integer(integer) = &node.value else {
             self.wrong_type(key, node, "an integer", &bounds.start().to_string());
             return None;
         };
-        let value = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let value = u64::from_str_radix(&integer.digits, integer.radix).ok();
         let Some(value) = value.filter(|v| bounds.contains(v)) else {
             let (low, high) = bounds.into_inner();
             let reason = format!("{integer} is out of range");
             let suggestion = format!("{unit} may be {low} to {high}");
-            self.report.error(&node.span(), self.field(key), reason, suggestion);
+            self.report.error(&node.span, self.field(key), reason, suggestion);
             return None;
         };
-        Some(At { value, span: node.span() })
+        Some(At { value, span: node.span.clone() })
     }
 
     /// One of a few names.
@@ -199,8 +197,8 @@ impl<'d> Fields<'d> {
     /// An array of strings.
     pub(super) fn strings(&mut self, key: &'static str, example: &str) -> Option<At<Vec<At<&'d str>>>> {
         let node = self.get(key)?;
-        let Some(array) = node.get_ref().as_array() else {
-            let example = match node.get_ref().as_str() {
+        let Value::Array(array) = &node.value else {
+            let example = match node.value.as_str() {
                 Some(text) => format!("[{}]", quote(text)),
                 None => example.to_owned(),
             };
@@ -209,12 +207,12 @@ impl<'d> Fields<'d> {
         };
         let mut value = Vec::with_capacity(array.len());
         for item in array {
-            match item.get_ref().as_str() {
-                Some(text) => value.push(At { value: text, span: item.span() }),
+            match item.value.as_str() {
+                Some(text) => value.push(At { value: text, span: item.span.clone() }),
                 None => self.wrong_type(key, item, "a string", example),
             }
         }
-        Some(At { value, span: node.span() })
+        Some(At { value, span: node.span.clone() })
     }
 
     /// A list of words: a string with commas, an integer, or an array of these. Never empty.
@@ -222,23 +220,23 @@ impl<'d> Fields<'d> {
         let node = self.get(key)?;
         let errors = self.report.errors();
         let mut value = Vec::new();
-        let mut add = |fields: &Self, item: &'d Node<'d>| match item.get_ref() {
-            DeValue::String(text) => fields.split_words(key, text, item.span(), &mut value),
-            DeValue::Integer(integer) => value.push(Word { text: decimal(integer), span: item.span() }),
+        let mut add = |fields: &Self, item: &'d Node<'d>| match &item.value {
+            Value::Text(text) => fields.split_words(key, text, item.span.clone(), &mut value),
+            Value::Integer(integer) => value.push(Word { text: decimal(integer), span: item.span.clone() }),
             _ => fields.wrong_type(key, item, "a string or an integer", example),
         };
-        match node.get_ref() {
-            DeValue::Array(array) => array.iter().for_each(|item| add(self, item)),
+        match &node.value {
+            Value::Array(array) => array.iter().for_each(|item| add(self, item)),
             _ => add(self, node),
         }
         if value.is_empty() {
             if self.report.errors() == errors {
                 let suggestion = format!("leave {key} out for any, or write {key} = {example}");
-                self.report.error(&node.span(), self.field(key), "an empty list matches nothing", suggestion);
+                self.report.error(&node.span, self.field(key), "an empty list matches nothing", suggestion);
             }
             return None;
         }
-        Some(At { value, span: node.span() })
+        Some(At { value, span: node.span.clone() })
     }
 
     /// Splits `text` at its commas; each word gets its own place where the text stands in the file as it is.
@@ -268,36 +266,38 @@ impl<'d> Fields<'d> {
     /// A table inside this one.
     pub(super) fn table(&mut self, key: &'static str, example: &str) -> Option<Self> {
         let node = self.get(key)?;
-        let Some(table) = node.get_ref().as_table() else {
+        let Value::Table(table) = &node.value else {
             self.wrong_type(key, node, "a table", example);
             return None;
         };
         let prefix = format!("{}{key}.", self.prefix);
         let label = self.label.clone();
-        Some(Self { table, report: self.report, span: node.span(), label, prefix, asked: Vec::new() })
+        Some(Self { table, report: self.report, span: node.span.clone(), label, prefix, asked: Vec::new() })
     }
 
     /// The tables `[[key]]`, each labelled by its name.
     pub(super) fn tables(&mut self, key: &'static str) -> Vec<Self> {
         let Some(node) = self.get(key) else { return Vec::new() };
-        let Some(array) = node.get_ref().as_array() else {
-            let found = node.get_ref().type_str();
+        let Value::Array(array) = &node.value else {
+            let found = node.value.type_name();
             let suggestion = format!("write [[{key}]] with two brackets, once for each {key}");
             let reason = format!("{key} is a list of tables, not a {found}");
-            self.report.error(&node.span(), self.field(key), reason, suggestion);
+            self.report.error(&node.span, self.field(key), reason, suggestion);
             return Vec::new();
         };
         let mut tables = Vec::with_capacity(array.len());
         for (i, item) in array.iter().enumerate() {
-            let Some(table) = item.get_ref().as_table() else {
+            let Value::Table(table) = &item.value else {
                 self.wrong_type(key, item, "a table", "[{ name = \"...\" }]");
                 continue;
             };
-            let label = match table.get("name").and_then(|name| name.get_ref().as_str()) {
-                Some(name) if !name.is_empty() => format!("{key} {}", quote(name)),
-                _ => format!("{key}[{i}]"),
+            let name = table.get("name").and_then(|name| name.node.value.as_str());
+            let label = match (self.report.path(&item.span), name) {
+                (Some(path), _) => path,
+                (None, Some(name)) if !name.is_empty() => format!("{key} {}", quote(name)),
+                (None, _) => format!("{key}[{i}]"),
             };
-            tables.push(Self::new(table, item.span(), label, self.report));
+            tables.push(Self::new(table, item.span.clone(), label, self.report));
         }
         tables
     }
@@ -312,18 +312,18 @@ impl<'d> Fields<'d> {
 
     /// The place of a field's name, where it is given.
     pub(super) fn place_of(&self, key: &str) -> Option<Span> {
-        self.table.get_key_value(key).map(|(key, _)| key.span())
+        self.table.get(key).map(|field| field.key_span.clone())
     }
 
     /// Complains about every field that nobody asked for.
     pub(super) fn finish(self) {
-        for (key, _) in self.table {
-            let name: &str = key.get_ref();
+        for (key, field) in self.table {
+            let name: &str = key;
             if !self.asked.contains(&name) {
                 let mut known = self.asked.clone();
                 known.sort_unstable();
                 let suggestion = self.report.did_you_mean(name, known.into_iter());
-                self.report.error(&key.span(), self.field(&bare(name)), "unknown field", suggestion);
+                self.report.error(&field.key_span, self.field(&bare(name)), "unknown field", suggestion);
             }
         }
     }
@@ -336,11 +336,11 @@ fn bare(key: &str) -> String {
 }
 
 /// An integer in decimal, whatever its base was; as it stands if it needs more than 64 bits.
-fn decimal<'d>(integer: &'d toml::de::DeInteger<'_>) -> Cow<'d, str> {
-    if integer.radix() == 10 {
-        return Cow::Borrowed(integer.as_str());
+fn decimal<'d>(integer: &'d Integer<'_>) -> Cow<'d, str> {
+    if integer.radix == 10 {
+        return Cow::Borrowed(&integer.digits);
     }
-    match u64::from_str_radix(integer.as_str(), integer.radix()) {
+    match u64::from_str_radix(&integer.digits, integer.radix) {
         Ok(value) => Cow::Owned(value.to_string()),
         Err(_) => Cow::Owned(integer.to_string()),
     }

@@ -86,11 +86,7 @@ impl<'d> ReadGroup<'d> {
         };
         let weights: Vec<u16> = given.value.iter().map(weight).collect();
         if weights.len() != count {
-            let reason = format!(
-                "{} weights for {count} members (line {})",
-                weights.len(),
-                report.line_of(members.start)
-            );
+            let reason = format!("{} weights for {count} members ({})", weights.len(), report.place(members));
             report.error(&given.span, &self.weights_field, reason, "give each member one".to_owned());
         }
         weights

@@ -78,7 +78,12 @@ impl<'d> Groups<'d> {
         if ranges > MAX_RANGES {
             let reason =
                 format!("the groups hold more than {MAX_RANGES} ranges, nested groups counted at each place");
-            report.error(&(0..0), "group", reason, "nest less, or use larger networks".to_owned());
+            report.error(
+                &(0..0),
+                report.list("group"),
+                reason,
+                "nest less, or use larger networks".to_owned(),
+            );
         }
         all
     }
@@ -110,7 +115,7 @@ impl<'d> Groups<'d> {
         group.state = State::Open;
         let nested = std::mem::take(&mut group.list.groups);
         let own = std::mem::take(&mut group.list.own);
-        let field = format!("{}: addresses", group.label);
+        let field = format!("{}{}addresses", group.label, report.separator());
         let mut sets = Vec::with_capacity(nested.len());
         let mut height = 0;
         for name in &nested {

@@ -1,8 +1,8 @@
 //! What does a policy file or a boot config say, and is it right?
 //!
-//! Text goes in; either validated types come out, with warnings, or *all* errors, each with its place, field, reason
-//! and a suggestion. `docs/policy.md` describes the policy file. Nothing is guessed: a filter that cannot be
-//! understood is an error, never "everything".
+//! Text or plain values ([`PolicySetSpec`]) go in; either validated types come out, with warnings, or *all* errors,
+//! each with its place, field, reason and a suggestion. `docs/policy.md` describes the policy file. Nothing is guessed:
+//! a filter that cannot be understood is an error, never "everything".
 
 mod addresses;
 mod boot_file;
@@ -19,18 +19,24 @@ mod group_kind;
 mod groups;
 mod limit_section;
 mod names;
+mod plain;
 mod policies;
 mod policy_file;
 mod ranges;
 mod shadow;
 mod source;
 mod suggest;
+mod tree;
 mod worker_section;
 
 pub use boot_file::{MAX_PORTS, load_boot, load_replay, parse_boot};
 pub use check::check_against;
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
-pub use policy_file::{MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, parse_policy};
+pub use plain::{DestinationSpec, GroupSpec, PolicySetSpec, PolicySpec, SideSpec};
+pub use policy_file::{
+    MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, load_policy_spec, parse_policy,
+    parse_policy_spec,
+};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::document::Fields;
-use super::source::{At, Report, quote};
+use super::source::{At, Report, Span, quote};
 
 /// The longest name, in bytes.
 const MAX_LEN: usize = 63;
@@ -16,10 +16,10 @@ pub(super) struct Names<'d> {
     seen: HashMap<&'d str, Seen>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     index: usize,
-    line: usize,
+    span: Span,
 }
 
 impl<'d> Names<'d> {
@@ -53,13 +53,12 @@ impl<'d> Names<'d> {
                 mended(name.value).map(|mended| format!("write {}", quote(&mended))),
             );
         }
-        let seen = Seen { index, line: report.line_of(name.span.start) };
         if let Some(first) = self.seen.get(name.value) {
-            let reason =
-                format!("a second {} {}; the first is in line {}", self.kind, quote(name.value), first.line);
+            let first = report.place(&first.span);
+            let reason = format!("a second {} {}; the first is in {first}", self.kind, quote(name.value));
             report.error(&name.span, fields.field("name"), reason, "give each its own name".to_owned());
         } else {
-            self.seen.insert(name.value, seen);
+            self.seen.insert(name.value, Seen { index, span: name.span.clone() });
         }
         Some(name)
     }

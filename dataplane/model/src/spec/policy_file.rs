@@ -13,9 +13,11 @@ use super::diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 use super::document::{self, Fields};
 use super::groups::Groups;
 use super::names::Names;
+use super::plain::PolicySetSpec;
 use super::policies::{Context, ReadPolicy};
 use super::shadow::shadows;
 use super::source::{Report, Span};
+use super::tree::Table;
 
 /// The most policies of a file, disabled ones counted.
 pub const MAX_POLICIES: usize = 65_536;
@@ -70,11 +72,37 @@ pub fn parse_policy(file_name: &str, text: &str) -> Result<Loaded<PolicySet>, Di
     let report = Report::new(file_name, text);
     let text = document::intact(&report);
     let document = document::parse(&text);
-    let set = policy_set(document.get_ref(), &report);
+    let set = policy_set(&document, &report);
     report.finish(set)
 }
 
-fn policy_set<'d>(document: &'d toml::de::DeTable<'d>, report: &'d Report<'d>) -> PolicySet {
+/// Reads a policy file as [`load_policy`], and gives it as it was written, too: with its groups and the policies that are
+/// switched off.
+///
+/// # Errors
+///
+/// As [`load_policy`].
+pub fn load_policy_spec(path: &Path) -> Result<Loaded<(PolicySetSpec, PolicySet)>, Diagnostics> {
+    let name = path.display().to_string();
+    parse_policy_spec(&name, &read_text(path, &name)?)
+}
+
+/// Validates a text as [`parse_policy`], and gives it as it was written, too.
+///
+/// # Errors
+///
+/// As [`parse_policy`].
+pub fn parse_policy_spec(
+    file_name: &str,
+    text: &str,
+) -> Result<Loaded<(PolicySetSpec, PolicySet)>, Diagnostics> {
+    let Loaded { value, warnings } = parse_policy(file_name, text)?;
+    let spec = PolicySetSpec::from_toml(file_name, text)?;
+    Ok(Loaded { value: (spec, value), warnings })
+}
+
+/// Validates the tree of a policy file, or of plain values.
+pub(super) fn policy_set<'d>(document: &'d Table<'d>, report: &'d Report<'d>) -> PolicySet {
     let mut top = Fields::new(document, 0..0, String::new(), report);
     let destinations = limited(top.tables("destination"), MAX_DESTINATIONS, "destinations", report);
     let groups = limited(top.tables("group"), MAX_GROUPS, "groups", report);
@@ -95,7 +123,7 @@ fn policy_set<'d>(document: &'d toml::de::DeTable<'d>, report: &'d Report<'d>) -
     }
     if read.is_empty() {
         let suggestion = "every packet ends as the intentional drop no_policy".to_owned();
-        report.warning(&(0..0), "policy", "no policies", suggestion);
+        report.warning(&(0..0), report.list("policy"), "no policies", suggestion);
     }
     groups.report_unused(report);
     let mut used = vec![false; destinations.len()];
@@ -141,14 +169,14 @@ fn report_idle(read: &[ReadPolicy], report: &Report<'_>) {
         let (Some(covered), Some(by)) = (enabled.get(shadow.covered), enabled.get(shadow.by)) else {
             continue;
         };
-        let (place, name) = (report.line_of(by.span.start), &by.policy.name);
+        let (place, name) = (report.place(&by.span), &by.policy.name);
         let reason = match by.policy.action {
             Action::Drop => {
-                format!("has no effect: exclusion {name:?} (line {place}) takes out all that it matches")
+                format!("has no effect: exclusion {name:?} ({place}) takes out all that it matches")
             }
             Action::Copy => {
                 format!(
-                    "adds nothing: policy {name:?} (line {place}) sends the same copies of all that it matches"
+                    "adds nothing: policy {name:?} ({place}) sends the same copies of all that it matches"
                 )
             }
         };
@@ -159,7 +187,7 @@ fn report_idle(read: &[ReadPolicy], report: &Report<'_>) {
             "too many policies are alike: after {} comparisons, the search for idle ones ended",
             shadows.pairs
         );
-        report.warning(&(0..0), "policy", reason, None);
+        report.warning(&(0..0), report.list("policy"), reason, None);
     }
 }
 
@@ -185,7 +213,12 @@ fn read_destinations<'d>(
             && let Some(other) = files.insert(file.clone(), label.clone())
         {
             let reason = format!("{} is written by {other}, too", file.display());
-            report.error(&place, format!("{label}: file"), reason, "give each its own file".to_owned());
+            report.error(
+                &place,
+                format!("{label}{}file", report.separator()),
+                reason,
+                "give each its own file".to_owned(),
+            );
         }
         let (read, group) = read.unzip();
         groups.push(group);

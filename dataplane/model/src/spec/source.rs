@@ -1,4 +1,4 @@
-//! Where in a text is a byte, and what was found so far?
+//! Where in a text is a byte, or which field has that path, and what was found so far?
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
 use super::suggest;
+use super::tree::{Paths, plural};
 
 /// How many findings are kept: enough for any file that somebody wrote, and a bound on memory for any other.
 pub(super) const MAX_FINDINGS: usize = 10_000;
@@ -19,7 +20,7 @@ const MAX_LINE_BYTES: usize = 8_192;
 /// How many names are compared in search of the one that was meant, for all findings together.
 const MAX_NAMES_COMPARED: usize = 200_000;
 
-/// Bytes of the text that something takes.
+/// Bytes of the text that something takes; of values without a text, the number of a path.
 pub(super) type Span = Range<usize>;
 
 /// A value and its place.
@@ -29,13 +30,16 @@ pub(super) struct At<T> {
     pub(super) span: Span,
 }
 
-/// A text under examination, and what was found in it.
+/// A text, or a set of values without one, under examination, and what was found in it.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     file: Arc<str>,
     text: &'a str,
     line_starts: Vec<usize>,
-    findings: RefCell<Vec<Diagnostic>>,
+    /// Of values without a text: the path to each, by the number that is its place.
+    paths: Option<Paths>,
+    /// Each with its place among values without a text.
+    findings: RefCell<Vec<(usize, Diagnostic)>>,
     errors: Cell<usize>,
     names_compared: Cell<usize>,
     /// Whether parts of the text were not understood.
@@ -49,10 +53,39 @@ impl<'a> Report<'a> {
             file: file.into(),
             text,
             line_starts,
+            paths: None,
             findings: RefCell::new(Vec::new()),
             errors: Cell::new(0),
             names_compared: Cell::new(0),
             damaged: Cell::new(false),
+        }
+    }
+
+    /// For values without a text, each with a path to it.
+    pub(super) fn of_values(paths: Paths) -> Self {
+        Self { paths: Some(paths), ..Self::new("", "") }
+    }
+
+    /// The path to a value, where there is no text.
+    pub(super) fn path(&self, span: &Span) -> Option<String> {
+        self.paths.as_ref().map(|paths| paths.show(span.start))
+    }
+
+    /// What stands between the name of a thing and its field.
+    pub(super) fn separator(&self) -> &'static str {
+        if self.paths.is_some() { "." } else { ": " }
+    }
+
+    /// The name of a list in messages: that of its tables in a file.
+    pub(super) fn list<'n>(&self, table: &'n str) -> &'n str {
+        if self.paths.is_some() { plural(table) } else { table }
+    }
+
+    /// Where something stands, in words.
+    pub(super) fn place(&self, span: &Span) -> String {
+        match self.path(span) {
+            Some(path) => path,
+            None => format!("line {}", self.line_of(span.start)),
         }
     }
 
@@ -111,7 +144,8 @@ impl<'a> Report<'a> {
     pub(super) fn finish<T>(self, value: T) -> Result<Loaded<T>, Diagnostics> {
         let errors = self.errors.get();
         let mut findings = self.findings.into_inner();
-        findings.sort_by_key(|d| (d.line, d.column, d.severity));
+        findings.sort_by_key(|(at, d)| (d.line, d.column, *at, d.severity));
+        let mut findings: Vec<Diagnostic> = findings.into_iter().map(|(_, finding)| finding).collect();
         // What does not fit is said, so that nobody takes the list for complete.
         if findings.len() == MAX_FINDINGS {
             let reason =
@@ -122,7 +156,7 @@ impl<'a> Report<'a> {
     }
 
     /// The line (from 1) that holds byte `at`.
-    pub(super) fn line_of(&self, at: usize) -> usize {
+    fn line_of(&self, at: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= at)
     }
 
@@ -136,6 +170,14 @@ impl<'a> Report<'a> {
     ) {
         let mut findings = self.findings.borrow_mut();
         if findings.len() >= MAX_FINDINGS {
+            return;
+        }
+        if let Some(path) = self.path(span) {
+            // An element of a list says more than the list.
+            let element = path.strip_prefix(&*field).is_some_and(|rest| rest.starts_with('['));
+            let field = if element { path } else { field };
+            let finding = Diagnostic::about_file(severity, "", reason, suggestion);
+            findings.push((span.start, Diagnostic { field, ..finding }));
             return;
         }
         let line = self.line_of(span.start);
@@ -153,7 +195,7 @@ impl<'a> Report<'a> {
             let room = shown.chars().count().saturating_sub(before);
             (shown, count(meant.min(room).max(1)))
         });
-        findings.push(Diagnostic {
+        let finding = Diagnostic {
             severity,
             file: Arc::clone(&self.file),
             line: count(line),
@@ -162,7 +204,8 @@ impl<'a> Report<'a> {
             reason,
             suggestion,
             excerpt,
-        });
+        };
+        findings.push((0, finding));
     }
 }
 

@@ -97,6 +97,165 @@ fn check<T>(text: &str, result: Result<Loaded<T>, Diagnostics>) -> Option<T> {
     }
 }
 
+/// Words for any field, right and wrong.
+fn word() -> impl Strategy<Value = String> {
+    let words = [
+        "",
+        "a",
+        "b",
+        "c",
+        "@a",
+        "@b",
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.0.0.9-10.0.0.1",
+        "10.0.0.1-10.2.0.0",
+        "::/0",
+        "02:00:00:00:00:01",
+        "80",
+        "90-80",
+        "70-90",
+        "80,443",
+        "0x50",
+        "tcp",
+        "tpc",
+        "udp",
+        "syn",
+        "!ack",
+        "inner",
+        "outer",
+        "later",
+        "drop",
+        "copy",
+        "vxlan",
+        "erspan2",
+        "erspan3",
+        "port",
+        "pcap",
+        "group",
+        "reference",
+        "fragment",
+        "on",
+        "auto",
+        "192.0.2.1",
+        "2001:db8::1",
+        "224.0.0.1",
+        "\u{1f980}",
+        "\"\n",
+        " ",
+    ];
+    proptest::sample::select(words.to_vec()).prop_map(str::to_owned)
+}
+
+fn word_list(most: usize) -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![3 => Just(Vec::new()), 2 => proptest::collection::vec(word(), 1..most)]
+}
+
+fn sometimes<T: std::fmt::Debug + Clone>(
+    strategy: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Option<T>> {
+    proptest::option::weighted(0.3, strategy)
+}
+
+fn number() -> impl Strategy<Value = Option<u32>> {
+    sometimes(prop_oneof![0..100_u32, Just(1_500), Just(0xffff), any::<u32>()])
+}
+
+/// Any plain values, most of them wrong.
+fn any_spec() -> impl Strategy<Value = PolicySetSpec> {
+    let side = || (word_list(4), word_list(3)).prop_map(|(addresses, ports)| SideSpec { addresses, ports });
+    let lists =
+        (word_list(3), word_list(3), word_list(3), word_list(3), word_list(3), word_list(3), word_list(3));
+    let choices = (sometimes(word()), sometimes(word()), sometimes(word()));
+    let copies = (number(), number(), word_list(3), sometimes(any::<bool>()), word_list(3));
+    let policy = (word(), side(), side(), lists, choices, copies).prop_map(
+        |(name, collect, peer, lists, (headers, fragment, action), (payload, tag, to, enabled, ingress))| {
+            let (protocol, vlan, vlan_inner, tunnel_id, ethertype, tcp_flags, length) = lists;
+            PolicySpec {
+                name,
+                collect,
+                peer,
+                protocol,
+                vlan,
+                vlan_inner,
+                tunnel_id,
+                headers,
+                ethertype,
+                tcp_flags,
+                length,
+                fragment,
+                ingress,
+                action,
+                payload,
+                tag,
+                to,
+                enabled,
+            }
+        },
+    );
+    let group = (word(), word_list(5)).prop_map(|(name, addresses)| GroupSpec { name, addresses });
+    let texts =
+        (sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()));
+    let choices =
+        (sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()));
+    let numbers = (number(), number(), number(), number(), number());
+    let rest = (sometimes(any::<bool>()), word_list(4), word_list(4));
+    let destination = (word(), texts, choices, numbers, rest).prop_map(
+        |(name, texts, choices, numbers, (inner_vlan, members, weights))| {
+            let (remote, local, mac, port, file) = texts;
+            let (kind, marking, udp_checksum, oversize, hash) = choices;
+            let (udp_port, mtu, rate_mbps, rate_pps, burst_ms) = numbers;
+            DestinationSpec {
+                name,
+                kind,
+                remote,
+                local,
+                mac,
+                port,
+                marking,
+                udp_port,
+                udp_checksum,
+                mtu,
+                oversize,
+                inner_vlan,
+                file,
+                rate_mbps,
+                rate_pps,
+                burst_ms,
+                members,
+                weights,
+                hash,
+            }
+        },
+    );
+    let many = |most| 0..most;
+    (
+        proptest::collection::vec(destination, many(4)),
+        proptest::collection::vec(group, many(3)),
+        proptest::collection::vec(policy, many(4)),
+    )
+        .prop_map(|(destinations, groups, policies)| PolicySetSpec { destinations, groups, policies })
+}
+
+/// A reason without lines and paths, which a text and plain values have for the same thing.
+fn without_places(reason: &str) -> String {
+    let place = |word: &str| {
+        let word = word.trim_start_matches('(');
+        ["policies[", "groups[", "destinations["].iter().any(|list| word.starts_with(list))
+    };
+    let mut words = Vec::new();
+    let mut rest = reason.split(' ');
+    while let Some(word) = rest.next() {
+        if word.trim_start_matches('(') == "line" {
+            rest.next();
+            words.push("PLACE");
+        } else {
+            words.push(if place(word) { "PLACE" } else { word });
+        }
+    }
+    words.join(" ")
+}
+
 /// A list of disjoint ranges, as a set and as text.
 fn ranges(max: u32) -> impl Strategy<Value = Vec<(u32, u32)>> {
     proptest::collection::btree_set(0..=max, 1..8).prop_map(|numbers| {
@@ -116,6 +275,40 @@ proptest! {
         let policies = check(&text, parse_policy("policy.toml", &text)).unwrap_or_default();
         if let Some(boot) = check(&text, parse_boot("boot.toml", &text)) {
             drop(check_against(&policies, &boot));
+        }
+    }
+
+    #[test]
+    fn plain_values_say_what_the_text_says(text in any_text()) {
+        let Ok(set) = parse_policy("policy.toml", &text) else { return Ok(()) };
+        let (spec, same) = parse_policy_spec("policy.toml", &text).unwrap().value;
+        prop_assert_eq!(&same, &set.value);
+        prop_assert_eq!(&spec.validate().unwrap().value, &set.value);
+        let written = spec.to_toml().unwrap();
+        prop_assert_eq!(&parse_policy_spec("policy.toml", &written).unwrap().value.0, &spec, "{}", written);
+    }
+
+    #[test]
+    fn plain_values_have_the_findings_of_their_text(spec in any_spec()) {
+        let findings = |result: Result<Loaded<PolicySet>, Diagnostics>| {
+            let (value, list) = match result {
+                Ok(loaded) => (Some(loaded.value), loaded.warnings),
+                Err(diagnostics) => (None, diagnostics.0),
+            };
+            let told = |d: &Diagnostic| (d.severity, without_places(&d.reason), d.suggestion.clone());
+            let mut told: Vec<_> = list.iter().map(told).collect();
+            told.sort();
+            (value, told, list)
+        };
+        let (value, told, list) = findings(spec.validate());
+        let text = spec.to_toml().unwrap();
+        let (value_of_text, told_of_text, _) = findings(parse_policy("policy.toml", &text));
+        prop_assert_eq!(told, told_of_text, "{}", text);
+        prop_assert_eq!(value, value_of_text);
+        for finding in list {
+            prop_assert!(finding.file.is_empty() && finding.line == 0, "{finding}");
+            let list = finding.field.split(['[', '.']).next().unwrap_or_default();
+            prop_assert!(["destinations", "groups", "policies"].contains(&list), "{finding}");
         }
     }
 
