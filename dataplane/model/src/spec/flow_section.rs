@@ -31,7 +31,7 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
         if !metrics {
             let hint = Some("leave out metrics = false, or this".to_owned());
             report.error(&place, fields.field("metrics_jsonl"), "metrics are off", hint);
-        } else if metrics_jsonl == jsonl {
+        } else if metrics_jsonl.is_some() && metrics_jsonl == jsonl {
             let hint = Some("give each its own file".to_owned());
             report.error(&place, fields.field("metrics_jsonl"), "the file of the flow records, too", hint);
         }
@@ -109,6 +109,20 @@ mod tests {
             ..DelayLimits::default()
         };
         assert_eq!(settings.delay_limits, limits);
+    }
+
+    #[test]
+    fn a_file_of_metrics_is_wrong_for_one_reason() {
+        for (lines, told) in [
+            ("metrics_jsonl = \"\"", "empty"),
+            ("metrics_jsonl = 7", "an integer"),
+            ("jsonl = \"a\"\nmetrics_jsonl = \"a\"", "give each its own"),
+            ("metrics = false\nmetrics_jsonl = \"a\"", "metrics are off"),
+        ] {
+            let errors = parse_boot("boot.toml", &format!("{PORT}[flow]\n{lines}\n")).unwrap_err();
+            assert_eq!(errors.0.len(), 1, "{errors}");
+            assert!(errors.0[0].to_string().contains(told), "{errors}");
+        }
     }
 
     #[test]
