@@ -60,7 +60,7 @@ fn a_signal_lets_everything_received_go_out() {
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
     let _sink = tap.sink();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let before = tap.tool.counters("vx7").rx_packets;
         let mut daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
         daemon.wait_resolved(1);
@@ -93,6 +93,22 @@ fn a_second_signal_ends_at_once() {
         assert_eq!((status.code(), status.signal()), (Some(code), None), "{}", daemon.log());
         assert_eq!(text.contains("balanced"), code == 0, "{text}");
     }
+}
+
+#[test]
+fn a_daemon_that_shall_not_mind_its_terminal_does_not() {
+    let Some(mut lab) = Lab::new("nohup") else { return };
+    let broker = lab.namespace("broker");
+    let boot = "[[port]]\nname = \"null\"\nspec = \"net_null0\"\nrole = \"capture\"\n";
+    let policy = "[[policy]]\nname = \"none\"\nprotocol = \"ospf\"\naction = \"drop\"\n";
+    let mut nohup = broker.command("nohup");
+    nohup.arg(binary());
+    let daemon = Daemon::spawn(nohup, lab.dir(), boot, policy);
+    daemon.wait_log("running;");
+    daemon.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!daemon.log().contains("stopping"), "{}", daemon.log());
+    daemon.stop();
 }
 
 #[test]

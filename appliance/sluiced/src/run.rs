@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
@@ -103,10 +103,14 @@ struct SignalState {
 /// as some drivers wait for their peer while they start.
 fn watch_signals(state: Arc<SignalState>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // A terminal that goes away ends the run in order, too, unless it was started not to mind.
+    if !is_ignored(SIGHUP) {
+        signals.handle().add_signal(SIGHUP)?;
+    }
     let watch = move || {
         let mut first: Option<Instant> = None;
-        for _ in signals.forever() {
-            let same_gesture = first.is_some_and(|at| at.elapsed() < SAME_GESTURE);
+        for signal in signals.forever() {
+            let same_gesture = first.is_some_and(|at| signal == SIGHUP || at.elapsed() < SAME_GESTURE);
             if same_gesture {
                 continue;
             }
@@ -118,6 +122,14 @@ fn watch_signals(state: Arc<SignalState>) -> std::io::Result<()> {
         }
     };
     std::thread::Builder::new().name("sluice-signals".to_owned()).spawn(watch).map(drop)
+}
+
+/// Whether whoever started this process had a signal ignored, as `nohup` does.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Logs go to stderr; `RUST_LOG` overrides the boot config's level.
