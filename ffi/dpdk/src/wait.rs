@@ -98,7 +98,21 @@ impl RxWaiter {
         // SAFETY: `len` entries of an array that outlives the call, as does the time; no signal mask. Whatever it
         // returns, the caller polls next.
         let _ret = unsafe { libc::ppoll(fds.as_mut_ptr(), len, &raw const timeout, std::ptr::null()) };
+        for fd in fds.iter().filter(|fd| fd.revents & libc::POLLERR != 0) {
+            take_error(fd.fd);
+        }
     }
+}
+
+/// Takes the error that waits on a socket. Left there it would end every wait at once: an interface that was down for a
+/// moment has one (`ENETDOWN`), even when it is up again.
+fn take_error(socket: libc::c_int) {
+    let mut error: libc::c_int = 0;
+    let mut len = libc::socklen_t::try_from(size_of_val(&error)).unwrap_or(0);
+    // SAFETY: room for a number of `len` bytes, and for the length. What is no socket is refused and stays as it is.
+    let _ret = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut len)
+    };
 }
 
 impl Drop for RxWaiter {
@@ -122,6 +136,7 @@ pub fn set_timer_slack(slack: Duration) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::time::Instant;
 
@@ -138,5 +153,20 @@ mod tests {
         waiter.wait(&[], Duration::from_secs(20), || true);
         assert!(start.elapsed() < Duration::from_secs(10));
         set_timer_slack(Duration::from_nanos(1)).unwrap();
+    }
+
+    #[test]
+    fn an_error_on_a_socket_ends_one_wait() {
+        let waiter = &mut RxWaiter::new().unwrap();
+        let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(nobody).unwrap();
+        socket.send(b"x").unwrap();
+        let start = Instant::now();
+        waiter.wait(&[socket.as_fd()], Duration::from_secs(20), || false);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        let start = Instant::now();
+        waiter.wait(&[socket.as_fd()], Duration::from_millis(20), || false);
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }
