@@ -9,6 +9,8 @@
 
 mod boot;
 mod close_type;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod decap_settings;
 mod dedup_settings;
 mod destination;

@@ -174,6 +174,29 @@ pub(super) fn too_small(tunnel: &Tunnel, inner_vlan: bool, mtu: u64) -> Option<(
     })
 }
 
+/// The bits that a tag may have for a destination: of a group, for all its members.
+#[cfg(any(test, feature = "contract"))]
+pub(crate) fn largest_tag(id: crate::DestinationId, all: &[Destination]) -> u32 {
+    let Some(destination) = all.get(id.index()) else { return Tag::MAX };
+    match (&destination.kind, tag_fit(Tag::new(Tag::MAX).unwrap_or_default(), destination)) {
+        (DestinationKind::Group(group), _) => {
+            group.members.iter().fold(Tag::MAX, |most, member| most & largest_tag(member.destination, all))
+        }
+        (_, TagFit::Cut { bits }) => (1 << bits) - 1,
+        (_, TagFit::Whole | TagFit::Uncarried | TagFit::PartlyCut(_)) => Tag::MAX,
+    }
+}
+
+/// The smallest MTU that a destination may have.
+#[cfg(any(test, feature = "contract"))]
+pub(crate) fn least_mtu(kind: &DestinationKind, inner_vlan: bool) -> u16 {
+    let least = match kind {
+        DestinationKind::Tunnel(tunnel) => too_small(tunnel, inner_vlan, 0).map(|(least, _)| least),
+        _ => None,
+    };
+    u16::try_from(least.unwrap_or(MIN_MTU_IPV4)).unwrap_or(u16::MAX)
+}
+
 /// The fields of a destination, each well formed by itself.
 struct Read {
     remote: Option<IpAddr>,

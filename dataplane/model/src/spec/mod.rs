@@ -12,11 +12,13 @@ mod decap_keys;
 mod dedup_section;
 mod destinations;
 mod diagnostic;
+mod diff;
 mod document;
 mod durations;
 mod flow_section;
 mod group_kind;
 mod groups;
+mod inverse;
 mod limit_section;
 mod names;
 mod plain;
@@ -31,7 +33,10 @@ mod worker_section;
 
 pub use boot_file::{MAX_PORTS, load_boot, load_replay, parse_boot};
 pub use check::check_against;
+#[cfg(any(test, feature = "contract"))]
+pub(crate) use destinations::{largest_tag, least_mtu};
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};
+pub use diff::{Change, ChangeType, FieldChange, ObjectKind};
 pub use plain::{DestinationSpec, GroupSpec, PolicySetSpec, PolicySpec, SideSpec};
 pub use policy_file::{
     MAX_DESTINATIONS, MAX_GROUPS, MAX_POLICIES, load_policy, load_policy_spec, parse_policy,

@@ -37,7 +37,7 @@ pub(super) struct Context<'c, 'd> {
 }
 
 /// The TCP flags (RFC 9293).
-const TCP_FLAGS: [(&str, u8); 8] = [
+pub(super) const TCP_FLAGS: [(&str, u8); 8] = [
     ("fin", 0x01),
     ("syn", 0x02),
     ("rst", 0x04),
