@@ -21,6 +21,7 @@ step "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warn
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 step "release build" cargo build --release --locked --quiet -p sluiced -p sluice-perf
 step "documentation examples" cargo test --workspace --doc --locked --quiet
+step "promises of the protos" cargo test --workspace --test field_table --locked --quiet
 step "tests" cargo test --workspace --all-targets --locked --no-fail-fast
 
 echo
