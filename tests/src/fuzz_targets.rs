@@ -7,6 +7,8 @@
 use std::io::{self, Cursor, Read};
 use std::sync::OnceLock;
 
+use prost::Message;
+use sluice_api::{flow_filter, packet_filter, v1, validate_spec};
 use sluice_capture::{CaptureReader, MAX_FRAME_BYTES};
 use sluice_core::classify::{
     Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Input as Packets, Program, VerdictId,
@@ -16,7 +18,9 @@ use sluice_core::dedup::{Fingerprinter, KeyProfile, MAX_KEY_BYTES};
 use sluice_core::encap::{finish_checksum, segment};
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable, PortAddresses};
 use sluice_core::wire::{self, L3, checksum};
-use sluice_model::spec::{Diagnostics, Loaded, check_against, parse_boot, parse_policy};
+use sluice_model::spec::{
+    Diagnostics, GroupSpec, Loaded, PolicySetSpec, check_against, parse_boot, parse_policy,
+};
 use sluice_model::{
     DecapKind, DecapKinds, DecapMode, DecapSettings, Destination, Generation, PolicySet, PortId,
 };
@@ -30,6 +34,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("af_packet_block", af_packet_block),
     ("af_packet_link", af_packet_link),
+    ("api", api),
     ("capture", capture),
     ("classify", classify),
     ("decap", decap),
@@ -81,6 +86,82 @@ pub fn dedup(data: &[u8]) {
         let (other, other_key) = both(&varied, inner);
         assert_eq!(one == other, one_key == other_key, "{profile:?}");
     }
+}
+
+/// Any bytes as a request of the API; the first byte says as which. What can be decoded is encoded again to the same,
+/// and a policy set is either refused with paths into the message, or says the same as plain values, as a message, and
+/// as the text of a policy file.
+pub fn api(data: &[u8]) {
+    let Some((&kind, bytes)) = data.split_first() else { return };
+    match kind {
+        0 => api_policy_set(bytes),
+        1 => {
+            let group = GroupSpec { name: "g".to_owned(), addresses: vec!["10.0.0.0/8".to_owned()] };
+            if let Some(filter) = decoded::<v1::PacketFilter>(bytes) {
+                paths(packet_filter(&filter, std::slice::from_ref(&group)));
+            }
+            if let Some(filter) = decoded::<v1::FlowFilter>(bytes) {
+                let found =
+                    flow_filter(&filter, &[group]).map(|value| Loaded { value, warnings: Vec::new() });
+                paths(found);
+            }
+        }
+        _ => {
+            let _ = decoded::<v1::ApplyPolicySetRequest>(bytes);
+            let _ = decoded::<v1::DryRunRequest>(bytes);
+            let _ = decoded::<v1::ListRequest>(bytes);
+            let _ = decoded::<v1::PutPolicyRequest>(bytes);
+            let _ = decoded::<v1::PutGroupRequest>(bytes);
+            let _ = decoded::<v1::PutDestinationRequest>(bytes);
+            let _ = decoded::<v1::DeleteRequest>(bytes);
+            let _ = decoded::<v1::RollbackRequest>(bytes);
+            let _ = decoded::<v1::DiffGenerationsRequest>(bytes);
+            let _ = decoded::<v1::ExplainRequest>(bytes);
+            let _ = decoded::<v1::WatchStatusRequest>(bytes);
+            let _ = decoded::<v1::WatchCountersRequest>(bytes);
+            let _ = decoded::<v1::ListFlowsRequest>(bytes);
+            let _ = decoded::<v1::ListTopTalkersRequest>(bytes);
+            let _ = decoded::<v1::CaptureRequest>(bytes);
+            // What a client reads from a server that may be anybody.
+            let _ = decoded::<v1::Counters>(bytes);
+            let _ = decoded::<v1::ExplainResponse>(bytes);
+        }
+    }
+}
+
+fn api_policy_set(bytes: &[u8]) {
+    let Some(set) = decoded::<v1::PolicySet>(bytes) else { return };
+    let Some((spec, policies)) = paths(validate_spec(&set)) else { return };
+    let Ok(message) = v1::PolicySet::try_from(&spec) else { unreachable!("validated words have numbers") };
+    assert_eq!(PolicySetSpec::from(&message), spec, "a message says the same");
+    let Ok(text) = spec.to_toml() else { unreachable!("plain values can be written") };
+    let Ok(read) = parse_policy("p", &text) else { unreachable!("and are read again: {text}") };
+    assert_eq!(read.value, policies, "the text of a file says the same");
+}
+
+/// The message in some bytes, if there is one; it can be sent on.
+fn decoded<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
+    let message = M::decode(bytes).ok()?;
+    let again = message.encode_to_vec();
+    assert_eq!(M::decode(again.as_slice()).as_ref(), Ok(&message), "a message is what it was");
+    Some(message)
+}
+
+/// What holds for the findings of any message.
+fn paths<T>(result: Result<Loaded<T>, Diagnostics>) -> Option<T> {
+    let (value, findings) = match result {
+        Ok(loaded) => (Some(loaded.value), loaded.warnings),
+        Err(diagnostics) => {
+            assert!(diagnostics.errors() > 0, "a refusal has a reason");
+            (None, diagnostics.0)
+        }
+    };
+    for finding in sluice_api::findings(&findings) {
+        assert!(!finding.reason.is_empty() && !finding.reason.contains(char::is_control), "{finding:?}");
+        let path = |c: char| c.is_ascii_alphanumeric() || "_.[]".contains(c);
+        assert!(finding.field.chars().all(path), "a path: {finding:?}");
+    }
+    value
 }
 
 /// A block of a kernel interface's receive ring, without its descriptor.
