@@ -23,4 +23,12 @@ impl TunnelInfo {
     /// No tunnel.
     pub const NONE: Self =
         Self { kind: TunnelHeader::None, depth: 0, ipv4: false, id: 0, src_addr: [0; 16], dst_addr: [0; 16] };
+
+    /// What of the tunnel both directions of a flow share: its id, where that is not one of a direction. A GTP-U endpoint
+    /// chooses its own TEID (TS 29.281 section 4.1), and so does an LSR its labels (RFC 3031 section 3.1).
+    #[inline(always)]
+    #[must_use]
+    pub fn shared_id(&self) -> u32 {
+        if matches!(self.kind, TunnelHeader::GtpU | TunnelHeader::Mpls) { 0 } else { self.id }
+    }
 }

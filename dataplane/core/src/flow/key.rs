@@ -93,10 +93,10 @@ impl FlowKey {
             let (low, high) = if from_second { (dst, src) } else { (src, dst) };
             third |= u64::from(kind);
             let addresses = (low >> 16) << 32 | high >> 16;
-            let ports = (low & 0xffff) << 48 | (high & 0xffff) << 32 | u64::from(tunnel.id);
+            let ports = (low & 0xffff) << 48 | (high & 0xffff) << 32 | u64::from(tunnel.shared_id());
             (FlowKey { words: [addresses, ports, third], long: [0; 4] }, from_second)
         } else {
-            Self::long(frame, headers, tunnel.id, third | u64::from(kind))
+            Self::long(frame, headers, tunnel.shared_id(), third | u64::from(kind))
         };
         KeyedPacket { key, hash: hash_u64x3(&key.words, SEED), from_second }
     }
@@ -216,4 +216,30 @@ fn lower(number: u128) -> u64 {
 
 fn upper(number: u128) -> u64 {
     (number >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::TunnelHeader;
+
+    /// The key of a packet from `src` to `dst` in such a tunnel.
+    fn key(src: u8, dst: u8, l3: L3, tunnel: TunnelHeader, id: u32) -> FlowKey {
+        let mut headers = Parsed { l3, protocol: 6, has_ports: true, ..Parsed::EMPTY };
+        (headers.src_addr[3], headers.src_port) = (src, src.into());
+        (headers.dst_addr[3], headers.dst_port) = (dst, dst.into());
+        let tunnel = TunnelInfo { kind: tunnel, depth: 1, id, ..TunnelInfo::NONE };
+        FlowKey::of(|| &[], &headers, &tunnel, 0, VlanKey::Ids).key
+    }
+
+    #[test]
+    fn ids_of_one_direction_do_not_split_flows() {
+        for l3 in [L3::Ipv4, L3::Ipv6] {
+            let both = |kind, ids: [u32; 2]| key(1, 2, l3, kind, ids[0]) == key(2, 1, l3, kind, ids[1]);
+            assert!(both(TunnelHeader::GtpU, [7, 8]) && both(TunnelHeader::Mpls, [7, 8]));
+            assert!(both(TunnelHeader::Vxlan, [7, 7]) && !both(TunnelHeader::Vxlan, [7, 8]));
+            assert!(!both(TunnelHeader::Gre, [7, 8]) && !both(TunnelHeader::Erspan2, [7, 8]));
+            assert!(key(1, 2, l3, TunnelHeader::GtpU, 7) != key(1, 2, l3, TunnelHeader::Mpls, 7));
+        }
+    }
 }
