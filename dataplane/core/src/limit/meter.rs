@@ -33,8 +33,8 @@ impl Limit {
 /// A single worker takes exactly what each copy needs. Of several, each takes blocks of tokens, so that they seldom meet
 /// at the shared word: all blocks together are a quarter of the burst. What any of them has not used is lost to none,
 /// so the rate is exact in the long run; in any span of time, no more leaves than the rate allows in it, the burst, the
-/// blocks (a quarter of a burst) and one copy more.
-#[derive(Clone, Debug)]
+/// blocks (a quarter of a burst) and one copy more. What is left of the blocks goes back at the end.
+#[derive(Debug)]
 pub struct Meter {
     limit: Arc<Limit>,
     bits: Credit,
@@ -110,9 +110,33 @@ impl Meter {
     }
 }
 
+impl Drop for Meter {
+    fn drop(&mut self) {
+        for (bucket, credit) in [(&self.limit.bits, self.bits), (&self.limit.packets, self.packets)] {
+            if let Some(bucket) = bucket {
+                bucket.put_back(credit.left);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_worker_leaves_goes_back() {
+        // 1,000 packets/s: ten at once, and a block of one for each of two workers.
+        let shared = limit(None, Some(1_000), 2);
+        let sent = |rounds: usize| {
+            let admitted = (0..rounds).filter(|_| Meter::new(Arc::clone(&shared)).admit(0, 100));
+            admitted.count()
+        };
+        assert_eq!(sent(20), 10, "with a new meter for each packet");
+        let shared = limit(Some(1), None, 2);
+        let sent = (0..20).filter(|_| Meter::new(Arc::clone(&shared)).admit(0, 125)).count();
+        assert_eq!(sent, 10, "1 kbit of a block of 1,250 bits each time");
+    }
 
     fn limit(rate_mbps: Option<u32>, rate_pps: Option<u32>, workers: usize) -> Arc<Limit> {
         Arc::new(Limit::new(&RateLimit { rate_mbps, rate_pps, burst_ms: 10 }, workers))
