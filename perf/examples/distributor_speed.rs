@@ -143,7 +143,7 @@ fn measure(
         doorbells: Vec::new(),
         idle: IdleSettings::ALWAYS,
         by,
-        innermost: false,
+        innermost: std::sync::Arc::new(false.into()),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),

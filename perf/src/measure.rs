@@ -13,7 +13,7 @@ use dpdk::{
 use perf_event::Builder;
 use perf_event::events::Hardware;
 use serde::{Deserialize, Serialize};
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::ledger::Ledger;
@@ -25,7 +25,7 @@ use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::flow::{FlowStage, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::stats::{Stage, WorkerStats};
-use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
 use sluice_model::{
     DecapMode, DecapSettings, DedupMode, DedupSettings, Destination, DestinationKind, FlowSettings,
     Generation, MacAddr, PolicySet, PortId,
@@ -277,24 +277,28 @@ impl Bench<'_> {
         let program = Arc::new(program);
         let up = Arc::new(AtomicBool::new(true));
         let source = traffic.source(&self.packets, BURST);
-        Ok(Worker::new(WorkerParts {
-            sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
-            ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
+        let decap = self.decap_stage();
+        let flow = self.flow_stage(&program);
+        let deployment = DeploymentParts {
             outputs: policies.destinations().iter().map(output).collect::<Result<_>>()?,
-            classifier: Classifier::new(&program, ClassifierConfig::default()),
-            flow: self.flow_stage(&program),
-            fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program,
             limits: None,
             balance: None,
-            headers: self.headers.clone(),
             files: None,
             guard: LoopGuard::new(policies, &[]),
-            dedup: self.dedup_stage(),
-            decap: self.decap_stage(),
-            control: ControlQueues::new(16),
             tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+        };
+        Ok(Worker::new(WorkerParts {
+            deployment: Deployment::new(deployment, decap.is_some()),
+            sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
+            ports: vec![TxPort::new(PortId(1), TxDriver::Dpdk(queue), true, up)],
+            flow,
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            headers: self.headers.clone(),
+            dedup: self.dedup_stage(),
+            decap,
+            control: ControlQueues::new(16),
         }))
     }
 

@@ -21,7 +21,7 @@ use dpdk::{
     RingConsumer, RxQueue, SocketId, Tsc, TxQueue,
 };
 use sluice_capture::PcapWriter;
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::idle::{Doorbell, IdleSettings};
@@ -31,7 +31,9 @@ use sluice_engine::port::{Source, SourceKind, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::decap::TunnelMeter;
 use sluice_engine::stage::guard::LoopGuard;
-use sluice_engine::{ControlQueues, Distributor, DistributorParts, Worker, WorkerParts};
+use sluice_engine::{
+    ControlQueues, Deployment, DeploymentParts, Distributor, DistributorParts, Worker, WorkerParts,
+};
 use sluice_model::{DecapMode, DecapSettings, DropReason, Generation, PortId, SpreadBy};
 use sluice_tests::traffic::{self, End};
 
@@ -80,28 +82,30 @@ impl Rig {
     fn worker(&self, sources: Vec<Source>, exit: TxPort) -> Worker {
         let policies = sluice_model::spec::parse_policy("policy.toml", POLICY).unwrap().value;
         let (program, _) = Program::compile(&policies, &[], Generation(1));
-        Worker::new(WorkerParts {
-            sources,
+        let parts = DeploymentParts {
             outputs: policies
                 .destinations()
                 .iter()
                 .map(|d| Output::plain(d, 9000, Egress::Port(0)))
                 .collect(),
-            ports: vec![exit],
-            classifier: Classifier::new(&program, ClassifierConfig::default()),
-            flow: None,
-            decap: None,
-            fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),
             limits: None,
             balance: None,
-            headers: self.pool.clone(),
             files: None,
             guard: LoopGuard::disabled(),
+            tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+        };
+        Worker::new(WorkerParts {
+            sources,
+            ports: vec![exit],
+            flow: None,
+            decap: None,
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            headers: self.pool.clone(),
             dedup: None,
             control: ControlQueues::new(16),
-            tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+            deployment: Deployment::new(parts, false),
         })
     }
 }
@@ -113,7 +117,7 @@ fn distributor(rx: RxQueue, port: u16, rings: Vec<dpdk::RingProducer>, by: Sprea
         doorbells: Vec::new(),
         idle: IdleSettings::ALWAYS,
         by,
-        innermost: true,
+        innermost: Arc::new(true.into()),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
@@ -260,7 +264,7 @@ fn tunnels_go_with_their_inner_flow(rig: &mut Rig) {
         doorbells: Vec::new(),
         idle: IdleSettings::ALWAYS,
         by: SpreadBy::Addresses,
-        innermost: false,
+        innermost: Arc::new(false.into()),
         tunnels: TunnelMeter::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
@@ -446,7 +450,7 @@ fn sleeping_adds_no_more_than_it_may(rig: &mut Rig, output: Loop) {
         doorbells,
         idle: settings,
         by: SpreadBy::Addresses,
-        innermost: false,
+        innermost: Arc::new(false.into()),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),

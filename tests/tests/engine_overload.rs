@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use dpdk::{
     Burst, Eal, EalConfig, Hugepages, Mempool, MempoolConfig, Port, PortConfig, RxQueue, SocketId, Tsc,
 };
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_engine::batch::RxInfo;
 use sluice_engine::counters::{Tables, policy_totals};
 use sluice_engine::files::FileSink;
@@ -30,7 +30,7 @@ use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::flow::{FlowStage, FlowStats, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::stage::limit::{Limits, SharedLimits};
-use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
 use sluice_model::{
     DedupMode, DedupSettings, Destination, DestinationKind, DropReason, FlowSettings, Generation, MacAddr,
     PolicySet, PortId, RateLimit,
@@ -176,24 +176,26 @@ impl Rig {
         let tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
         let exit = self.exit.take().unwrap();
         exit.set_link(case.up);
-        let mut worker = Worker::new(WorkerParts {
-            sources: Vec::new(),
-            ports: vec![exit],
+        let parts = DeploymentParts {
             outputs,
-            classifier: Classifier::new(&program, ClassifierConfig::default()),
-            flow,
-            decap: None,
-            fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             program: Arc::new(program),
             limits: limits.as_ref().map(Limits::in_captured_time),
             balance: None,
-            headers: headers.clone(),
             files: case.to_file.map(|frames| sink.producer(frames)),
             guard: LoopGuard::disabled(),
+            tables: Arc::clone(&tables),
+        };
+        let mut worker = Worker::new(WorkerParts {
+            sources: Vec::new(),
+            ports: vec![exit],
+            flow,
+            decap: None,
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            headers: headers.clone(),
             dedup,
             control: ControlQueues::new(1),
-            tables: Arc::clone(&tables),
+            deployment: Deployment::new(parts, false),
         });
         let mut on_ring = 0;
         for round in 0..case.rounds {

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use dpdk::{
     Burst, Eal, EalConfig, Hugepages, Mempool, MempoolConfig, Port, PortConfig, RxQueue, SocketId, Tsc,
 };
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_core::flow::Sink;
 use sluice_engine::batch::{BATCH, RxInfo};
 use sluice_engine::counters::{Tables, policy_totals};
@@ -27,7 +27,7 @@ use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::flow::{FlowStage, meter_config};
 use sluice_engine::stage::guard::LoopGuard;
-use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
 use sluice_model::{
     CloseType, DedupMode, DedupSettings, DropReason, FlowRecord, FlowSettings, Generation, MetricsRecord,
     PortId,
@@ -186,6 +186,17 @@ fn flows_come_and_go_while_everything_is_full() {
     let settings = FlowSettings { flows: Some(50_000), ..FlowSettings::default() };
     let flow = FlowStage::new(meter_config(&settings, &[], 1, 0), 256, &program);
     let dedup = DedupSettings { mode: DedupMode::Drop, window_ns: SECOND_NS / 2, ..DedupSettings::default() };
+    let parts = DeploymentParts {
+        outputs: policies.destinations().iter().map(|d| Output::plain(d, 1500, Egress::Port(0))).collect(),
+        sequences: Sequences::new(Sequences::streams(program.streams().len())),
+        program: Arc::new(program),
+        files: None,
+        guard: LoopGuard::disabled(),
+        limits: None,
+        balance: None,
+        tables: Arc::clone(&tables),
+    };
+    let deployment = Deployment::new(parts, false);
     let worker = Worker::new(WorkerParts {
         sources: Vec::new(),
         ports: vec![TxPort::new(
@@ -194,21 +205,13 @@ fn flows_come_and_go_while_everything_is_full() {
             true,
             Arc::new(AtomicBool::new(true)),
         )],
-        outputs: policies.destinations().iter().map(|d| Output::plain(d, 1500, Egress::Port(0))).collect(),
-        classifier: Classifier::new(&program, ClassifierConfig::default()),
         flow: Some(flow),
         decap: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
-        sequences: Sequences::new(Sequences::streams(program.streams().len())),
-        program: Arc::new(program),
         headers: headers.clone(),
-        files: None,
-        guard: LoopGuard::disabled(),
         dedup: Dedup::new(&dedup, 16_384, 1, true),
-        limits: None,
-        balance: None,
         control: ControlQueues::new(1),
-        tables: Arc::clone(&tables),
+        deployment,
     });
     let mut soak = Soak {
         worker,

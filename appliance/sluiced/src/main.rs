@@ -8,6 +8,7 @@ mod replay;
 mod report;
 mod run;
 mod say;
+mod signals;
 mod threads;
 
 use std::path::PathBuf;

@@ -2,68 +2,52 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
-use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, LogLevel, PolicySet};
+use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, Generation, LogLevel, PolicySet};
 
 use crate::paths;
 use crate::records::{Drain, RecordFiles, Written};
 use crate::report::{self, DedupSummary, Summary};
 use crate::say::{Out, complain, say};
+use crate::signals::Signals;
 use crate::threads;
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
-/// Signals so close to the first are no second one: `timeout` and shells signal a process and its group, which is the
-/// same process again.
-const SAME_GESTURE: Duration = Duration::from_millis(100);
-/// Exit code of a run that a second signal ended at once: as a shell reports SIGINT.
-const ENDED_AT_ONCE: i32 = 130;
 
 pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let Some(boot) = report::load(&load_boot(config)) else { return Ok(ExitCode::FAILURE) };
     start_log(boot.log_level);
-    let Some(policies) = report::load(&load_policy(&boot.policy)) else { return Ok(ExitCode::FAILURE) };
-    let findings = check_against(&policies, &boot);
-    let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
-    if !findings.is_empty() {
-        complain!("{}", Diagnostics(findings));
-    }
-    let clashes = paths::clashes(Some(config), Some(&boot), &boot.policy, &policies);
-    for clash in &clashes {
-        complain!("error: {clash}");
-    }
-    if errors || !clashes.is_empty() {
-        return Ok(ExitCode::FAILURE);
-    }
+    let Some(mut policies) = load_policies(config, &boot) else { return Ok(ExitCode::FAILURE) };
 
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
-    let signals = Arc::new(SignalState::default());
-    watch_signals(Arc::clone(&signals)).context("cannot handle signals")?;
+    let signals = Signals::watch().context("cannot handle signals")?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
-    let mut engine = Engine::start(&boot, &policies)?;
+    let mut engine = Engine::start(&boot, &policies, Generation(1))?;
     if let Some(drain) = &drain {
         drain.take_from(engine.flows());
     }
-    signals.started.store(true, Ordering::Relaxed);
+    signals.started();
     tracing::info!(
         policies = policies.policies().len(),
         destinations = policies.destinations().len(),
         ports = boot.ports.len(),
-        "running; SIGINT or SIGTERM ends it"
+        "running; SIGINT or SIGTERM ends it, SIGHUP reads the policies anew"
     );
     let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
     let mut reported = Instant::now();
-    while !signals.stop.load(Ordering::Relaxed) {
+    while !signals.stop() {
         std::thread::sleep(ROUND);
+        if signals.take_reload()
+            && let Some(next) = reload(config, &boot, &engine)
+        {
+            policies = next;
+        }
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
             log_statistics(&engine);
@@ -79,6 +63,49 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     Ok(if whole { summary } else { ExitCode::FAILURE })
 }
 
+/// The policies, if nothing is wrong with them.
+fn load_policies(config: &Path, boot: &BootConfig) -> Option<PolicySet> {
+    let policies = report::load(&load_policy(&boot.policy))?;
+    let findings = check_against(&policies, boot);
+    let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+    if !findings.is_empty() {
+        complain!("{}", Diagnostics(findings));
+    }
+    let clashes = paths::clashes(Some(config), Some(boot), &boot.policy, &policies);
+    for clash in &clashes {
+        complain!("error: {clash}");
+    }
+    (!errors && clashes.is_empty()).then_some(policies)
+}
+
+/// Puts the policies of the file as it is now in force; gives them if they are.
+fn reload(config: &Path, boot: &BootConfig, engine: &Engine) -> Option<PolicySet> {
+    let Generation(before) = engine.generation();
+    let Some(policies) = load_policies(config, boot) else {
+        tracing::error!(generation = before, "the policy file has errors: the policies before stay in force");
+        return None;
+    };
+    match engine.deploy(&policies, Generation(before + 1)) {
+        Ok(deployed) => {
+            for next_hop in &deployed.unresolved {
+                tracing::warn!(%next_hop, "next hop unresolved: copies through it are dropped");
+            }
+            tracing::info!(
+                generation = deployed.generation.0,
+                policies = policies.policies().len(),
+                destinations = policies.destinations().len(),
+                elapsed_us = u64::try_from(deployed.elapsed.as_micros()).unwrap_or(u64::MAX),
+                "policies in force"
+            );
+            Some(policies)
+        }
+        Err(error) => {
+            tracing::error!(generation = before, %error, "the policies before stay in force");
+            None
+        }
+    }
+}
+
 /// Opens the files of records, and starts the thread that writes them.
 fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result<Drain> {
     let mut others = vec![config.to_owned(), boot.policy.clone()];
@@ -88,48 +115,6 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
     }));
     let files = RecordFiles::append(boot.flow.jsonl.as_deref(), boot.flow.metrics_jsonl.as_deref(), &others)?;
     Drain::start(files).context("cannot start the thread that writes records")
-}
-
-/// What the main thread and the thread that waits for signals tell each other.
-#[derive(Debug, Default)]
-struct SignalState {
-    /// The engine runs: there is something to drain (main: w, signals: r).
-    started: AtomicBool,
-    /// The first signal came (signals: w, main: r).
-    stop: AtomicBool,
-}
-
-/// The first signal asks for an orderly end, the second one ends the process; so does the first before the engine runs,
-/// as some drivers wait for their peer while they start.
-fn watch_signals(state: Arc<SignalState>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    // A terminal that goes away ends the run in order, too, unless it was started not to mind.
-    if !is_ignored(SIGHUP) {
-        signals.handle().add_signal(SIGHUP)?;
-    }
-    let watch = move || {
-        let mut first: Option<Instant> = None;
-        for signal in signals.forever() {
-            let same_gesture = first.is_some_and(|at| signal == SIGHUP || at.elapsed() < SAME_GESTURE);
-            if same_gesture {
-                continue;
-            }
-            if first.is_some() || !state.started.load(Ordering::Relaxed) {
-                signal_hook::low_level::exit(ENDED_AT_ONCE);
-            }
-            first = Some(Instant::now());
-            state.stop.store(true, Ordering::Relaxed);
-        }
-    };
-    std::thread::Builder::new().name("sluice-signals".to_owned()).spawn(watch).map(drop)
-}
-
-/// Whether whoever started this process had a signal ignored, as `nohup` does.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal - 1) & 1 == 1
 }
 
 /// Logs go to stderr; `RUST_LOG` overrides the boot config's level.

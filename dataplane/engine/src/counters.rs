@@ -108,6 +108,26 @@ pub struct DestinationTotals {
     pub drops: DropCounts,
 }
 
+impl PolicyTotals {
+    /// Adds what was counted before.
+    pub fn add(&mut self, before: &Self) {
+        self.matched_packets += before.matched_packets;
+        self.matched_bytes += before.matched_bytes;
+        self.sent_packets += before.sent_packets;
+        self.drops.merge(&before.drops);
+    }
+}
+
+impl DestinationTotals {
+    /// Adds what was counted before.
+    pub fn add(&mut self, before: &Self) {
+        self.packets += before.packets;
+        self.bytes += before.bytes;
+        self.truncated += before.truncated;
+        self.drops.merge(&before.drops);
+    }
+}
+
 fn sum_drops(into: &mut DropCounts, counters: &[Counter; DropReason::COUNT]) {
     for (sum, counter) in into.0.iter_mut().zip(counters) {
         *sum += counter.get();

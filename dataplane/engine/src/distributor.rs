@@ -43,8 +43,8 @@ pub struct DistributorParts {
     /// What of a packet decides.
     pub by: SpreadBy,
     /// Whether the innermost headers decide for all ports, as policies match on them; else those that are left when
-    /// the tunnels that the port opens are off.
-    pub innermost: bool,
+    /// the tunnels that the port opens are off (control: w, distributor: r).
+    pub innermost: Arc<AtomicBool>,
     /// Counts what numbered tunnels lost, as each worker sees only a part of them.
     pub tunnels: Option<TunnelMeter>,
     /// Ports of datagrams of which the first fragment was seen; only asked by [`SpreadBy::Ports`].
@@ -282,7 +282,9 @@ fn hash_of(
     if by_ports && headers.fragment != Fragment::Whole {
         let _outcome = parts.fragments.resolve(headers, frame, now_ns);
     }
-    if decap.mode != DecapMode::Off && is_candidate(headers) || parts.innermost && headers.inner_offset != 0 {
+    if decap.mode != DecapMode::Off && is_candidate(headers)
+        || headers.inner_offset != 0 && parts.innermost.load(Ordering::Relaxed)
+    {
         go_inside(frame, headers, parts, decap);
         if by_ports && headers.fragment != Fragment::Whole {
             let _outcome = parts.fragments.resolve(headers, frame, now_ns);
@@ -306,7 +308,7 @@ fn go_inside(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, d
             found.look_through(headers);
         }
     }
-    if parts.innermost {
+    if parts.innermost.load(Ordering::Relaxed) {
         *headers = wire::parse_innermost(frame, &outer, DEPTH_LIMIT);
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A frame counts as sent when its bytes were accepted by the file system, not before; what a failed write loses is
 //! counted as dropped, and the file is cut back to its last whole record.
+//!
+//! Numbers of policies and destinations mean something in one generation of policies only: each has queues and counters of
+//! its own, a [book](BookId). A file that the next generation writes, too, stays open and goes on.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -106,8 +109,26 @@ struct Pending {
     record_end: usize,
     /// Where its policies end in the list of all pending ones.
     sharers_end: usize,
+    /// The generation that it is counted in.
+    book: BookId,
+    destination: DestinationId,
     /// The group that it came by.
     group: Option<DestinationId>,
+}
+
+/// Names the queues and counters of one generation of policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BookId(u64);
+
+#[derive(Debug)]
+struct Book {
+    id: BookId,
+    queues: Vec<Arc<ArrayQueue<Record>>>,
+    /// Sharers of the next frame, by queue.
+    prefixes: Vec<Vec<PolicyId>>,
+    /// Where the file of each destination is among the open ones; `None` for destinations that are no file.
+    files: Vec<Option<usize>>,
+    tables: Arc<Tables>,
 }
 
 #[derive(Debug)]
@@ -198,43 +219,100 @@ impl OpenFile {
 /// The other end: owns the files and writes what arrives.
 #[derive(Debug)]
 pub struct FileSink {
-    queues: Vec<Arc<ArrayQueue<Record>>>,
-    /// Sharers of the next frame, by queue.
-    prefixes: Vec<Vec<PolicyId>>,
-    /// By destination number; `None` for destinations that are no file.
+    /// The oldest first.
+    books: Vec<Book>,
+    next_book: u64,
+    /// By place; `None` = closed, and free for the next file.
     files: Vec<Option<OpenFile>>,
     ledger: Ledger,
     cell: Arc<LedgerCell>,
-    tables: Arc<Tables>,
 }
 
 impl FileSink {
-    /// Creates the files (`paths` by destination number) and no queue yet.
+    /// Creates the files (`paths` by destination number) of a first generation, and no queue yet.
     ///
     /// # Errors
     /// The first file that cannot be made.
     pub fn create(paths: &[Option<PathBuf>], policies: usize) -> Result<Self, FileError> {
-        let files = paths
-            .iter()
-            .map(|path| path.as_deref().map(OpenFile::create).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            queues: Vec::new(),
-            prefixes: Vec::new(),
-            tables: Arc::new(Tables::new(policies, files.len())),
-            files,
+        let mut sink = Self {
+            books: Vec::new(),
+            next_book: 0,
+            files: Vec::new(),
             ledger: Ledger::default(),
             cell: Arc::default(),
-        })
+        };
+        sink.open_book(paths, policies)?;
+        Ok(sink)
     }
 
-    /// A queue for one more worker with so many entries: one per frame, and one more for every six policies beyond six
-    /// that share it.
+    /// Begins a generation with these files (`paths` by destination number). Those that are open go on.
+    ///
+    /// # Errors
+    /// The first file that cannot be made; then the generation is not begun, and files made for it are closed.
+    pub fn open_book(&mut self, paths: &[Option<PathBuf>], policies: usize) -> Result<BookId, FileError> {
+        let places = paths.iter().map(|path| path.as_deref().map(|path| self.open(path)).transpose());
+        let places = places.collect::<Result<Vec<_>, _>>();
+        let files = places.inspect_err(|_| self.close_unused())?;
+        let id = BookId(self.next_book);
+        self.next_book += 1;
+        let tables = Arc::new(Tables::new(policies, files.len()));
+        self.books.push(Book { id, queues: Vec::new(), prefixes: Vec::new(), files, tables });
+        Ok(id)
+    }
+
+    /// Ends a generation whose workers have left it: what waits in its queues is written, and files that no other writes
+    /// are closed.
+    pub fn close_book(&mut self, id: BookId) {
+        self.drain();
+        self.flush();
+        self.books.retain(|book| book.id != id);
+        self.close_unused();
+    }
+
+    /// The place of the file with this path, which is made if it is not open.
+    fn open(&mut self, path: &Path) -> Result<usize, FileError> {
+        let open = |file: &Option<OpenFile>| file.as_ref().is_some_and(|file| file.path == path);
+        if let Some(place) = self.files.iter().position(open) {
+            return Ok(place);
+        }
+        let file = Some(OpenFile::create(path)?);
+        if let Some(place) = self.files.iter().position(Option::is_none) {
+            self.files[place] = file;
+            return Ok(place);
+        }
+        self.files.push(file);
+        Ok(self.files.len() - 1)
+    }
+
+    fn close_unused(&mut self) {
+        for (place, file) in self.files.iter_mut().enumerate() {
+            if !self.books.iter().any(|book| book.files.contains(&Some(place))) {
+                *file = None;
+            }
+        }
+    }
+
+    /// A queue for one more worker of the latest generation, with so many entries: one per frame, and one more for every
+    /// six policies beyond six that share it.
     pub fn producer(&mut self, entries: usize) -> FileProducer {
         let queue = Arc::new(ArrayQueue::new(entries.max(1)));
-        self.queues.push(Arc::clone(&queue));
-        self.prefixes.push(Vec::new());
+        if let Some(book) = self.books.last_mut() {
+            book.queues.push(Arc::clone(&queue));
+            book.prefixes.push(Vec::new());
+        }
         FileProducer(queue)
+    }
+
+    /// The latest generation.
+    #[must_use]
+    pub fn latest(&self) -> BookId {
+        BookId(self.next_book - 1)
+    }
+
+    /// Whether any file is open.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.files.iter().any(Option::is_some)
     }
 
     /// The account of what was written: `tx` and `drops`.
@@ -243,25 +321,27 @@ impl FileSink {
         Arc::clone(&self.cell)
     }
 
-    /// The writer's counters by policy and destination.
+    /// The writer's counters by policy and destination, in the latest generation.
     #[must_use]
     pub fn tables(&self) -> Arc<Tables> {
-        Arc::clone(&self.tables)
+        self.books.last().map_or_else(|| Arc::new(Tables::new(0, 0)), |book| Arc::clone(&book.tables))
     }
 
     /// Takes everything that waits in the queues; returns how many frames.
     pub fn drain(&mut self) -> usize {
         let mut frames = 0;
-        for index in 0..self.queues.len() {
-            while let Some(record) = self.queues[index].pop() {
-                match record {
-                    Record::Sharers(more) => self.prefixes[index].extend(more),
-                    Record::Frame(frame) => {
-                        frames += 1;
-                        let prefix = std::mem::take(&mut self.prefixes[index]);
-                        self.gather(&frame, &prefix);
-                        self.prefixes[index] = prefix;
-                        self.prefixes[index].clear();
+        for book in 0..self.books.len() {
+            for queue in 0..self.books[book].queues.len() {
+                while let Some(record) = self.books[book].queues[queue].pop() {
+                    match record {
+                        Record::Sharers(more) => self.books[book].prefixes[queue].extend(more),
+                        Record::Frame(frame) => {
+                            frames += 1;
+                            let prefix = std::mem::take(&mut self.books[book].prefixes[queue]);
+                            self.gather(book, &frame, &prefix);
+                            self.books[book].prefixes[queue] = prefix;
+                            self.books[book].prefixes[queue].clear();
+                        }
                     }
                 }
             }
@@ -290,13 +370,15 @@ impl FileSink {
         new.filter_map(report).collect()
     }
 
-    fn gather(&mut self, frame: &FrameRecord, prefix: &[PolicyId]) {
+    /// Takes a frame from a queue of the generation at this place.
+    fn gather(&mut self, book: usize, frame: &FrameRecord, prefix: &[PolicyId]) {
         let sharers = prefix.iter().chain(&frame.sharers).copied();
-        let index = frame.destination.index();
-        let Some(file) = self.files.get_mut(index).and_then(Option::as_mut).filter(|f| f.failed.is_none())
-        else {
+        let Book { id, files, tables, .. } = &self.books[book];
+        let place = files.get(frame.destination.index()).copied().flatten();
+        let file = place.and_then(|place| self.files.get_mut(place)?.as_mut());
+        let (Some(place), Some(file)) = (place, file.filter(|file| file.failed.is_none())) else {
             let sharers: Vec<_> = sharers.collect();
-            self.account([Some(frame.destination), frame.group], &sharers, None);
+            account(&mut self.ledger, tables, [Some(frame.destination), frame.group], &sharers, None);
             self.cell.publish(&self.ledger);
             return;
         };
@@ -310,10 +392,12 @@ impl FileSink {
             frame_bytes: u64::from(frame.mbuf.pkt_len()),
             record_end: file.writer.get_mut().len(),
             sharers_end: file.sharers.len(),
+            book: *id,
+            destination: frame.destination,
             group: frame.group,
         });
         if file.writer.get_mut().len() >= BUFFER || file.failed.is_some() {
-            self.flush_file(index);
+            self.flush_file(place);
         }
     }
 
@@ -331,8 +415,11 @@ impl FileSink {
         let mut first = 0;
         for record in &pending {
             let bytes = (record.record_end <= whole).then_some(record.frame_bytes);
-            let own = u16::try_from(index).ok().map(DestinationId);
-            self.account([own, record.group], &sharers[first..record.sharers_end], bytes);
+            if let Some(book) = self.books.iter().find(|book| book.id == record.book) {
+                let destinations = [Some(record.destination), record.group];
+                let sharers = &sharers[first..record.sharers_end];
+                account(&mut self.ledger, &book.tables, destinations, sharers, bytes);
+            }
             first = record.sharers_end;
         }
         self.cell.publish(&self.ledger);
@@ -342,29 +429,30 @@ impl FileSink {
             file.sharers.clear();
         }
     }
+}
 
-    /// Counts one frame as written (with its length) or dropped, for its destination and its group.
-    fn account(
-        &mut self,
-        destinations: [Option<DestinationId>; 2],
-        sharers: &[PolicyId],
-        written_bytes: Option<u64>,
-    ) {
-        let reason = DropReason::FileWrite;
-        let rows = destinations.into_iter().flatten().map(|id| &self.tables.destinations[id.index()]);
-        let policies = sharers.iter().map(|policy| &self.tables.policies[policy.index()]);
-        if let Some(bytes) = written_bytes {
-            self.ledger.tx_packets += 1;
-            self.ledger.tx_bytes += bytes;
-            rows.for_each(|row| {
-                row.packets.add(1);
-                row.bytes.add(bytes);
-            });
-            policies.for_each(|policy| policy.sent_packets.add(1));
-        } else {
-            self.ledger.drops.add(reason, 1);
-            rows.for_each(|row| row.drops[reason as usize].add(1));
-            policies.for_each(|policy| policy.drops[reason as usize].add(1));
-        }
+/// Counts one frame as written (with its length) or dropped, for its destination and its group.
+fn account(
+    ledger: &mut Ledger,
+    tables: &Tables,
+    destinations: [Option<DestinationId>; 2],
+    sharers: &[PolicyId],
+    written_bytes: Option<u64>,
+) {
+    let reason = DropReason::FileWrite;
+    let rows = destinations.into_iter().flatten().map(|id| &tables.destinations[id.index()]);
+    let policies = sharers.iter().map(|policy| &tables.policies[policy.index()]);
+    if let Some(bytes) = written_bytes {
+        ledger.tx_packets += 1;
+        ledger.tx_bytes += bytes;
+        rows.for_each(|row| {
+            row.packets.add(1);
+            row.bytes.add(bytes);
+        });
+        policies.for_each(|policy| policy.sent_packets.add(1));
+    } else {
+        ledger.drops.add(reason, 1);
+        rows.for_each(|row| row.drops[reason as usize].add(1));
+        policies.for_each(|policy| policy.drops[reason as usize].add(1));
     }
 }

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod clock;
 pub mod counters;
+mod deployment;
 mod distributor;
 pub mod files;
 pub mod idle;
@@ -26,5 +27,6 @@ pub mod tally;
 pub mod tunnels;
 mod worker;
 
+pub use deployment::{Deployment, DeploymentParts};
 pub use distributor::{Distributor, DistributorParts};
 pub use worker::{ControlFrame, ControlQueues, Replacement, Worker, WorkerParts};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolError, SocketId, Tsc};
 use sluice_capture::{CaptureError, CaptureReader, Progress};
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_core::encap::EncapError;
 use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
@@ -21,6 +21,7 @@ use sluice_model::{
 
 use crate::batch::{BATCH, RxInfo};
 use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
+use crate::deployment::{Deployment, DeploymentParts};
 use crate::files::{self, FileError, FileSink};
 use crate::ledger::Account;
 use crate::machine::Machine;
@@ -281,29 +282,33 @@ impl Session {
         let mut sink = FileSink::create(files, policies.policies().len())?;
         let producer = sink.producer(entries * batch);
         let tables = Arc::new(crate::counters::Tables::new(policies.policies().len(), outputs.len()));
-        let worker = Worker::new(WorkerParts {
-            sources: Vec::new(),
-            ports: Vec::new(),
+        let decap = Decap::new(&config.decap);
+        let flow = config.flow.as_ref().map(|flow| {
+            let flows = FlowPlan::new(flow, 1, machine.memory_bytes).flows;
+            FlowStage::new(meter_config(flow, &config.taps, flows, 0), RING_RECORDS, &program)
+        });
+        let deployment = DeploymentParts {
             outputs,
-            classifier: Classifier::new(&program, ClassifierConfig::default()),
-            decap: Decap::new(&config.decap),
-            flow: config.flow.as_ref().map(|flow| {
-                let flows = FlowPlan::new(flow, 1, machine.memory_bytes).flows;
-                FlowStage::new(meter_config(flow, &config.taps, flows, 0), RING_RECORDS, &program)
-            }),
-            fragments: FragmentTable::new(&FragmentTableConfig::default()),
             sequences: Sequences::new(Sequences::streams(program.streams().len())),
             limits: SharedLimits::new(policies, config.limit.as_ref(), 1)
                 .map(|limits| Limits::in_captured_time(&limits)),
             balance: SharedGroups::new(policies).map(|groups| Balance::new(&groups, Arc::clone(&program))),
             program,
-            headers: headers.clone(),
-            files: Some(producer),
             guard: if config.loop_guard { LoopGuard::new(policies, &[]) } else { LoopGuard::disabled() },
+            files: Some(producer),
+            tables: Arc::clone(&tables),
+        };
+        let worker = Worker::new(WorkerParts {
+            deployment: Deployment::new(deployment, decap.is_some()),
+            sources: Vec::new(),
+            ports: Vec::new(),
+            decap,
+            flow,
+            fragments: FragmentTable::new(&FragmentTableConfig::default()),
+            headers: headers.clone(),
             dedup: DedupPlan::of(&config.dedup, 1, machine)
                 .and_then(|plan| Dedup::new(&config.dedup, plan.entries, config.inputs.len(), true)),
             control: ControlQueues::new(1),
-            tables: Arc::clone(&tables),
         });
         Ok(Self { worker, sink, tables, small, large, headers, batch, breaker, second: 0 })
     }

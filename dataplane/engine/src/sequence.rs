@@ -1,19 +1,48 @@
 //! Which sequence number does a copy carry? Numbers count per (endpoint, tag) over all workers, taken in blocks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
-use sluice_core::classify::Classifier;
-use sluice_model::StreamId;
+use sluice_core::classify::{Classifier, Program};
+use sluice_model::{PolicySet, StreamId, Tag};
 
 use crate::batch::Run;
 use crate::output::Output;
 use crate::stage::balance::Balance;
 
-/// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2). Behind
-/// them stands one more counter, for the identifications of outer IP packets.
-pub type Streams = Arc<[CachePadded<AtomicU64>]>;
+/// A counter that all workers share.
+type Shared = Arc<CachePadded<AtomicU64>>;
+
+/// The counters of all streams, shared by all workers; the first number of a stream is 0 (RFC 2890 section 2.2).
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// By [`StreamId`].
+    counters: Vec<Shared>,
+    /// Whose they are, where the streams of another generation may go on with them.
+    names: HashMap<(String, Tag), usize>,
+    /// For the identifications of outer IP packets.
+    ids: Shared,
+}
+
+impl Streams {
+    /// The counters for the streams of `program`, which was compiled from `policies`. Streams that `before` has, of a
+    /// destination with the same name and with the same tag, go on where they are.
+    #[must_use]
+    pub fn of(program: &Program, policies: &PolicySet, before: Option<&Self>) -> Self {
+        let mut streams =
+            Self { ids: before.map(|before| Arc::clone(&before.ids)).unwrap_or_default(), ..Self::default() };
+        for &(destination, tag) in program.streams() {
+            let name = policies.destinations().get(destination.index()).map_or("", |d| &*d.name).to_owned();
+            let key = (name, tag);
+            let counter = before.and_then(|before| before.counters.get(*before.names.get(&key)?));
+            streams.names.insert(key, streams.counters.len());
+            streams.counters.push(counter.map(Arc::clone).unwrap_or_default());
+        }
+        streams
+    }
+}
 
 /// Identifications that a worker takes at once.
 const ID_BLOCK: u32 = 64;
@@ -35,7 +64,7 @@ impl Sequences {
     /// A view of `streams`.
     #[must_use]
     pub fn new(streams: Streams) -> Self {
-        let count = streams.len().saturating_sub(1);
+        let count = streams.counters.len();
         Self {
             streams,
             wanted: vec![0; count].into(),
@@ -49,7 +78,8 @@ impl Sequences {
     /// Zeroed counters for `count` streams.
     #[must_use]
     pub fn streams(count: usize) -> Streams {
-        std::iter::repeat_with(CachePadded::default).take(count + 1).collect()
+        let counters = std::iter::repeat_with(Shared::default).take(count).collect();
+        Streams { counters, ..Streams::default() }
     }
 
     /// Takes one block per stream that the batch needs numbers of.
@@ -76,7 +106,7 @@ impl Sequences {
         }
         for stream in self.touched.drain(..) {
             let wanted = std::mem::take(&mut self.wanted[stream.index()]);
-            self.next[stream.index()] = take(&self.streams[stream.index()], wanted);
+            self.next[stream.index()] = take(&self.streams.counters[stream.index()], wanted);
         }
     }
 
@@ -101,7 +131,7 @@ impl Sequences {
     /// A number outside the block, for the pieces of a copy beyond its first.
     #[inline]
     pub fn extra(&mut self, stream: StreamId) -> u32 {
-        take(&self.streams[stream.index()], 1)
+        take(&self.streams.counters[stream.index()], 1)
     }
 
     /// The identification of an outer IP packet that may be fragmented: no other copy of any worker has it for a long
@@ -109,7 +139,7 @@ impl Sequences {
     #[inline]
     pub fn datagram_id(&mut self) -> u32 {
         if self.ids_left == 0 {
-            self.next_id = self.streams.last().map_or(0, |counter| take(counter, ID_BLOCK));
+            self.next_id = take(&self.streams.ids, ID_BLOCK);
             self.ids_left = ID_BLOCK;
         }
         let id = self.next_id;
@@ -133,7 +163,7 @@ mod tests {
     #[test]
     fn no_two_workers_give_the_same_identification() {
         let streams = Sequences::streams(3);
-        let mut workers = [Sequences::new(Arc::clone(&streams)), Sequences::new(streams)];
+        let mut workers = [Sequences::new(streams.clone()), Sequences::new(streams)];
         let mut seen = std::collections::HashSet::new();
         for _ in 0..1_000 {
             for worker in &mut workers {

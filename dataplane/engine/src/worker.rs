@@ -10,32 +10,26 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, Tsc};
 use sluice_af_packet::AfPacketRx;
-use sluice_core::classify::{Classifier, FragmentTable, Program};
+use sluice_core::classify::FragmentTable;
 use sluice_core::flow::Sink;
-use sluice_model::{DestinationId, DropReason, PortId};
+use sluice_model::{DropReason, PortId};
 
 use crate::batch::Batch;
 use crate::clock::Clock;
-use crate::counters::Tables;
-use crate::files::FileProducer;
+use crate::deployment::Deployment;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
-use crate::output::{Egress, Output};
+use crate::output::Egress;
 use crate::port::{Source, TxDriver, TxPort};
 use crate::port_pairs::PortPairs;
-use crate::sequence::Sequences;
 use crate::stage::act::{Act, Context};
-use crate::stage::balance::Balance;
-use crate::stage::classify::Classify;
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
-use crate::stage::guard::LoopGuard;
-use crate::stage::limit::Limits;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
-use crate::tally::{Books, Tallies};
+use crate::tally::Books;
 use crate::tunnels::TunnelRows;
 
 /// How long the last records of a worker may wait for room.
@@ -78,6 +72,10 @@ pub struct ControlQueues {
     pub to_send: Arc<ArrayQueue<ControlFrame>>,
     /// Control to worker: interfaces that came back.
     pub replace: Arc<ArrayQueue<Replacement>>,
+    /// Control to worker: the next generation of policies. One at a time; what was not taken yet can be taken back.
+    pub deploy: Arc<ArrayQueue<Box<Deployment>>>,
+    /// Worker to control: the generation that it has left, which says that the next one is in force there.
+    pub retired: Arc<ArrayQueue<Box<Deployment>>>,
 }
 
 impl ControlQueues {
@@ -88,6 +86,8 @@ impl ControlQueues {
             received: Arc::new(ArrayQueue::new(frames)),
             to_send: Arc::new(ArrayQueue::new(frames)),
             replace: Arc::new(ArrayQueue::new(16)),
+            deploy: Arc::new(ArrayQueue::new(1)),
+            retired: Arc::new(ArrayQueue::new(1)),
         }
     }
 }
@@ -99,36 +99,20 @@ pub struct WorkerParts {
     pub sources: Vec<Source>,
     /// Output ports.
     pub ports: Vec<TxPort>,
-    /// Destinations by number.
-    pub outputs: Vec<Output>,
-    /// The compiled policies.
-    pub program: Arc<Program>,
-    /// The worker's verdict tables for that program.
-    pub classifier: Classifier,
+    /// What is done by policy.
+    pub deployment: Box<Deployment>,
     /// Flows: metering, and verdicts that are kept with them.
     pub flow: Option<FlowStage>,
-    /// Rate limits; `None` = there are none.
-    pub limits: Option<Limits>,
-    /// Destinations that are groups; `None` = there are none.
-    pub balance: Option<Balance>,
     /// What is done with tunnels; `None` = nothing on any port.
     pub decap: Option<Decap>,
     /// Datagrams of which fragments were seen.
     pub fragments: FragmentTable,
-    /// Sequence numbers.
-    pub sequences: Sequences,
     /// Small mbufs for headers and shares.
     pub headers: Mempool,
-    /// The queue to the file writer.
-    pub files: Option<FileProducer>,
-    /// Recognises our own copies.
-    pub guard: LoopGuard,
     /// Recognises duplicates; `None` = nobody looks.
     pub dedup: Option<Dedup>,
     /// The queues to and from the control thread.
     pub control: ControlQueues,
-    /// Counters by policy and destination.
-    pub tables: Arc<Tables>,
 }
 
 /// A worker: one lcore's share of the dataplane.
@@ -136,11 +120,7 @@ pub struct WorkerParts {
 pub struct Worker {
     parts: WorkerParts,
     batch: Box<Batch>,
-    classify: Box<Classify>,
-    /// Whether any destination numbers its copies.
-    numbered: bool,
     act: Act,
-    tallies: Tallies,
     ledger: Ledger,
     cell: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
@@ -153,15 +133,9 @@ pub struct Worker {
 impl Worker {
     /// A worker of these parts. All memory it will ever use is allocated here.
     #[must_use]
-    pub fn new(mut parts: WorkerParts) -> Self {
-        for (output, number) in parts.outputs.iter_mut().zip(0..) {
-            output.limited = parts.limits.as_ref().is_some_and(|limits| limits.limits(DestinationId(number)));
-        }
+    pub fn new(parts: WorkerParts) -> Self {
         let mut worker = Self {
-            classify: Classify::new(&parts.program, parts.decap.is_some()),
-            numbered: parts.outputs.iter().any(Output::uses_sequence),
             act: Act::new(parts.headers.clone()),
-            tallies: Tallies::new(&parts.classifier),
             parts,
             batch: Box::default(),
             ledger: Ledger::default(),
@@ -307,7 +281,7 @@ impl Worker {
             self.stats.poll(received);
             if received > 0 {
                 packets += received;
-                if let Some(limits) = &mut self.parts.limits {
+                if let Some(limits) = &mut self.parts.deployment.limits {
                     limits.set_time(clock.monotonic_ns(start));
                 }
                 let (capture, filter) = (source.capture, source.own_filter);
@@ -332,7 +306,7 @@ impl Worker {
             }
         }
         if packets == 0 {
-            self.tallies.fold(IDLE_FOLDS, &self.parts.classifier, &self.parts.tables);
+            self.parts.deployment.fold(IDLE_FOLDS);
         }
         packets
     }
@@ -352,12 +326,12 @@ impl Worker {
         rx::run(batch);
         let received = self.stats.stage(Stage::Rx, start, packets);
 
-        let with_inner = self.parts.program.needs_inner();
+        let with_inner = self.parts.deployment.program.needs_inner();
         let first_inner = with_inner && self.parts.decap.is_none();
         // Most of what a decapsulating node receives needs no look at its outer headers.
         let parts = &mut self.parts;
         let done = match &mut parts.decap {
-            Some(decap) if !with_inner => decap.run_first(batch, &parts.guard, &mut self.ledger),
+            Some(decap) if !with_inner => decap.run_first(batch, &parts.deployment.guard, &mut self.ledger),
             _ => 0,
         };
         self.ledger.fragments_unmatched += parse::run(batch, &mut parts.fragments, first_inner, done);
@@ -382,55 +356,57 @@ impl Worker {
         let mut decided = 0;
         let mut metered = parsed;
         if let Some(flow) = &mut self.parts.flow {
-            decided = flow.run(&mut self.batch, &self.parts.classifier);
+            decided = flow.run(&mut self.batch, &self.parts.deployment.classifier);
             metered = self.stats.stage(Stage::Flow, parsed, packets);
         }
         let undecided = self.batch.live & !decided;
         if undecided != 0 {
             let mut places = undecided;
-            if self.parts.classifier.is_full() {
+            if self.parts.deployment.classifier.is_full() {
                 // All verdicts are about to be forgotten, those of the other packets, too.
                 self.fold();
                 places = self.batch.live;
             }
-            let parts = &mut self.parts;
-            self.classify.run(places, &mut self.batch, &parts.program, &mut parts.classifier);
-            if let Some(flow) = &mut parts.flow {
-                flow.keep(places, &self.batch, &parts.classifier);
+            let Deployment { classify, program, classifier, .. } = &mut *self.parts.deployment;
+            classify.run(places, &mut self.batch, program, classifier);
+            if let Some(flow) = &mut self.parts.flow {
+                flow.keep(places, &self.batch, classifier);
             }
         }
         let classified = self.stats.stage(Stage::Classify, metered, packets);
 
-        let parts = &mut self.parts;
+        let WorkerParts { deployment, ports, .. } = &mut self.parts;
+        let Deployment {
+            classifier,
+            tables,
+            tallies,
+            outputs,
+            numbered,
+            sequences,
+            files,
+            balance,
+            limits,
+            ..
+        } = &mut **deployment;
         let mut ctx = Context {
-            books: Books {
-                classifier: &parts.classifier,
-                tables: &parts.tables,
-                tallies: &mut self.tallies,
-                ledger: &mut self.ledger,
-            },
-            outputs: &parts.outputs,
-            numbered: self.numbered,
-            sequences: &mut parts.sequences,
-            ports: &mut parts.ports,
-            files: parts.files.as_ref(),
-            balance: parts.balance.as_mut(),
-            limits: parts.limits.as_mut(),
+            books: Books { classifier, tables, tallies, ledger: &mut self.ledger },
+            outputs,
+            numbered: *numbered,
+            sequences,
+            ports,
+            files: files.as_ref(),
+            balance: balance.as_mut(),
+            limits: limits.as_mut(),
         };
         self.act.run(&mut self.batch, with_inner, &mut ctx);
         self.batch.clear();
         let acted = self.stats.stage(Stage::Act, classified, packets);
 
-        let mut books = Books {
-            classifier: &parts.classifier,
-            tables: &parts.tables,
-            tallies: &mut self.tallies,
-            ledger: &mut self.ledger,
-        };
-        for port in &mut parts.ports {
+        let mut books = Books { classifier, tables, tallies, ledger: &mut self.ledger };
+        for port in ports {
             port.flush(&mut books);
         }
-        self.tallies.fold_share(&parts.classifier, &parts.tables);
+        tallies.fold_share(classifier, tables);
         self.cell.publish(&self.ledger);
         self.stats.stage(Stage::Tx, acted, packets);
     }
@@ -440,16 +416,16 @@ impl Worker {
     /// reading them.
     #[inline]
     pub fn fold(&mut self) {
-        self.tallies.fold(usize::MAX, &self.parts.classifier, &self.parts.tables);
+        self.parts.deployment.fold(usize::MAX);
     }
 
     /// Ends the packets that are our own copies come back, but for those of `done`, which cannot be.
     #[inline]
     fn drop_own_copies(&mut self, done: u64) {
-        let candidates = self.parts.guard.candidates(&self.batch.outer[..self.batch.len]);
+        let candidates = self.parts.deployment.guard.candidates(&self.batch.outer[..self.batch.len]);
         for place in self.batch.live_places_of(candidates & !done) {
             let Some(mbuf) = &self.batch.mbufs[place] else { continue };
-            if self.parts.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
+            if self.parts.deployment.guard.is_own_copy(mbuf.data(), &self.batch.outer[place]) {
                 self.drop_packet(place, DropReason::LoopGuard);
             }
         }
@@ -474,23 +450,42 @@ impl Worker {
     /// Looks which destinations are ready, and which members of groups are there. Housekeeping does it; who calls
     /// [`Worker::process`] does it when a breaker changed its state.
     pub fn refresh_outputs(&mut self) {
-        let parts = &mut self.parts;
-        for output in &mut parts.outputs {
+        let Deployment { outputs, balance, .. } = &mut *self.parts.deployment;
+        for output in outputs.iter_mut() {
             let up = match output.egress {
-                Egress::Port(port) => parts.ports.get(port).is_some_and(TxPort::is_up),
+                Egress::Port(port) => self.parts.ports.get(port).is_some_and(TxPort::is_up),
                 Egress::File | Egress::None => true,
             };
             output.refresh(up);
         }
-        if let Some(balance) = &mut parts.balance {
-            balance.refresh(&parts.outputs);
+        if let Some(balance) = balance {
+            balance.refresh(outputs);
         }
+    }
+
+    /// Goes over to the next generation of policies, if there is one: between two batches, so that nothing of the one
+    /// before is on its way, and only when that one can be given back, as it must not be freed here.
+    fn take_deployment(&mut self) {
+        let ControlQueues { deploy, retired, .. } = &self.parts.control;
+        if retired.is_full() {
+            return;
+        }
+        let Some(mut next) = deploy.pop() else { return };
+        self.parts.deployment.fold(usize::MAX);
+        next.succeed(&self.parts.deployment);
+        if let Some(flow) = &mut self.parts.flow {
+            flow.set_program(&next.program);
+        }
+        let before = std::mem::replace(&mut self.parts.deployment, next);
+        // There is room: nobody else pushes.
+        drop(retired.push(before));
     }
 
     /// Takes in what the control thread published, and sends what it has to send.
     #[cold]
     fn housekeeping(&mut self) {
         self.recorder.hand_over();
+        self.take_deployment();
         self.refresh_outputs();
         let parts = &mut self.parts;
         while let Some(Replacement { port, source, exit }) = parts.control.replace.pop() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use dpdk::{Eal, EalConfig, LcoreThread, Mempool, MempoolConfig, Port, PortConfig, SocketId, Tsc};
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_engine::clock::Clock;
 use sluice_engine::counters::Tables;
 use sluice_engine::output::{Egress, Output, TunnelEnds};
@@ -16,7 +16,7 @@ use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::decap::Decap;
 use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::guard::LoopGuard;
-use sluice_engine::{ControlQueues, Worker, WorkerParts};
+use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
 use sluice_model::spec::parse_policy;
 use sluice_model::{
     DecapMode, DecapSettings, DedupMode, DedupSettings, Destination, DestinationKind, Generation, MacAddr,
@@ -130,25 +130,27 @@ fn worker(policies: &PolicySet, packets: &Mempool, headers: &Mempool, exit: TxPo
     let program = Arc::new(program);
     let dedup = DedupSettings { mode: DedupMode::Count, ..DedupSettings::default() };
     let source = TemplateSource::new(packets.clone(), &frames(), 64, Advance::Nothing);
-    Worker::new(WorkerParts {
-        sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
-        ports: vec![exit],
+    let deployment = DeploymentParts {
         outputs: policies.destinations().iter().map(output).collect(),
-        classifier: Classifier::new(&program, ClassifierConfig::default()),
-        flow: None,
-        decap: Decap::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
-        fragments: FragmentTable::new(&FragmentTableConfig::default()),
         sequences: Sequences::new(Sequences::streams(program.streams().len())),
         program,
         limits: None,
         balance: None,
-        headers: headers.clone(),
         files: None,
         guard: LoopGuard::new(policies, &[OWN.into()]),
+        tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
+    };
+    Worker::new(WorkerParts {
+        deployment: Deployment::new(deployment, true),
+        sources: vec![Source::new(PortId(0), true, None, SourceKind::Template(source))],
+        ports: vec![exit],
+        flow: None,
+        decap: Decap::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
+        fragments: FragmentTable::new(&FragmentTableConfig::default()),
+        headers: headers.clone(),
         // The templates come again and again within the window: only counted, or nothing else would be seen.
         dedup: Dedup::new(&dedup, 65_536, 1, true),
         control: ControlQueues::new(16),
-        tables: Arc::new(Tables::new(policies.policies().len(), policies.destinations().len())),
     })
 }
 

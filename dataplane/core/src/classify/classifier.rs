@@ -125,18 +125,16 @@ impl Classifier {
     }
 
     /// Says which verdicts are valid: those given under this stamp. It changes when all verdicts are forgotten; a new
-    /// program has a new classifier, whose stamps its maker keeps apart by [`Classifier::starting_at`].
+    /// program has a new classifier, whose stamps its user keeps apart by [`Classifier::start_at`].
     #[inline]
     #[must_use]
     pub fn stamp(&self) -> u32 {
         self.stamp
     }
 
-    /// The classifier with stamps from `stamp` on.
-    #[must_use]
-    pub fn starting_at(mut self, stamp: u32) -> Self {
+    /// Lets stamps go on from `stamp`, before the first verdict is given.
+    pub fn start_at(&mut self, stamp: u32) {
         self.stamp = stamp;
-        self
     }
 
     /// Numbers of verdicts are below this.

@@ -1,17 +1,20 @@
 //! The thread beside the workers: neighbours, links, clock. It may block and allocate; workers never wait for it.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use dpdk::{Mempool, Tsc};
 use sluice_af_packet::LinkState;
-use sluice_core::neighbor::{Input, NeighborConfig, NeighborTable};
-use sluice_model::{PortConfig, PortId, PortSpec};
+use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable};
+use sluice_model::{MacAddr, PortConfig, PortId, PortSpec};
 
 use super::Shared;
 use super::breaker::PortBreakers;
+use super::deploy::ControlMessage;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
 use crate::port::TxDriver;
@@ -42,6 +45,11 @@ struct ControlPort {
 pub(super) struct Control {
     ports: Vec<ControlPort>,
     routes: Vec<Route>,
+    /// Of a generation that is not in force yet.
+    prepared: Vec<Route>,
+    /// Who waits for their next hops, and until when.
+    waiting: Option<(Sender<Vec<IpAddr>>, Instant)>,
+    inbox: Option<Receiver<ControlMessage>>,
     /// Of the workers, then of the distributors.
     queues: Vec<ControlQueues>,
     pool: Mempool,
@@ -73,6 +81,9 @@ impl Control {
         Self {
             ports: open.into_iter().map(port).collect(),
             routes,
+            prepared: Vec::new(),
+            waiting: None,
+            inbox: None,
             queues,
             pool,
             shared,
@@ -84,6 +95,11 @@ impl Control {
     /// Looks after these breakers, too.
     pub(super) fn with_breakers(self, breakers: PortBreakers) -> Self {
         Self { breakers, ..self }
+    }
+
+    /// Takes messages from this inbox.
+    pub(super) fn with_inbox(self, inbox: Receiver<ControlMessage>) -> Self {
+        Self { inbox: Some(inbox), ..self }
     }
 
     /// Runs until `stop` is set.
@@ -103,7 +119,9 @@ impl Control {
                 self.check_links();
             }
             self.receive();
+            self.take_messages();
             self.resolve();
+            self.answer();
             self.breakers.poll(self.shared.clock.monotonic_ns(Tsc::now()), &self.shared.ports);
             std::thread::sleep(ROUND);
         }
@@ -132,6 +150,74 @@ impl Control {
         }
     }
 
+    /// Takes in what the deployer says.
+    fn take_messages(&mut self) {
+        while let Some(message) = self.inbox.as_ref().and_then(|inbox| inbox.try_recv().ok()) {
+            match message {
+                ControlMessage::Prepare { routes, patience, reply } => {
+                    // What is known already needs no change to be told by.
+                    for route in &routes {
+                        if let (Some(cell), Some(mac)) = (&route.cell, self.known(route)) {
+                            cell.set(Some(mac));
+                        }
+                    }
+                    self.prepared = routes;
+                    self.waiting = Some((reply, Instant::now() + patience));
+                }
+                ControlMessage::Commit => {
+                    self.routes = std::mem::take(&mut self.prepared);
+                    self.forget_neighbors();
+                }
+                ControlMessage::Abort => {
+                    self.prepared.clear();
+                    self.forget_neighbors();
+                }
+            }
+        }
+    }
+
+    /// The MAC address of a route's next hop, if it is resolved.
+    fn known(&self, route: &Route) -> Option<MacAddr> {
+        match self.ports.get(route.port?)?.neighbors.as_ref()?.lookup(route.next_hop?) {
+            NeighborState::Resolved { mac, .. } => Some(mac),
+            NeighborState::Unknown | NeighborState::Unresolved { .. } | NeighborState::Failed { .. } => None,
+        }
+    }
+
+    /// Forgets the next hops that no route needs.
+    fn forget_neighbors(&mut self) {
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            let Some(table) = &mut port.neighbors else { continue };
+            table.retain(|address| {
+                self.routes.iter().any(|route| route.port == Some(index) && route.next_hop == Some(address))
+            });
+        }
+    }
+
+    /// Answers who waits for next hops, when all are resolved or the time is over.
+    fn answer(&mut self) {
+        let Some((_, deadline)) = &self.waiting else { return };
+        let unresolved = || {
+            let wanted = self.prepared.iter().filter(|route| route.next_hop.is_some());
+            wanted.filter(|route| self.known(route).is_none())
+        };
+        // Those that the generation in force waits for in vain will not come any sooner.
+        let is_new = |route: &Route| {
+            let mut known = self.routes.iter();
+            !known.any(|other| other.port == route.port && other.next_hop == route.next_hop)
+        };
+        if unresolved().any(is_new) && Instant::now() < *deadline {
+            return;
+        }
+        let mut open: Vec<_> = unresolved().filter_map(|route| route.next_hop).collect();
+        open.sort_unstable();
+        open.dedup();
+        if let Some((reply, _)) = self.waiting.take() {
+            // Who asked may have gone.
+            let _gone = reply.send(open);
+        }
+    }
+
     /// Keeps the next hops resolved and publishes what changed.
     fn resolve(&mut self) {
         let now_ns = self.now_ns();
@@ -140,7 +226,7 @@ impl Control {
                 continue;
             };
             let port = *port;
-            for route in self.routes.iter().filter(|route| route.port == Some(index)) {
+            for route in self.routes.iter().chain(&self.prepared).filter(|route| route.port == Some(index)) {
                 if let Some(next_hop) = route.next_hop {
                     table.want(next_hop, now_ns);
                 }
@@ -156,7 +242,7 @@ impl Control {
                         tracing::warn!(port = name, %next_hop, "next hop lost: copies through it are dropped");
                     }
                 }
-                for route in &self.routes {
+                for route in self.routes.iter().chain(&self.prepared) {
                     if let Some(cell) = route
                         .cell
                         .as_ref()

@@ -4,6 +4,7 @@ mod breaker;
 mod control;
 mod cores;
 mod dedup_plan;
+mod deploy;
 mod error;
 mod feeder;
 mod flows;
@@ -18,6 +19,7 @@ mod tables;
 
 pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
+pub use deploy::{DeployError, Deployed};
 pub use error::StartError;
 pub use flows::FlowPlan;
 pub use plan::MemoryPlan;
@@ -27,57 +29,55 @@ pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
 pub use tables::{memory_fits, tables_fit};
 
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, Tsc};
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{BootConfig, DestinationId, DestinationKind, Generation, PolicySet, Polling, PortSpec};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
+use sluice_model::{BootConfig, DestinationId, Generation, PolicySet, Polling, PortSpec};
 
 use crate::batch::BATCH;
 use crate::clock::Clock;
-use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
+use crate::counters::{DestinationTotals, PolicyTotals};
 use crate::distributor::{Distributor, DistributorParts};
-use crate::files::{self, FileError, FileSink};
+use crate::files::{FileError, FileSink};
 use crate::idle::{DEFAULT_MAX_SLEEP, IdleSettings};
 use crate::latency::{Latency, LatencyCell};
 use crate::ledger::{Account, Ledger, LedgerCell};
 use crate::machine::Machine;
 use crate::output::BreakerCell;
+use crate::port::{Source, TxPort};
 use crate::port_pairs::{PairTotals, PortPairs};
-use crate::sequence::Sequences;
-use crate::stage::balance::{Balance, SharedGroups};
+use crate::stage::balance::SharedGroups;
 use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStats, RecordRings};
-use crate::stage::guard::LoopGuard;
-use crate::stage::limit::{Limits, SharedLimits};
 use crate::stats::WorkerStats;
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 use breaker::PortBreakers;
 use control::Control;
+use deploy::{Deployer, FileMessage, InForce, OpenedFiles, Site};
 use open::OpenPorts;
 use pools::Pools;
 use ports::OpenPort;
+use routes::PortFacts;
 
-/// Frames that wait for the file writer, per worker, however many policies share one of them.
-const FILE_QUEUE: usize = 4096;
 /// Frames that wait between a worker and the control thread.
 const CONTROL_QUEUE: usize = 256;
 /// How long the file writer sleeps when nothing waits.
 const FILE_IDLE: Duration = Duration::from_millis(1);
-/// How long it sleeps where no destination is a file.
+/// How long it sleeps where no destination is a file; it wakes at once when one comes.
 const NO_FILES_IDLE: Duration = Duration::from_millis(20);
 
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
+    deployer: Mutex<Deployer>,
     stop_receivers: Arc<AtomicBool>,
     stop_workers: Arc<AtomicBool>,
     stop_rest: Arc<AtomicBool>,
@@ -98,11 +98,10 @@ struct Shared {
     workers: Vec<WorkerHandle>,
     distributors: Vec<WorkerHandle>,
     files: Arc<LedgerCell>,
-    tables: Vec<Arc<Tables>>,
+    in_force: Mutex<InForce>,
     ports: Vec<Arc<PortState>>,
     /// By port number.
     breakers: Vec<Option<Arc<BreakerCell>>>,
-    groups: Option<SharedGroups>,
     clock: Clock,
 }
 
@@ -146,7 +145,11 @@ impl Engine {
     ///
     /// # Errors
     /// What is missing, and what to do about it. Nothing is left running.
-    pub fn start(boot: &BootConfig, policies: &PolicySet) -> Result<Self, StartError> {
+    pub fn start(
+        boot: &BootConfig,
+        policies: &PolicySet,
+        generation: Generation,
+    ) -> Result<Self, StartError> {
         let machine = Machine::detect();
         let cores = CorePlan::new(boot, &machine);
         memory_fits(boot, &cores, &machine)?;
@@ -166,17 +169,12 @@ impl Engine {
         })?;
         let pools = Pools::new(&eal, &plan, use_hugepages)?;
         let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
-        let (program, report) = Program::compile(policies, &names, Generation(1));
-        tracing::info!(bytes = report.bytes, dimensions = ?report.dimensions, "policies compiled");
-        let program = Arc::new(program);
+        let reads_inner = Program::compile(policies, &names, generation).0.needs_inner();
 
         let worker_count = cores.workers.len();
         let opened = boot.ports.iter().any(|port| port.role.captures() && !port.decap.is_off());
-        let need = SpreadNeed {
-            workers: worker_count,
-            by: boot.worker.spread,
-            innermost: opened || program.needs_inner(),
-        };
+        let need =
+            SpreadNeed { workers: worker_count, by: boot.worker.spread, innermost: opened || reads_inner };
         let OpenPorts { mut ports, spreading, mbufs_kept } =
             OpenPorts::open(&eal, boot, &pools, &plan, &need)?;
         let distributor_count = match &spreading {
@@ -193,22 +191,7 @@ impl Engine {
             }
             Spreading::Apart => 0,
         };
-        let open = &mut ports;
-        let routes = routes::all(policies, &boot.ports, open)?;
-
-        let mut sink = FileSink::create(&file_paths(policies), policies.policies().len())?;
-        let streams = Sequences::streams(program.streams().len());
-        let own: Vec<IpAddr> = boot
-            .ports
-            .iter()
-            .flat_map(|p| p.addresses.iter().map(|a| a.address))
-            .chain(routes::locals(&routes))
-            .collect();
-        let guard = if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() };
-
         let decap: Vec<_> = boot.ports.iter().map(|port| port.decap).collect();
-        let copies = policies.policies().iter().map(|policy| policy.to.len()).sum();
-        let file_queue = files::queue_entries(FILE_QUEUE, copies);
         let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
         let dedup_plan = DedupPlan::of(&boot.dedup, worker_count, &machine);
         let flow_plan = FlowPlan::of(&boot.flow, worker_count, &machine);
@@ -225,42 +208,47 @@ impl Engine {
             if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
         };
         let breakers = PortBreakers::new(boot);
-        let limits = SharedLimits::new(policies, boot.limit.as_ref(), worker_count);
-        let groups = SharedGroups::new(policies);
         let mut workers = Vec::with_capacity(worker_count);
-        let mut tables = vec![sink.tables()];
         let counts = [worker_count, distributor_count];
-        let mut shares = share::share(open, &spreading, counts, &pools, burst_pkts);
+        let facts = ports.iter().map(PortFacts::of).collect();
+        let mut shares = share::share(&mut ports, &spreading, counts, &pools, burst_pkts);
         let producers = share::rings(&eal, &mut shares, &plan)?;
+        let exits = |(_, exits): &(Vec<Source>, Vec<TxPort>)| exits.iter().map(|exit| exit.id).collect();
+        let site = Site {
+            boot: boot.clone(),
+            ports: facts,
+            breakers: breakers.cells(),
+            exits: shares.workers.iter().map(exits).collect(),
+            decapsulates: decap_stage().is_some(),
+        };
+        let draft = site.draft(policies, generation, None)?;
+        tracing::info!(bytes = draft.report.bytes, dimensions = ?draft.report.dimensions, "policies compiled");
+        let paths = deploy::file_paths(policies);
+        let mut sink = FileSink::create(&paths, policies.policies().len())?;
+        let mut tables = vec![sink.tables()];
         for (index, ((sources, exits), &cpu)) in shares.workers.into_iter().zip(&cores.workers).enumerate() {
             let headers = pools.headers(machine.node_of(cpu)).ok_or(StartError::NoPool)?.clone();
-            let own_tables = Arc::new(Tables::new(policies.policies().len(), policies.destinations().len()));
-            tables.push(Arc::clone(&own_tables));
+            let files = sink.producer(deploy::file_queue(policies));
+            let deployment = site.deployment(&draft, index, Some(files));
+            tables.push(Arc::clone(&deployment.tables));
             let worker = Worker::new(WorkerParts {
-                outputs: routes.iter().map(|route| route.output(&exits, &breakers)).collect(),
-                limits: limits.as_ref().map(Limits::new),
-                balance: groups.as_ref().map(|groups| Balance::new(groups, Arc::clone(&program))),
+                flow: flows::stage(boot, flow_plan.as_ref(), &draft.program, index),
+                deployment,
                 sources,
                 ports: exits,
-                classifier: Classifier::new(&program, ClassifierConfig::default()),
-                program: Arc::clone(&program),
                 decap: decap_stage(),
-                flow: flows::stage(boot, flow_plan.as_ref(), &program, index),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
-                sequences: Sequences::new(Arc::clone(&streams)),
                 headers,
-                files: Some(sink.producer(file_queue)),
-                guard: guard.clone(),
                 dedup: dedup_plan.and_then(|plan| {
                     Dedup::new(&boot.dedup, plan.entries, boot.ports.len(), finished_checksums(boot))
                 }),
                 control: ControlQueues::new(CONTROL_QUEUE),
-                tables: own_tables,
             });
             workers.push(worker.with_idle(idle));
         }
         let doorbells =
             if idle.adaptive { workers.iter().map(Worker::doorbell).collect() } else { Vec::new() };
+        let innermost = Arc::new(AtomicBool::new(draft.program.needs_inner()));
         let distribute = |(sources, rings)| {
             Distributor::new(DistributorParts {
                 sources,
@@ -268,7 +256,7 @@ impl Engine {
                 doorbells: doorbells.clone(),
                 idle,
                 by: need.by,
-                innermost: program.needs_inner(),
+                innermost: Arc::clone(&innermost),
                 tunnels: TunnelMeter::new(&decap),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 control: ControlQueues::new(CONTROL_QUEUE),
@@ -300,17 +288,29 @@ impl Engine {
                 })
                 .collect(),
             files: sink.ledger(),
-            tables,
+            in_force: Mutex::new(InForce::new(generation, policies, draft.shared.groups.clone(), tables)),
             ports: ports.iter().map(OpenPort::state).collect(),
             breakers: breakers.cells(),
-            groups,
             clock: Clock::new(Tsc::hz(&eal)),
         });
         let stop_receivers = Arc::new(AtomicBool::new(false));
         let stop_workers = Arc::new(AtomicBool::new(false));
         let stop_rest = Arc::new(AtomicBool::new(false));
+        let (to_control, control_inbox) = channel();
+        let (to_files, file_inbox) = channel();
+        let deployer = Deployer {
+            site,
+            current: draft.shared,
+            book: Some(sink.latest()),
+            spreading,
+            innermost,
+            queues: workers.iter().map(Worker::control).collect(),
+            control: to_control,
+            files: to_files,
+        };
         let mut engine = Self {
             shared: Arc::clone(&shared),
+            deployer: Mutex::new(deployer),
             stop_receivers: Arc::clone(&stop_receivers),
             stop_workers: Arc::clone(&stop_workers),
             stop_rest: Arc::clone(&stop_rest),
@@ -329,18 +329,23 @@ impl Engine {
             .collect();
         let packets = pools.packets(None).ok_or(StartError::NoPool)?;
         engine.receivers = feeder::spawn_all(&mut ports, packets, &stop_receivers)?;
-        let control =
-            Control::new(ports, &shares.receivers, routes, queues, packets.clone(), Arc::clone(&shared))
-                .with_breakers(breakers);
+        let control = Control::new(
+            ports,
+            &shares.receivers,
+            draft.routes,
+            queues,
+            packets.clone(),
+            Arc::clone(&shared),
+        )
+        .with_breakers(breakers)
+        .with_inbox(control_inbox);
         engine.control = Some(spawn("sluice-control", {
             let stop = Arc::clone(&stop_rest);
             move || control.run(&stop)
         })?);
         engine.files = Some(spawn("sluice-files", {
             let stop = Arc::clone(&stop_rest);
-            let writes = file_paths(policies).iter().any(Option::is_some);
-            let idle = if writes { FILE_IDLE } else { NO_FILES_IDLE };
-            move || write_files(sink, &stop, idle)
+            move || write_files(sink, &stop, &file_inbox)
         })?);
         let thread = |name: String, lcore: u16, stop: &Arc<AtomicBool>, mut body: Box<dyn Polled>| {
             let (stop, shared, eal) = (Arc::clone(stop), Arc::clone(&shared), eal.clone());
@@ -384,16 +389,33 @@ impl Engine {
         Account::new(&files, threads.map(|thread| thread.ledger.snapshot()), lost)
     }
 
-    /// The sums by policy number.
-    #[must_use]
-    pub fn policy_totals(&self) -> Vec<PolicyTotals> {
-        policy_totals(&self.tables())
+    /// Puts another generation of policies in force without losing a packet: each packet is treated by the one or by the
+    /// other. Policies and destinations that keep their names go on counting, streams of a destination and a tag go on
+    /// with their numbers, capture files that stay are not begun anew. To be called from one thread that may wait.
+    ///
+    /// # Errors
+    /// What is wrong; then the generation before is in force.
+    pub fn deploy(&self, policies: &PolicySet, generation: Generation) -> Result<Deployed, DeployError> {
+        let mut deployer = self.deployer.lock().unwrap_or_else(PoisonError::into_inner);
+        deployer.deploy(policies, generation, &self.shared.in_force)
     }
 
-    /// The sums by destination number.
+    /// The generation of policies that all workers use.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.in_force().generation
+    }
+
+    /// The sums by policy number of the generation in force.
+    #[must_use]
+    pub fn policy_totals(&self) -> Vec<PolicyTotals> {
+        self.in_force().policy_totals()
+    }
+
+    /// The sums by destination number of the generation in force.
     #[must_use]
     pub fn destination_totals(&self) -> Vec<DestinationTotals> {
-        destination_totals(&self.tables())
+        self.in_force().destination_totals()
     }
 
     /// The duplicates by the ports of both copies.
@@ -423,7 +445,7 @@ impl Engine {
     /// The members of groups that are away, by destination number of the group.
     #[must_use]
     pub fn away(&self) -> Vec<Vec<DestinationId>> {
-        self.shared.groups.as_ref().map(SharedGroups::away).unwrap_or_default()
+        self.in_force().groups.as_ref().map(SharedGroups::away).unwrap_or_default()
     }
 
     /// The statistics of every worker.
@@ -484,8 +506,8 @@ impl Engine {
         }
     }
 
-    fn tables(&self) -> Vec<&Tables> {
-        self.shared.tables.iter().map(|table| &**table).collect()
+    fn in_force(&self) -> MutexGuard<'_, InForce> {
+        self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -539,17 +561,8 @@ fn devices(boot: &BootConfig, wanted: fn(&PortSpec) -> bool) -> Vec<String> {
     boot.ports.iter().filter(|port| wanted(&port.spec)).filter_map(|port| name(&port.spec)).collect()
 }
 
-/// The files of `pcap` destinations, by destination number.
-fn file_paths(policies: &PolicySet) -> Vec<Option<PathBuf>> {
-    let path = |kind: &DestinationKind| match kind {
-        DestinationKind::Pcap { file } => Some(file.clone()),
-        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
-    };
-    policies.destinations().iter().map(|destination| path(&destination.kind)).collect()
-}
-
 /// The file writer's thread.
-fn write_files(mut sink: FileSink, stop: &AtomicBool, idle: Duration) {
+fn write_files(mut sink: FileSink, stop: &AtomicBool, inbox: &Receiver<FileMessage>) {
     loop {
         // Read before draining: what was queued before the stop is still written.
         let stopping = stop.load(Ordering::Relaxed);
@@ -558,10 +571,34 @@ fn write_files(mut sink: FileSink, stop: &AtomicBool, idle: Duration) {
             if stopping {
                 break;
             }
-            std::thread::sleep(idle);
+            match inbox.recv_timeout(if sink.writes() { FILE_IDLE } else { NO_FILES_IDLE }) {
+                Ok(message) => take_message(&mut sink, message),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The engine is about to stop.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(FILE_IDLE),
+            }
+        } else if let Ok(message) = inbox.try_recv() {
+            take_message(&mut sink, message);
         }
         for FileError { path, source } in sink.take_errors() {
             tracing::error!(path = %path.display(), %source, "capture file failed; its copies are dropped as file_write");
+        }
+    }
+}
+
+/// Begins or ends a generation. Whoever asked may have gone.
+fn take_message(sink: &mut FileSink, message: FileMessage) {
+    match message {
+        FileMessage::Open { paths, policies, queues, entries, reply } => {
+            let opened = sink.open_book(&paths, policies).map(|book| {
+                let producers = (0..queues).map(|_| sink.producer(entries)).collect();
+                OpenedFiles { book, producers, tables: sink.tables() }
+            });
+            let _gone = reply.send(opened);
+        }
+        FileMessage::Close { book, reply } => {
+            sink.close_book(book);
+            let _gone = reply.send(());
         }
     }
 }

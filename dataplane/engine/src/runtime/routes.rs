@@ -4,16 +4,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_core::neighbor::PortAddresses;
-use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, PortConfig, Tunnel};
+use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, PortConfig, PortId, Tunnel};
 
 use super::StartError;
-use super::breaker::PortBreakers;
 use super::ports::OpenPort;
-use crate::output::{Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
-use crate::port::TxPort;
+use crate::output::{BreakerCell, Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
 
 /// MTU of a destination without one of its own and without a port: Ethernet's.
 const ETHERNET_MTU: u16 = 1500;
+
+/// What routes need to know of a port that was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PortFacts {
+    mac: MacAddr,
+    mtu: u16,
+    udp_checksum_offload: bool,
+}
+
+impl PortFacts {
+    pub(super) fn of(port: &OpenPort) -> Self {
+        Self { mac: port.mac(), mtu: port.mtu(), udp_checksum_offload: port.udp_checksum_offload() }
+    }
+}
 
 /// How one destination is reached.
 #[derive(Clone, Debug)]
@@ -32,12 +44,12 @@ pub struct Route {
 
 impl Route {
     /// The row for a worker whose output ports are `exits`.
-    pub(super) fn output(&self, exits: &[TxPort], breakers: &PortBreakers) -> Output {
+    pub(super) fn output(&self, exits: &[PortId], breakers: &[Option<Arc<BreakerCell>>]) -> Output {
         let mut output = self.output.clone();
-        output.breaker = self.port.and_then(|port| breakers.cell(port));
+        output.breaker = self.port.and_then(|port| breakers.get(port)?.clone());
         if let Some(port) = self.port {
             output.egress =
-                exits.iter().position(|exit| exit.id.index() == port).map_or(Egress::None, Egress::Port);
+                exits.iter().position(|exit| exit.index() == port).map_or(Egress::None, Egress::Port);
         }
         if self.offload && output.checksum == OuterChecksum::Software {
             output.checksum = OuterChecksum::Offload;
@@ -68,12 +80,12 @@ pub(super) fn port_addresses(setup: &PortConfig, mac: MacAddr) -> PortAddresses 
 pub(super) fn all(
     policies: &PolicySet,
     setups: &[PortConfig],
-    open: &[OpenPort],
+    open: &[PortFacts],
 ) -> Result<Vec<Route>, StartError> {
     policies.destinations().iter().map(|destination| route(destination, setups, open)).collect()
 }
 
-fn route(destination: &Destination, setups: &[PortConfig], open: &[OpenPort]) -> Result<Route, StartError> {
+fn route(destination: &Destination, setups: &[PortConfig], open: &[PortFacts]) -> Result<Route, StartError> {
     let named = |port: &str| {
         let place = setups.iter().position(|setup| setup.name == port && setup.role.sends());
         place.ok_or_else(|| StartError::NoSuchPort {
@@ -87,7 +99,7 @@ fn route(destination: &Destination, setups: &[PortConfig], open: &[OpenPort]) ->
         DestinationKind::Group(_) => Ok(plain(destination, None, u16::MAX, Egress::None)),
         DestinationKind::Port { port } => {
             let port = named(port)?;
-            let mtu = open.get(port).map_or(ETHERNET_MTU, OpenPort::mtu);
+            let mtu = open.get(port).map_or(ETHERNET_MTU, |port| port.mtu);
             Ok(plain(destination, Some(port), mtu, Egress::None))
         }
         DestinationKind::Tunnel(tunnel) => {
@@ -106,9 +118,9 @@ fn plain(destination: &Destination, port: Option<usize>, mtu: u16, egress: Egres
 }
 
 /// The output port whose network holds the remote address, else one with a gateway of its family, else the only one.
-fn best_port(tunnel: &Tunnel, setups: &[PortConfig], open: &[OpenPort]) -> Option<usize> {
+fn best_port(tunnel: &Tunnel, setups: &[PortConfig], open: &[PortFacts]) -> Option<usize> {
     let outputs = || setups.iter().zip(open).enumerate().filter(|(_, (setup, _))| setup.role.sends());
-    let hop = |setup, port: &OpenPort| port_addresses(setup, port.mac()).check_next_hop(tunnel.remote).ok();
+    let hop = |setup, port: &PortFacts| port_addresses(setup, port.mac).check_next_hop(tunnel.remote).ok();
     let direct = outputs().find(|&(_, (setup, port))| hop(setup, port) == Some(tunnel.remote));
     let routed = || outputs().find(|&(_, (setup, port))| hop(setup, port).is_some());
     let only = || {
@@ -124,10 +136,10 @@ fn tunnel_route(
     tunnel: &Tunnel,
     port: Option<usize>,
     setups: &[PortConfig],
-    open: &[OpenPort],
+    open: &[PortFacts],
 ) -> Result<Route, StartError> {
     let there = port.and_then(|port| setups.get(port).zip(open.get(port)));
-    let addresses = there.map(|(setup, port)| port_addresses(setup, port.mac()));
+    let addresses = there.map(|(setup, port)| port_addresses(setup, port.mac));
     let local = tunnel.local.or_else(|| addresses.as_ref()?.source_for(tunnel.remote));
     let local = local.ok_or_else(|| StartError::NoLocalAddress {
         destination: destination.name.clone(),
@@ -140,15 +152,15 @@ fn tunnel_route(
             Some(Arc::<NextHopCell>::default()),
         ),
     };
-    let mtu = destination.mtu.unwrap_or_else(|| there.map_or(ETHERNET_MTU, |(_, port)| port.mtu()));
+    let mtu = destination.mtu.unwrap_or_else(|| there.map_or(ETHERNET_MTU, |(_, port)| port.mtu));
     let ends = TunnelEnds {
         local,
-        local_mac: there.map_or(MacAddr::default(), |(_, port)| port.mac()),
+        local_mac: there.map_or(MacAddr::default(), |(_, port)| port.mac),
         next_hop_mac: tunnel.mac.unwrap_or_default(),
     };
     let mut output = Output::tunnel(destination, tunnel, ends, mtu, Egress::None)
         .map_err(|source| StartError::Encap { destination: destination.name.clone(), source })?;
     output.next_hop.clone_from(&cell);
-    let offload = there.is_some_and(|(_, port)| port.udp_checksum_offload());
+    let offload = there.is_some_and(|(_, port)| port.udp_checksum_offload);
     Ok(Route { port, next_hop, local: Some(local), cell, output, offload })
 }

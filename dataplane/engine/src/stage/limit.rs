@@ -3,6 +3,7 @@
 //! Asked only for destinations that have a limit ([`Output::limited`](crate::output::Output::limited)). A copy over one
 //! of its limits is dropped whole, and charged to none of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sluice_core::limit::{Limit, Meter, VirtualClock};
@@ -12,19 +13,57 @@ use sluice_model::{DestinationId, PolicySet, RateLimit};
 #[derive(Clone, Debug)]
 pub struct SharedLimits {
     /// By destination number.
-    destinations: Vec<Option<Arc<Limit>>>,
+    destinations: Vec<Option<NamedLimit>>,
     overall: Option<Arc<Limit>>,
+}
+
+/// The limit of one destination, which the next generation of policies may keep.
+#[derive(Clone, Debug)]
+struct NamedLimit {
+    name: String,
+    rate: RateLimit,
+    limit: Arc<Limit>,
 }
 
 impl SharedLimits {
     /// The limits of the destinations and of all together, shared by so many workers; `None` = there is none.
     #[must_use]
     pub fn new(policies: &PolicySet, overall: Option<&RateLimit>, workers: usize) -> Option<Self> {
-        let shared = |limit: &RateLimit| Arc::new(Limit::new(limit, workers));
-        let destinations: Vec<_> =
-            policies.destinations().iter().map(|d| d.limit.as_ref().map(shared)).collect();
+        let overall = overall.map(|rate| Arc::new(Limit::new(rate, workers)));
+        Self::with(policies, overall, None, workers)
+    }
+
+    /// The limits of the next generation after `before`. What is left of the limit of all together goes on, and so does
+    /// what is left for a destination whose name and limit stay.
+    #[must_use]
+    pub fn after(before: Option<&Self>, policies: &PolicySet, workers: usize) -> Option<Self> {
+        Self::with(policies, before.and_then(|before| before.overall.clone()), before, workers)
+    }
+
+    fn with(
+        policies: &PolicySet,
+        overall: Option<Arc<Limit>>,
+        before: Option<&Self>,
+        workers: usize,
+    ) -> Option<Self> {
+        let before = before.iter().flat_map(|before| before.destinations.iter().flatten());
+        let before: HashMap<_, _> = before.map(|own| (own.name.as_str(), own)).collect();
+        let kept =
+            |name: &str, rate: &RateLimit| before.get(name).filter(|own| own.rate == *rate).copied().cloned();
+        let named = |name: &str, rate: &RateLimit| {
+            kept(name, rate).unwrap_or_else(|| NamedLimit {
+                name: name.to_owned(),
+                rate: *rate,
+                limit: Arc::new(Limit::new(rate, workers)),
+            })
+        };
+        let destinations: Vec<_> = policies
+            .destinations()
+            .iter()
+            .map(|d| d.limit.as_ref().map(|rate| named(&d.name, rate)))
+            .collect();
         let any = overall.is_some() || destinations.iter().any(Option::is_some);
-        any.then(|| Self { destinations, overall: overall.map(shared) })
+        any.then_some(Self { destinations, overall })
     }
 }
 
@@ -42,10 +81,10 @@ impl Limits {
     /// A worker's view; [`Limits::set_time`] tells it the time.
     #[must_use]
     pub fn new(shared: &SharedLimits) -> Self {
-        let meter = |limit: &Option<Arc<Limit>>| limit.clone().map(Meter::new);
+        let own = |limit: &Option<NamedLimit>| limit.as_ref().map(|own| Meter::new(Arc::clone(&own.limit)));
         Self {
-            destinations: shared.destinations.iter().map(meter).collect(),
-            overall: meter(&shared.overall),
+            destinations: shared.destinations.iter().map(own).collect(),
+            overall: shared.overall.clone().map(Meter::new),
             now_ns: 0,
             captured: None,
         }
