@@ -11,6 +11,7 @@ mod boot;
 mod close_type;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod counter_record;
 mod decap_settings;
 mod dedup_settings;
 mod destination;
@@ -33,6 +34,7 @@ pub use boot::{
     PortSpec, PortSpecError,
 };
 pub use close_type::CloseType;
+pub use counter_record::{CounterRecord, CounterScope};
 pub use decap_settings::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripVlan};
 pub use dedup_settings::{DedupHeaders, DedupKey, DedupMode, DedupSettings};
 pub use destination::{

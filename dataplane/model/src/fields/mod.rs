@@ -1,23 +1,25 @@
-//! Which columns do flow records and metrics have, by name, and how do they become JSON lines?
+//! Which columns do flow records, metrics and counters have, by name, and how do they become JSON lines?
 //!
-//! The list of fields is the one place that names them: the JSON lines and the tables of docs/flow-records.md come
-//! from it. Times are microseconds since the epoch, delays microseconds, both cut to whole ones. A value that was not
+//! The list of fields is the one place that names them: the JSON lines, the columns of Parquet files and the tables of
+//! docs/flow-records.md come from it. Times are microseconds since the epoch, delays microseconds, both cut to whole ones. A value that was not
 //! measured, or that does not exist for this protocol, is `null`: it is never 0.
 
+mod counters;
 mod flow;
 mod metrics;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use flow::FLOW_FIELDS;
+pub use counters::COUNTER_FIELDS;
+pub use flow::{BASIC_FLOW_FIELDS, FLOW_FIELDS};
 pub use metrics::METRICS_FIELDS;
 
 use crate::{Delay, MacAddr, Network};
 
 /// A value of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldValue {
+pub enum FieldValue<'a> {
     /// Not measured, or not there.
     Null,
     /// A number.
@@ -30,6 +32,49 @@ pub enum FieldValue {
     Ipv6(Ipv6Addr),
     /// A name out of a fixed list: it needs no escapes.
     Name(&'static str),
+    /// Any text.
+    Text(&'a str),
+}
+
+/// The type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    /// A number below 2^8.
+    U8,
+    /// A number below 2^16.
+    U16,
+    /// A number below 2^32.
+    U32,
+    /// A number below 2^64.
+    U64,
+    /// A point in time: whole microseconds since the epoch.
+    Time,
+    /// An Ethernet address.
+    Mac,
+    /// An IPv4 address.
+    Ipv4,
+    /// An IPv6 address.
+    Ipv6,
+    /// Text.
+    Text,
+}
+
+impl FieldKind {
+    /// Its name in docs/flow-records.md.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::U16 => "u16",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::Time => "time",
+            Self::Mac => "mac",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::Text => "text",
+        }
+    }
 }
 
 /// One column of a record.
@@ -37,8 +82,8 @@ pub enum FieldValue {
 pub struct Field<R: 'static> {
     /// Its name.
     pub name: &'static str,
-    /// Its type: `u8` to `u64` (a JSON number), `mac`, `ipv4`, `ipv6`, `text`.
-    pub kind: &'static str,
+    /// Its type: numbers and times are JSON numbers, the others are JSON text.
+    pub kind: FieldKind,
     /// Its unit; empty when it has none.
     pub unit: &'static str,
     /// What it means.
@@ -46,7 +91,7 @@ pub struct Field<R: 'static> {
     /// When it is null; empty = never.
     pub null: &'static str,
     /// How to read it off a record.
-    pub value: fn(&R) -> FieldValue,
+    pub value: fn(&R) -> FieldValue<'_>,
 }
 
 /// Appends `record` as one line of JSON, with all `fields` in their order.
@@ -66,9 +111,24 @@ pub fn write_json_line<R>(fields: &[Field<R>], record: &R, out: &mut String) {
             FieldValue::Ipv4(address) => write!(out, "\"{address}\""),
             FieldValue::Ipv6(address) => write!(out, "\"{address}\""),
             FieldValue::Name(name) => write!(out, "\"{name}\""),
+            FieldValue::Text(text) => write_json_text(text, out),
         };
     }
     out.push_str("}\n");
+}
+
+/// Appends `text` in quotes, escaped (RFC 8259, section 7).
+fn write_json_text(text: &str, out: &mut String) -> std::fmt::Result {
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\0'..='\x1f' => write!(out, "\\u{:04x}", u32::from(character))?,
+            _ => out.push(character),
+        }
+    }
+    out.push('"');
+    Ok(())
 }
 
 /// The fields as a table for docs/flow-records.md.
@@ -78,6 +138,7 @@ pub fn markdown_table<R>(fields: &[Field<R>]) -> String {
         String::from("| field | type | unit | meaning | null |\n| --- | --- | --- | --- | --- |\n");
     for Field { name, kind, unit, meaning, null, .. } in fields {
         let null = if null.is_empty() { "never" } else { null };
+        let kind = kind.name();
         let _written = writeln!(table, "| `{name}` | {kind} | {unit} | {meaning} | {null} |");
     }
     table
@@ -85,10 +146,10 @@ pub fn markdown_table<R>(fields: &[Field<R>]) -> String {
 
 /// A table of fields: name, type, unit, meaning, when null, and an expression that reads it.
 macro_rules! fields {
-    ($record:ty: $($name:literal $kind:literal $unit:literal $meaning:literal $null:literal $value:expr;)*) => {
+    ($record:ty: $($name:literal $kind:ident $unit:literal $meaning:literal $null:literal $value:expr;)*) => {
         &[$($crate::fields::Field::<$record> {
             name: $name,
-            kind: $kind,
+            kind: $crate::fields::FieldKind::$kind,
             unit: $unit,
             meaning: $meaning,
             null: $null,
@@ -98,34 +159,34 @@ macro_rules! fields {
 }
 use fields;
 
-fn number(value: impl Into<u64>) -> FieldValue {
+fn number(value: impl Into<u64>) -> FieldValue<'static> {
     FieldValue::Number(value.into())
 }
 
-fn optional(value: Option<impl Into<u64>>) -> FieldValue {
+fn optional(value: Option<impl Into<u64>>) -> FieldValue<'static> {
     value.map_or(FieldValue::Null, number)
 }
 
 /// A number of which 0 says that there is none.
-fn nonzero(value: impl Into<u64>) -> FieldValue {
+fn nonzero(value: impl Into<u64>) -> FieldValue<'static> {
     let value = value.into();
     if value == 0 { FieldValue::Null } else { FieldValue::Number(value) }
 }
 
 /// Nanoseconds as microseconds.
-fn micros(value_ns: u64) -> FieldValue {
+fn micros(value_ns: u64) -> FieldValue<'static> {
     FieldValue::Number(value_ns / 1000)
 }
 
-fn delay_sum(delay: &Delay) -> FieldValue {
+fn delay_sum(delay: &Delay) -> FieldValue<'static> {
     if delay.count == 0 { FieldValue::Null } else { micros(delay.sum_ns) }
 }
 
-fn delay_max(delay: &Delay) -> FieldValue {
+fn delay_max(delay: &Delay) -> FieldValue<'static> {
     if delay.count == 0 { FieldValue::Null } else { micros(delay.max_ns) }
 }
 
-fn ipv4(network: Network, address: &[u8; 16]) -> FieldValue {
+fn ipv4(network: Network, address: &[u8; 16]) -> FieldValue<'static> {
     let [a, b, c, d, ..] = *address;
     match network {
         Network::Ipv4 => FieldValue::Ipv4(Ipv4Addr::new(a, b, c, d)),
@@ -133,14 +194,14 @@ fn ipv4(network: Network, address: &[u8; 16]) -> FieldValue {
     }
 }
 
-fn ipv6(network: Network, address: &[u8; 16]) -> FieldValue {
+fn ipv6(network: Network, address: &[u8; 16]) -> FieldValue<'static> {
     match network {
         Network::Ipv6 => FieldValue::Ipv6(Ipv6Addr::from(*address)),
         Network::Ipv4 | Network::None => FieldValue::Null,
     }
 }
 
-fn is_ipv4(network: Network) -> FieldValue {
+fn is_ipv4(network: Network) -> FieldValue<'static> {
     match network {
         Network::None => FieldValue::Null,
         Network::Ipv4 => FieldValue::Number(1),
@@ -155,7 +216,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{FlowRecord, MetricsKey, MetricsRecord, SidePerf, TunnelRecord, TunnelType};
+    use crate::{
+        CounterRecord, CounterScope, FlowRecord, MetricsKey, MetricsRecord, SidePerf, TunnelRecord,
+        TunnelType,
+    };
 
     fn line<R>(fields: &[Field<R>], record: &R) -> Value {
         let mut line = String::new();
@@ -170,6 +234,32 @@ mod tests {
         assert_eq!(names.len(), FLOW_FIELDS.len());
         let names: HashSet<_> = METRICS_FIELDS.iter().map(|field| field.name).collect();
         assert_eq!(names.len(), METRICS_FIELDS.len());
+        let names: HashSet<_> = COUNTER_FIELDS.iter().map(|field| field.name).collect();
+        assert_eq!(names.len(), COUNTER_FIELDS.len());
+    }
+
+    #[test]
+    fn the_basic_columns_are_columns_in_their_order() {
+        let all: Vec<_> = FLOW_FIELDS.iter().map(|field| field.name).collect();
+        let places = BASIC_FLOW_FIELDS.map(|name| all.iter().position(|known| *known == name).unwrap());
+        assert!(places.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn any_text_is_escaped() {
+        let name = "a\"b\\c\n\u{1f}ü";
+        let record = CounterRecord {
+            time_ns: 1_700_000_000_123_456_789,
+            interval_ms: 1000,
+            scope: CounterScope::Port,
+            name: name.into(),
+            metric: "rx_packets",
+            value: 7,
+            total: None,
+        };
+        let line = line(COUNTER_FIELDS, &record);
+        assert_eq!((&line["name"], &line["scope"]), (&name.into(), &"port".into()));
+        assert_eq!((&line["time"], &line["total"]), (&1_700_000_000_123_456_u64.into(), &Value::Null));
     }
 
     #[test]
