@@ -22,13 +22,14 @@ ALLOWED = {
     "sluice-capture": {"sluice-model"},
     "sluice-engine": {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "dpdk", "sluice-af-packet"},
     "sluice-api": {"sluice-model"},
+    "sluice-export": {"sluice-model"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",
 }
 # Nothing may depend on these.
 TOP = {"sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 

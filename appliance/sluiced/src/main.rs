@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod parquet_folder;
 mod paths;
 mod records;
 mod replay;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use sluice_export::parquet::Profile;
 use sluice_model::DedupMode;
 
 use say::complain;
@@ -90,6 +92,12 @@ struct ReplayArgs {
     /// Meter flows, and write the metrics of each second and each minute to this file: one JSON object per line.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Meter flows, and add Parquet files of their records and metrics to this folder.
+    #[arg(long, value_name = "DIR")]
+    parquet: Option<PathBuf>,
+    /// Which columns of flow records the Parquet files have.
+    #[arg(long, value_name = "PROFILE", requires = "parquet", default_value = "full", value_parser = profile())]
+    parquet_profile: Profile,
     /// What is done with tunnels of all captures, whatever the boot config says.
     #[arg(long, value_enum)]
     decap: Option<Decap>,
@@ -112,6 +120,13 @@ fn dedup_mode() -> impl TypedValueParser<Value = DedupMode> {
     let mode = |name: String| DedupMode::NAMES.iter().find(|(known, _)| *known == name).map(|mode| mode.1);
     PossibleValuesParser::new(DedupMode::NAMES.map(|(name, _)| name))
         .try_map(move |name| mode(name).ok_or("no mode"))
+}
+
+/// Reads the name of a profile of columns.
+fn profile() -> impl TypedValueParser<Value = Profile> {
+    let profile = |name: String| Profile::NAMES.iter().find(|(known, _)| *known == name).map(|found| found.1);
+    PossibleValuesParser::new(Profile::NAMES.map(|(name, _)| name))
+        .try_map(move |name| profile(name).ok_or("no profile"))
 }
 
 fn main() -> ExitCode {

@@ -11,9 +11,11 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use sluice_core::flow::Sink;
 use sluice_engine::files::open_to_write;
 use sluice_engine::runtime::FlowHandle;
+use sluice_export::parquet::ParquetSettings;
 use sluice_model::fields::{FLOW_FIELDS, Field, METRICS_FIELDS, write_json_line};
 use sluice_model::{FlowRecord, MetricsRecord};
 
+use crate::parquet_folder::ParquetFolder;
 use crate::paths::identity;
 use crate::say::complain;
 
@@ -185,6 +187,7 @@ fn ends_within_a_line(path: &Path) -> bool {
 pub(crate) struct RecordFiles {
     flows: Option<RecordFile<FlowRecord>>,
     metrics: Option<RecordFile<MetricsRecord>>,
+    parquet: Option<ParquetFolder>,
 }
 
 impl RecordFiles {
@@ -194,7 +197,7 @@ impl RecordFiles {
         let flows = flows.map(|path| RecordFile::create(path, FLOW_FIELDS, &others)).transpose()?;
         others.extend(flows.as_ref().map(|file| file.path.clone()));
         let metrics = metrics.map(|path| RecordFile::create(path, METRICS_FIELDS, &others)).transpose()?;
-        Ok(Self { flows, metrics })
+        Ok(Self { flows, metrics, parquet: None })
     }
 
     /// Files that go on where they end, each none of `others`.
@@ -203,13 +206,20 @@ impl RecordFiles {
         let flows = flows.map(|path| RecordFile::append(path, FLOW_FIELDS, &others)).transpose()?;
         others.extend(flows.as_ref().map(|file| file.path.clone()));
         let metrics = metrics.map(|path| RecordFile::append(path, METRICS_FIELDS, &others)).transpose()?;
-        Ok(Self { flows, metrics })
+        Ok(Self { flows, metrics, parquet: None })
+    }
+
+    /// Parquet files besides.
+    pub(crate) fn with_parquet(mut self, settings: ParquetSettings) -> Result<Self> {
+        self.parquet = Some(ParquetFolder::open(settings)?);
+        Ok(self)
     }
 
     /// Writes out what is collected.
     fn flush(&mut self) {
         self.flows.iter_mut().for_each(RecordFile::flush);
         self.metrics.iter_mut().for_each(RecordFile::flush);
+        self.parquet.iter_mut().for_each(ParquetFolder::tick);
     }
 
     /// Logs the files that take no more, each once.
@@ -222,16 +232,21 @@ impl RecordFiles {
     pub(crate) fn close(self) -> Written {
         let (records_lost, flows) = self.flows.map(RecordFile::close).unwrap_or_default();
         let (metrics_lost, metrics) = self.metrics.map(RecordFile::close).unwrap_or_default();
-        Written { records_lost, metrics_lost, failures: flows.into_iter().chain(metrics).collect() }
+        let parquet = self.parquet.map(ParquetFolder::close).unwrap_or_default();
+        Written {
+            records_lost: records_lost + parquet.records_lost,
+            metrics_lost: metrics_lost + parquet.metrics_lost,
+            failures: flows.into_iter().chain(metrics).chain(parquet.failures).collect(),
+        }
     }
 }
 
 /// What became of the records of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// Flow records that their file did not take.
+    /// Flow records that their files did not take.
     pub(crate) records_lost: u64,
-    /// Rows of metrics that their file did not take.
+    /// Rows of metrics that their files did not take.
     pub(crate) metrics_lost: u64,
     /// What went wrong.
     pub(crate) failures: Vec<Error>,
@@ -252,11 +267,17 @@ impl Sink for RecordFiles {
         if let Some(file) = &mut self.flows {
             file.write(record);
         }
+        if let Some(folder) = &mut self.parquet {
+            folder.flow(record);
+        }
     }
 
     fn metrics(&mut self, row: &MetricsRecord) {
         if let Some(file) = &mut self.metrics {
             file.write(row);
+        }
+        if let Some(folder) = &mut self.parquet {
+            folder.metrics(row);
         }
     }
 }

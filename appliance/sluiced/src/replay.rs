@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
 use sluice_core::flow::TapPort;
 use sluice_engine::replay::{ReplayConfig, output_files, port_name, replay as run_replay};
+use sluice_export::parquet::{ParquetSettings, Profile};
 use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, PortConfig, StripVlan};
 
 use crate::records::RecordFiles;
@@ -32,8 +33,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     };
     let mut dedup = boot.as_ref().map(|boot| boot.dedup).unwrap_or_default();
     let mut flow = boot.as_ref().map(|boot| boot.flow.clone()).unwrap_or_default();
-    flow.enabled |= args.flows.is_some() || args.metrics.is_some();
-    flow.metrics = args.metrics.is_some();
+    flow.enabled |= args.flows.is_some() || args.metrics.is_some() || args.parquet.is_some();
+    flow.metrics = args.metrics.is_some() || args.parquet.is_some();
     if let Some(mode) = args.dedup {
         dedup.mode = mode;
     }
@@ -51,6 +52,9 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     };
     let others = other_files(args, &config);
     let mut files = RecordFiles::create(args.flows.as_deref(), args.metrics.as_deref(), &others)?;
+    if let Some(folder) = &args.parquet {
+        files = files.with_parquet(parquet_settings(folder, args.parquet_profile))?;
+    }
     let started = Instant::now();
     let mut bar = Bar::new(&args.inputs);
     let outcome = run_replay(&config, |input, at| bar.update(input, at), &mut files)?;
@@ -92,6 +96,12 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let whole = written.complain() && outcome.errors.is_empty() && outcome.account.balances();
     out.end()?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How a replay writes Parquet files: all records, in files as large as may be, and none is ever removed.
+fn parquet_settings(folder: &Path, profile: Profile) -> ParquetSettings {
+    let defaults = ParquetSettings::new(folder.to_owned());
+    ParquetSettings { profile, flush: Duration::MAX, flow_cap: None, reserve_bytes: 0, ..defaults }
 }
 
 /// What is done with tunnels of one capture.
