@@ -23,13 +23,14 @@ ALLOWED = {
     "sluice-engine": {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "dpdk", "sluice-af-packet"},
     "sluice-api": {"sluice-model"},
     "sluice-export": {"sluice-model"},
+    "sluice-store": {"sluice-model"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",
 }
 # Nothing may depend on these.
 TOP = {"sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 
