@@ -99,6 +99,40 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
 }
 
 #[test]
+fn a_tool_that_was_replaced_gets_its_copies_at_once() {
+    let Some(mut lab) = Lab::new("replaced tool") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    tap.vxlan(7, TOOL[0]);
+    tap.broker.veth("out1", &tap.tool, "in1", 1500);
+    let _sink = tap.sink();
+    let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
+    daemon.wait_resolved(1);
+    tap.flood(100, 300);
+    wait_received(&tap.tool, "vx7", 100);
+
+    // The same link, another station behind it; what it was is believed for half a minute otherwise.
+    tap.tool.ip("link set dev in0 down");
+    daemon.wait_log("link down");
+    tap.tool.ip("link set dev in0 address 02:00:00:00:00:99");
+    tap.tool.ip("link set dev in0 up");
+    daemon.wait_log("mac=02:00:00:00:00:99");
+    std::thread::sleep(Duration::from_millis(200));
+    tap.flood(50, 300);
+    wait_received(&tap.tool, "vx7", 150);
+
+    // Another interface, at both ends.
+    tap.broker.ip("link del dev out0");
+    tap.broker.veth("out0", &tap.tool, "in0", 1600);
+    tap.tool.address("in0", &["192.0.2.10/24"]);
+    let mac = tap.tool.mac("in0");
+    daemon.wait_log(&format!("mac={mac}"));
+    std::thread::sleep(Duration::from_millis(200));
+    tap.flood(50, 300);
+    wait_received(&tap.tool, "vx7", 200);
+    daemon.stop();
+}
+
+#[test]
 fn a_tap_that_comes_back_is_captured_again() {
     let Some(mut lab) = Lab::new("capture link") else { return };
     let tap = Tap::new(&mut lab, 1500, 1600, false);

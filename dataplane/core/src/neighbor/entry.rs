@@ -163,6 +163,12 @@ impl Entry {
         }
     }
 
+    /// Asks all stations at once, whatever is known.
+    pub(super) fn ask_anew(&mut self, now_ns: u64) {
+        self.enter(if self.mac.is_some() { Phase::ProbeGroup } else { Phase::Incomplete }, now_ns);
+        self.due_ns = now_ns;
+    }
+
     /// Asks the known address whether it is right, without asking more often than the retransmission timer allows:
     /// others decide how often this is called.
     fn verify(&mut self, config: &NeighborConfig, now_ns: u64) {

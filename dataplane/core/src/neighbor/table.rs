@@ -205,10 +205,12 @@ impl NeighborTable {
         self.entries.values().map(|entry| entry.due_ns).chain(announcement).min()
     }
 
-    /// Announces the own addresses anew, as after the link came back.
-    pub fn announce(&mut self, now_ns: u64) {
+    /// The link came back, and others may be behind it than before: announces the own addresses anew, and asks all
+    /// stations for all neighbours. What was known stays in use meanwhile.
+    pub fn link_up(&mut self, now_ns: u64) {
         self.announcements_left = ANNOUNCEMENTS;
         self.announce_due_ns = now_ns;
+        self.entries.values_mut().for_each(|entry| entry.ask_anew(now_ns));
     }
 
     /// The neighbours whose MAC address changed since they were told last, with the present one; `None` = unresolved

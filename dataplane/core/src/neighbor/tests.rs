@@ -223,8 +223,37 @@ mod ipv4 {
         assert!(poll(&mut table, 2 * SECOND).is_empty());
         assert_eq!(poll(&mut table, 2 * SECOND + 7), announcement);
         assert_eq!((poll(&mut table, 99 * SECOND).len(), table.next_due_ns()), (0, None));
-        table.announce(100 * SECOND);
+        table.link_up(100 * SECOND);
         assert_eq!(poll(&mut table, 100 * SECOND), announcement);
+    }
+
+    #[test]
+    fn who_is_behind_a_link_that_came_back_is_asked_at_once() {
+        let mut table = quiet(OWN_MAC, &[OWN], &[]);
+        let other = "192.168.0.3";
+        for wanted in [PEER, other] {
+            table.want(ip(wanted), 10 * SECOND);
+        }
+        // One answers, the other is given up.
+        poll(&mut table, 10 * SECOND);
+        input(&mut table, &hex(REPLY), 10 * SECOND);
+        for second in 11..15 {
+            poll(&mut table, second * SECOND);
+        }
+        assert!(matches!(table.lookup(ip(other)), NeighborState::Failed { .. }));
+        assert_eq!(table.changes().count(), 1);
+
+        table.link_up(16 * SECOND);
+        let sent = poll(&mut table, 16 * SECOND);
+        assert_eq!(sent.len(), 3, "an announcement and two requests");
+        assert!(sent.iter().all(|frame| frame[..6] == [0xff; 6]));
+        assert_eq!(is_resolved(&table, PEER), Some((mac(PEER_MAC), true)), "in use meanwhile");
+        let replaced = "02:00:00:00:00:99";
+        for station in [PEER, other] {
+            input(&mut table, &arp(OWN_MAC, 2, replaced, station, OWN), 16 * SECOND + 1);
+            assert_eq!(is_resolved(&table, station), Some((mac(replaced), false)));
+        }
+        assert_eq!(table.changes().count(), 2);
     }
 
     #[test]

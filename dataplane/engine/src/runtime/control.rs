@@ -273,14 +273,17 @@ impl Control {
 
     /// Looks at every link, tells the workers, and takes back interfaces that returned.
     fn check_links(&mut self) {
-        for port in &self.ports {
+        let now_ns = self.now_ns();
+        for port in &mut self.ports {
+            let mut returned = false;
             let up = match port.state.device() {
                 Device::Dpdk(device) => !device.is_removed() && device.link().is_ok_and(|link| link.up),
                 Device::AfPacket(device) => {
                     let link = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).link();
                     match link {
                         Ok(LinkState::Returned { .. }) => {
-                            reopen(port, &self.queues, self.shared.workers.len())
+                            returned = reopen(port, &self.queues, self.shared.workers.len());
+                            returned
                         }
                         Ok(state) => ports::is_up(state),
                         Err(error) => {
@@ -292,7 +295,8 @@ impl Control {
                 // The feeder says when the file has ended.
                 Device::File(_) | Device::Closed(_) => continue,
             };
-            if port.state.set_up(up) {
+            let changed = port.state.set_up(up);
+            if changed {
                 let name = port.state.name();
                 if up {
                     tracing::info!(port = name, "link up");
@@ -302,6 +306,10 @@ impl Control {
                         "link down: its packets are missed, copies to it are dropped as port_down"
                     );
                 }
+            }
+            // An interface may go and return between two looks.
+            if let Some(table) = port.neighbors.as_mut().filter(|_| up && (changed || returned)) {
+                table.link_up(now_ns);
             }
         }
     }
