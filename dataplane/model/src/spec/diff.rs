@@ -70,18 +70,15 @@ impl PolicySetSpec {
     #[must_use]
     pub fn diff(&self, after: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let lists = [
-            (
-                ObjectKind::Destination,
-                fields(&self.destinations, |d| &d.name),
-                fields(&after.destinations, |d| &d.name),
-            ),
-            (ObjectKind::Group, fields(&self.groups, |g| &g.name), fields(&after.groups, |g| &g.name)),
-            (ObjectKind::Policy, fields(&self.policies, |p| &p.name), fields(&after.policies, |p| &p.name)),
-        ];
-        for (kind, before, after) in lists {
-            changes.extend(list_changes(kind, &before, &after));
-        }
+        list_changes(
+            ObjectKind::Destination,
+            &self.destinations,
+            &after.destinations,
+            |d| &d.name,
+            &mut changes,
+        );
+        list_changes(ObjectKind::Group, &self.groups, &after.groups, |g| &g.name, &mut changes);
+        list_changes(ObjectKind::Policy, &self.policies, &after.policies, |p| &p.name, &mut changes);
         changes
     }
 }
@@ -89,15 +86,12 @@ impl PolicySetSpec {
 /// The fields of an object by their paths, and their values.
 type Fields = BTreeMap<String, String>;
 
-fn fields<'s, T: Serialize>(list: &'s [T], name: impl Fn(&'s T) -> &'s str) -> BTreeMap<&'s str, Fields> {
-    let object = |object| {
-        let mut fields = Fields::new();
-        // Plain values always make a table; see PolicySetSpec::to_toml.
-        flatten(&toml::Table::try_from(object).unwrap_or_default(), "", &mut fields);
-        fields.remove("name");
-        (name(object), fields)
-    };
-    list.iter().map(object).collect()
+fn fields<T: Serialize>(object: &T) -> Fields {
+    let mut fields = Fields::new();
+    // Plain values always make a table; see PolicySetSpec::to_toml.
+    flatten(&toml::Table::try_from(object).unwrap_or_default(), "", &mut fields);
+    fields.remove("name");
+    fields
 }
 
 fn flatten(table: &toml::Table, prefix: &str, into: &mut Fields) {
@@ -111,27 +105,31 @@ fn flatten(table: &toml::Table, prefix: &str, into: &mut Fields) {
     }
 }
 
-fn list_changes(
+fn list_changes<T: Serialize + PartialEq>(
     kind: ObjectKind,
-    before: &BTreeMap<&str, Fields>,
-    after: &BTreeMap<&str, Fields>,
-) -> Vec<Change> {
-    let none = Fields::new();
-    let mut names: Vec<&str> = before.keys().chain(after.keys()).copied().collect();
-    names.sort_unstable();
-    names.dedup();
-    let change = |name: &str| {
-        let (old, new) = (before.get(name), after.get(name));
+    before: &[T],
+    after: &[T],
+    name: impl Fn(&T) -> &str,
+    into: &mut Vec<Change>,
+) {
+    let mut objects: BTreeMap<&str, (Option<&T>, Option<&T>)> = BTreeMap::new();
+    for object in before {
+        objects.entry(name(object)).or_default().0 = Some(object);
+    }
+    for object in after {
+        objects.entry(name(object)).or_default().1 = Some(object);
+    }
+    // Of large sets that are nearly the same, only what differs is looked at closely.
+    for (name, (old, new)) in objects.into_iter().filter(|(_, (old, new))| old != new) {
         let change = match (old, new) {
             (None, _) => ChangeType::Added,
             (_, None) => ChangeType::Removed,
-            (Some(old), Some(new)) if old == new => return None,
             (Some(_), Some(_)) => ChangeType::Changed,
         };
-        let fields = field_changes(old.unwrap_or(&none), new.unwrap_or(&none));
-        Some(Change { kind, name: name.to_owned(), change, fields })
-    };
-    names.into_iter().filter_map(change).collect()
+        let fields =
+            field_changes(&old.map(fields).unwrap_or_default(), &new.map(fields).unwrap_or_default());
+        into.push(Change { kind, name: name.to_owned(), change, fields });
+    }
 }
 
 fn field_changes(before: &Fields, after: &Fields) -> Vec<FieldChange> {
