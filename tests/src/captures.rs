@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The folder of the captures: `SLUICE_CAPTURES`, or `shared/captures` beside the repository.
 ///
@@ -32,4 +33,12 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The text of a file that gzip packed.
+pub fn unpacked(path: &Path) -> String {
+    let output = Command::new("gzip").arg("-dc").arg(path).output();
+    let output = output.unwrap_or_else(|error| panic!("gzip {}: {error}", path.display()));
+    assert!(output.status.success(), "gzip {}", path.display());
+    String::from_utf8(output.stdout).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -7,7 +7,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::process::Command;
 
 use sluice_tests::captures;
@@ -43,9 +42,7 @@ fn conversations(text: &str, title: &str, protocol: u8) -> BTreeMap<Key, [u64; 2
 fn conversations_of_the_mix_agree() {
     let Some(folder) = captures::folder() else { return };
     let folder = folder.join("mix-open");
-    let file = File::open(folder.join("mix-open.tshark-conv.txt.gz")).unwrap();
-    let unpacked = Command::new("gzip").arg("-dc").stdin(file).output().unwrap();
-    let text = String::from_utf8(unpacked.stdout).unwrap();
+    let text = captures::unpacked(&folder.join("mix-open.tshark-conv.txt.gz"));
     let found = flows::replay(&folder.join("mix-open.pcap.gz"), &[]).unwrap();
     let (mut equal, mut packets_equal, mut packets) = (0, 0, 0);
     let (mut inside, mut different) = (0, Vec::new());
