@@ -1,6 +1,7 @@
 //! What is known about a generation?
 
 use sluice_model::Generation;
+use sluice_model::spec::Change;
 
 use crate::StoreError;
 
@@ -46,6 +47,8 @@ pub struct Entry {
     pub groups: u32,
     /// Destinations in the set.
     pub destinations: u32,
+    /// What is different from the generation before; of the first one, from an empty set.
+    pub changes: Vec<Change>,
     /// The set as a policy file; at most [`MAX_POLICY_BYTES`] bytes.
     pub policy_text: String,
 }
@@ -71,6 +74,9 @@ pub struct Summary {
     pub groups: u32,
     /// Destinations in the set.
     pub destinations: u32,
+    /// How many policies, groups and destinations differ from the generation before; `None` if that was not kept, as
+    /// in format 1.
+    pub changes: Option<usize>,
 }
 
 /// A generation, whole.
@@ -78,6 +84,8 @@ pub struct Summary {
 pub struct Stored {
     /// What is known about it.
     pub summary: Summary,
+    /// What is different from the generation before; `None` if that was not kept, as in format 1.
+    pub changes: Option<Vec<Change>>,
     /// The set as a policy file, byte for byte as it was given.
     pub policy_text: String,
 }
@@ -110,7 +118,8 @@ impl Entry {
             policies: self.policies,
             groups: self.groups,
             destinations: self.destinations,
+            changes: Some(self.changes.len()),
         };
-        Stored { summary, policy_text: self.policy_text.clone() }
+        Stored { summary, changes: Some(self.changes.clone()), policy_text: self.policy_text.clone() }
     }
 }

@@ -3,13 +3,15 @@
 //! It is a policy file in TOML, with what is known about it in comments:
 //!
 //! ```text
-//! # sluice generation, format 1; copy it, but do not edit it here
+//! # sluice generation, format 2; copy it, but do not edit it here
 //! # {"generation":42,"predecessor":41,"applied_at_ns":1700000000000000000,...}
+//! # [{"kind":"policy","name":"web","change":"changed","fields":[{"field":"tag","before":"1","after":"2"}]},...]
 //! [[destination]]
 //! ...
 //! # crc32 0a1b2c3d
 //! ```
 //!
+//! The third line has the changes from the generation before, or `null`; format 1 had no such line.
 //! The policy text is kept byte for byte, with a line feed before the last line. There are no lengths to lie. The
 //! checksum (CRC-32 of ISO-HDLC, as in gzip) covers every byte before the last line, and the last line has one form:
 //! no byte can change unnoticed.
@@ -20,12 +22,14 @@
 
 use serde::{Deserialize, Serialize};
 use sluice_model::Generation;
+use sluice_model::spec::Change;
 
+use crate::changes::Line;
 use crate::entry::{Origin, Stored, Summary};
 use crate::error::Damage;
 
 /// The format that is written.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The longest file that is read or written, in bytes.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
@@ -68,6 +72,10 @@ enum OriginName {
 pub fn encode(stored: &Stored) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = format!("{MAGIC}{FORMAT}; copy it, but do not edit it here\n");
     comment(&mut text, &About::from(&stored.summary))?;
+    comment(
+        &mut text,
+        &stored.changes.as_ref().map(|changes| changes.iter().map(Line::from).collect::<Vec<_>>()),
+    )?;
     text.push_str(&stored.policy_text);
     Ok(seal(text.into_bytes()))
 }
@@ -85,15 +93,25 @@ pub fn decode(bytes: &[u8]) -> Result<Stored, Damage> {
     let (first, rest) = text.split_once('\n').ok_or(Damage::Magic)?;
     let format = first.strip_prefix(MAGIC).and_then(|rest| rest.split(';').next()).ok_or(Damage::Magic)?;
     match format.parse() {
+        Ok(2) => format_2(rest),
         Ok(1) => format_1(rest),
         Ok(newer) if newer > FORMAT => Err(Damage::NewerFormat(newer)),
         _ => Err(Damage::Magic),
     }
 }
 
+fn format_2(rest: &str) -> Result<Stored, Damage> {
+    let (about, rest) = parse_comment::<About>(rest, 2)?;
+    let (lines, policy_text) = parse_comment::<Option<Vec<Line>>>(rest, 3)?;
+    let changes: Option<Vec<Change>> = lines.map(|lines| lines.into_iter().map(Change::from).collect());
+    let summary = about.summary(changes.as_ref().map(Vec::len));
+    Ok(Stored { summary, changes, policy_text: policy_text.to_owned() })
+}
+
+/// As format 2, without the changes.
 fn format_1(rest: &str) -> Result<Stored, Damage> {
     let (about, policy_text) = parse_comment::<About>(rest, 2)?;
-    Ok(Stored { summary: about.into(), policy_text: policy_text.to_owned() })
+    Ok(Stored { summary: about.summary(None), changes: None, policy_text: policy_text.to_owned() })
 }
 
 /// Adds the last line. Only for tests that make files which nobody wrote.
@@ -160,25 +178,26 @@ impl From<&Summary> for About {
     }
 }
 
-impl From<About> for Summary {
-    fn from(about: About) -> Self {
-        let origin = match about.origin {
+impl About {
+    fn summary(self, changes: Option<usize>) -> Summary {
+        let origin = match self.origin {
             OriginName::Boot => Origin::Boot,
             OriginName::Apply => Origin::Apply,
             OriginName::Put => Origin::Put,
             OriginName::Delete => Origin::Delete,
             OriginName::Rollback { to } => Origin::Rollback { to: Generation(to) },
         };
-        Self {
-            generation: Generation(about.generation),
-            predecessor: about.predecessor.map(Generation),
-            applied_at_ns: about.applied_at_ns,
-            applied_by: about.applied_by,
-            comment: about.comment,
+        Summary {
+            generation: Generation(self.generation),
+            predecessor: self.predecessor.map(Generation),
+            applied_at_ns: self.applied_at_ns,
+            applied_by: self.applied_by,
+            comment: self.comment,
             origin,
-            policies: about.policies,
-            groups: about.groups,
-            destinations: about.destinations,
+            policies: self.policies,
+            groups: self.groups,
+            destinations: self.destinations,
+            changes,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which policy sets were in force, and which one is to be in force after a start?
 //!
 //! A [`Store`] keeps the last [`KEPT`] applied policy sets in a folder, each as a *generation* with a number that is never
-//! used again, who applied it, when and why. [`Store::append`] returns when the generation is on the disk; after
+//! used again, who applied it, when and why, and what it changed. [`Store::append`] returns when the generation is on the disk; after
 //! `kill -9`, a power cut or a full disk, [`Store::open`] finds the newest generation that is whole, and says what it
 //! repaired.
 //!
@@ -21,6 +21,7 @@
 //! The store never reads policies; the text is checked by whoever applies it.
 #![forbid(unsafe_code)]
 
+mod changes;
 mod disk;
 mod entry;
 mod error;

@@ -35,6 +35,7 @@ pub const KEPT: usize = 50;
 ///     policies: 0,
 ///     groups: 0,
 ///     destinations: 0,
+///     changes: vec![],
 ///     policy_text: "# nothing\n".into(),
 /// };
 /// store.append(generation, &entry).unwrap();

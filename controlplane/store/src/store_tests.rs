@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use sluice_model::Generation;
+use sluice_model::spec::{Change, ChangeType, FieldChange, ObjectKind};
 
 use crate::sim::{Fault, Plan, SimDisk};
 use crate::{Damage, Entry, Origin, Repair, Store, StoreError, Stored, encode, seal};
@@ -24,6 +25,12 @@ fn entry(number: u64) -> Entry {
         policies: 1,
         groups: 0,
         destinations: 2,
+        changes: vec![Change {
+            kind: ObjectKind::Policy,
+            name: format!("policy {number}"),
+            change: ChangeType::Changed,
+            fields: vec![FieldChange { field: "tag".into(), before: None, after: Some(number.to_string()) }],
+        }],
         policy_text: format!(
             "# set {number}\nnumber = {number}{}",
             "\n".repeat(usize::try_from(number % 3).unwrap())
@@ -279,15 +286,85 @@ fn format_1_is_read() {
         policies: 1,
         groups: 0,
         destinations: 1,
+        changes: vec![],
         policy_text: "[[destination]]\nname = \"ids\"\ntype = \"pcap\"\nfile = \"ids.pcap\"\n\n\
                       [[policy]]\nname = \"web\"\nprotocol = \"tcp\"\nto = [\"ids\"]\n"
             .into(),
     };
-    let stored = entry.stored(Generation(3), Some(Generation(2)));
+    let mut stored = entry.stored(Generation(3), Some(Generation(2)));
+    (stored.changes, stored.summary.changes) = (None, None);
     assert_eq!(crate::decode(bytes).unwrap(), stored);
-    if crate::FORMAT == 1 {
-        assert_eq!(encode(&stored).unwrap(), bytes);
+    assert_eq!(crate::decode(&encode(&stored).unwrap()).unwrap(), stored, "format 2 can say the same");
+}
+
+/// What format 2 writes, byte for byte: any version from now on reads it.
+#[test]
+fn format_2_is_read_and_written() {
+    let bytes = include_bytes!("../tests/samples/format-2.toml");
+    let field = |field: &str, before: Option<&str>, after: Option<&str>| FieldChange {
+        field: field.into(),
+        before: before.map(str::to_owned),
+        after: after.map(str::to_owned),
+    };
+    let change = |kind, name: &str, change, fields| Change { kind, name: name.into(), change, fields };
+    let entry = Entry {
+        applied_at_ns: 1_700_000_000_123_456_789,
+        applied_by: "operator".into(),
+        comment: "tags".into(),
+        origin: Origin::Put,
+        policies: 1,
+        groups: 0,
+        destinations: 0,
+        changes: vec![
+            change(
+                ObjectKind::Destination,
+                "ids",
+                ChangeType::Removed,
+                vec![field("mtu", Some("1500"), None)],
+            ),
+            change(
+                ObjectKind::Group,
+                "g",
+                ChangeType::Added,
+                vec![field("addresses", None, Some("[\"::1\"]"))],
+            ),
+            change(ObjectKind::Policy, "web", ChangeType::Changed, vec![field("tag", Some("1"), Some("2"))]),
+        ],
+        policy_text: "[[policy]]\nname = \"web\"\naction = \"drop\"\n".into(),
+    };
+    let stored = entry.stored(Generation(4), Some(Generation(3)));
+    assert_eq!(String::from_utf8(encode(&stored).unwrap()).unwrap(), String::from_utf8_lossy(bytes));
+    assert_eq!(crate::decode(bytes).unwrap(), stored);
+}
+
+/// A folder of format 1 is opened after an upgrade, and goes on in format 2 until nothing of format 1 is left.
+#[test]
+fn format_1_leaves_with_time() {
+    let disk = SimDisk::default();
+    let old = include_bytes!("../tests/samples/format-1.toml");
+    disk.put("00000003.toml", old);
+    let (mut store, repairs) = open(&disk);
+    assert!(repairs.is_empty(), "{repairs:?}");
+    let in_force = store.last().unwrap().unwrap();
+    assert!(in_force.policy_text.contains("name = \"web\"") && in_force.changes.is_none());
+    let rollback = Entry {
+        origin: Origin::Rollback { to: Generation(3) },
+        policy_text: in_force.policy_text.clone(),
+        ..entry(4)
+    };
+    let generation = store.reserve().unwrap();
+    store.append(generation, &rollback).unwrap();
+    assert_eq!(disk.get("00000003.toml").as_deref(), Some(&old[..]), "never rewritten");
+    let new = disk.get("00000004.toml").unwrap();
+    assert!(new.starts_with(b"# sluice generation, format 2;"));
+    let (mut store, _) = open(&disk);
+    assert_eq!(store.history().len(), 2);
+    assert_eq!(store.last().unwrap().unwrap().policy_text, in_force.policy_text);
+    for number in 5..=6 {
+        let generation = store.reserve().unwrap();
+        store.append(generation, &entry(number)).unwrap();
     }
+    assert_eq!(disk.get("00000003.toml"), None);
 }
 
 #[test]
@@ -336,6 +413,17 @@ fn too_long_is_refused_before_anything_is_written() {
     store.append(generation, &Entry { comment: "ü".repeat(1_000), ..entry(1) }).unwrap();
 }
 
+/// Any changes.
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let kind = prop::sample::select(vec![ObjectKind::Destination, ObjectKind::Group, ObjectKind::Policy]);
+    let change = prop::sample::select(vec![ChangeType::Added, ChangeType::Removed, ChangeType::Changed]);
+    let field = any::<(String, Option<String>, Option<String>)>();
+    let field = field.prop_map(|(field, before, after)| FieldChange { field, before, after });
+    let change = (kind, any::<String>(), change, prop::collection::vec(field, 0..4));
+    let change = change.prop_map(|(kind, name, change, fields)| Change { kind, name, change, fields });
+    prop::collection::vec(change, 0..4)
+}
+
 /// Any generation.
 fn stored() -> impl Strategy<Value = Stored> {
     let origin = prop_oneof![
@@ -348,13 +436,24 @@ fn stored() -> impl Strategy<Value = Stored> {
     let text = prop_oneof![any::<String>(), "[a\n#\\x7f ]{0,20}", Just("\n# crc32 00000000\n".to_owned())];
     let words = (any::<String>(), text.clone(), text);
     let numbers = (any::<u64>(), any::<Option<u64>>(), any::<i64>(), any::<[u32; 3]>());
-    (numbers, words, origin).prop_map(|((number, before, applied_at_ns, counts), words, origin)| {
-        let (applied_by, comment, policy_text) = words;
-        let [policies, groups, destinations] = counts;
-        let entry =
-            Entry { applied_at_ns, applied_by, comment, origin, policies, groups, destinations, policy_text };
-        entry.stored(Generation(number), before.map(Generation))
-    })
+    (numbers, words, origin, changes()).prop_map(
+        |((number, before, applied_at_ns, counts), words, origin, changes)| {
+            let (applied_by, comment, policy_text) = words;
+            let [policies, groups, destinations] = counts;
+            let entry = Entry {
+                applied_at_ns,
+                applied_by,
+                comment,
+                origin,
+                policies,
+                groups,
+                destinations,
+                changes,
+                policy_text,
+            };
+            entry.stored(Generation(number), before.map(Generation))
+        },
+    )
 }
 
 /// What happens in a random life.

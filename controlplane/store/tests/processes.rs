@@ -23,6 +23,7 @@ fn entry(number: u64) -> Entry {
         policies: 0,
         groups: 0,
         destinations: 0,
+        changes: vec![],
         policy_text: format!("# {number}\n").repeat(lines),
     }
 }
