@@ -39,7 +39,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it inside `namespace` and waits until it runs. `boot` is the boot config without `policy`; memory and
-    /// hugepages are chosen here unless it has `[eal]` or `[memory]` of its own.
+    /// hugepages are chosen here unless it has `[eal]` or `[memory]` of its own; the API is off unless it has `[api]`.
     pub fn start(lab: &Lab, namespace: &Namespace, boot: &str, policy: &str) -> Self {
         let daemon = Self::spawn(namespace.command(binary()), lab.dir(), boot, policy);
         daemon.wait_log("running;");
@@ -55,6 +55,10 @@ impl Daemon {
         }
         if !boot.contains("[memory]") {
             text += "\n[memory]\nmbufs = 8191\n";
+        }
+        // The usual socket is one for the whole machine.
+        if !boot.contains("[api]") {
+            text += "\n[api]\nenabled = false\n";
         }
         let config = dir.join("boot.toml");
         std::fs::write(&config, text).unwrap();

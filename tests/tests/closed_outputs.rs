@@ -70,7 +70,7 @@ fn a_daemon_outlives_the_readers_of_its_log() {
     let dir = tempfile::tempdir().unwrap();
     prepare(dir.path());
     let boot = dir.path().join("boot.toml");
-    let text = "policy = \"policy.toml\"\nstats_interval = 1\n[eal]\nhugepages = \"never\"\n[memory]\nmbufs = 8191\n\
+    let text = "policy = \"policy.toml\"\nstats_interval = 1\n[api]\nenabled = false\n[eal]\nhugepages = \"never\"\n[memory]\nmbufs = 8191\n\
                 [[port]]\nname = \"tap\"\nspec = \"pcap:in.pcap\"\nrole = \"capture\"\n";
     fs::write(&boot, text).unwrap();
     for stderr in [Stdio::piped(), full().into()] {

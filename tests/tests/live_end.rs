@@ -102,7 +102,7 @@ fn without_its_terminal(command: &str) -> (String, String) {
     let Some(mut lab) = Lab::new("terminal") else { return Default::default() };
     let broker = lab.namespace("broker");
     let at = |name: &str| lab.dir().join(name);
-    let boot = "policy = \"policy.toml\"\n[eal]\nhugepages = \"never\"\n[memory]\nmbufs = 8191\n\
+    let boot = "policy = \"policy.toml\"\n[api]\nenabled = false\n[eal]\nhugepages = \"never\"\n[memory]\nmbufs = 8191\n\
                 [[port]]\nname = \"null\"\nspec = \"net_null0\"\nrole = \"capture\"\n";
     std::fs::write(at("boot.toml"), boot).unwrap();
     std::fs::write(

@@ -26,7 +26,7 @@ fn refused(dir: &Path, files: [&str; 2], flow: &str, expected: &str) {
     let policy = POLICY.replace("\"A\"", &format!("{:?}", at(files[0])));
     fs::write(dir.join("policy.toml"), policy.replace("\"B\"", &format!("{:?}", at(files[1])))).unwrap();
     let boot = format!(
-        "policy = \"policy.toml\"\n{flow}\n[eal]\nhugepages = \"never\"\n\
+        "policy = \"policy.toml\"\n{flow}\n[api]\nenabled = false\n[eal]\nhugepages = \"never\"\n\
          [[port]]\nname = \"tap\"\nspec = \"pcap:{}\"\nrole = \"capture\"\n",
         at("in.pcap")
     );

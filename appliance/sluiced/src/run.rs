@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sluice_agent::{Change, History, Origin, Policies, Server};
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
-use sluice_model::spec::{Diagnostics, Severity, check_against, load_boot, load_policy};
+use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
 use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, Generation, LogLevel, PolicySet};
 
 use crate::paths;
@@ -19,16 +21,24 @@ use crate::threads;
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
+/// How long the last requests may take after the API has stopped.
+const LAST_REQUESTS: Duration = Duration::from_secs(15);
+
+/// What a run begins with.
+type First = (History, Generation, (PolicySetSpec, PolicySet));
 
 pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let Some(boot) = report::load(&load_boot(config)) else { return Ok(ExitCode::FAILURE) };
     start_log(boot.log_level);
-    let Some(mut policies) = load_policies(config, &boot) else { return Ok(ExitCode::FAILURE) };
+    let Some((history, generation, (spec, policies))) = first_policies(config, &boot)? else {
+        return Ok(ExitCode::FAILURE);
+    };
 
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
     let signals = Signals::watch().context("cannot handle signals")?;
+    let mut server = boot.api.enabled.then(Server::new).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
-    let mut engine = Engine::start(&boot, &policies, Generation(1))?;
+    let engine = Arc::new(Engine::start(&boot, &policies, generation)?);
     if let Some(drain) = &drain {
         drain.take_from(engine.flows());
     }
@@ -39,14 +49,21 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         ports = boot.ports.len(),
         "running; SIGINT or SIGTERM ends it, SIGHUP reads the policies anew"
     );
+    let check = {
+        let (config, boot) = (config.to_owned(), boot.clone());
+        Box::new(move |policies: &_| paths::clashes(Some(&config), Some(&boot), &boot.policy, policies))
+    };
+    let shared = Arc::clone(&engine);
+    let policies = Arc::new(Policies::new(boot.clone(), shared, check, (spec, policies), history)?);
+    if let Some(server) = &mut server {
+        serve(server, &policies, &boot)?;
+    }
     let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
     let mut reported = Instant::now();
     while !signals.stop() {
         std::thread::sleep(ROUND);
-        if signals.take_reload()
-            && let Some(next) = reload(config, &boot, &engine)
-        {
-            policies = next;
+        if signals.take_reload() {
+            reload(config, &boot, &policies);
         }
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
@@ -54,55 +71,115 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         }
     }
     tracing::info!("stopping: what was received goes out first");
+    if let Some(server) = server {
+        server.stop();
+    }
+    let in_force = policies.current();
+    drop(policies);
+    let mut engine = alone(engine)?;
     engine.stop();
     let written = drain.map(Drain::end).unwrap_or_default();
     let mut out = Out::default();
-    let summary = print_summary(&mut out, &engine, &boot, &policies, &written, json);
+    let summary = print_summary(&mut out, &engine, &boot, &in_force.policies, &written, json);
     let whole = written.complain();
     out.end()?;
     Ok(if whole { summary } else { ExitCode::FAILURE })
 }
 
-/// The policies, if nothing is wrong with them.
-fn load_policies(config: &Path, boot: &BootConfig) -> Option<PolicySet> {
-    let policies = report::load(&load_policy(&boot.policy))?;
-    let findings = check_against(&policies, boot);
+/// The policies to begin with, their number, and what was before: the last ones of the store, else those of the file.
+/// `None` when something is wrong with them, which was told.
+fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
+    let mut history = History::default();
+    if let Some(folder) = &boot.api.store {
+        let (opened, repairs) = History::open(folder)?;
+        for repair in repairs {
+            if repair.is_loss() {
+                tracing::error!(%repair, "the store of policies");
+            } else {
+                tracing::info!(%repair, "the store of policies");
+            }
+        }
+        history = opened;
+        if let Some(last) = history.last()? {
+            let (spec, policies) =
+                sluice_agent::parse(&last).context("the policies of the store are refused")?;
+            if !fits(config, boot, &policies) {
+                return Ok(None);
+            }
+            let generation = last.generation;
+            tracing::info!(
+                generation = generation.0,
+                "policies from the store; SIGHUP puts those of the policy file in force"
+            );
+            return Ok(Some((history, generation, (spec, policies))));
+        }
+    }
+    let Some(first) = load_policies(config, boot) else { return Ok(None) };
+    let generation = history.reserve()?;
+    Ok(Some((history, generation, first)))
+}
+
+/// Serves the API. Where the boot config names no socket, the daemon runs without it if need be.
+fn serve(server: &mut Server, policies: &Arc<Policies>, boot: &BootConfig) -> Result<()> {
+    let (named, usual) = (boot.api.socket.as_deref(), Path::new(sluice_api::DEFAULT_SOCKET));
+    match server.serve(Arc::clone(policies), named.unwrap_or(usual)) {
+        Err(error) if named.is_none() => tracing::warn!(%error, "running without the API"),
+        result => result?,
+    }
+    Ok(())
+}
+
+/// The engine, when nobody else has it any more: the last requests end within seconds.
+fn alone(mut engine: Arc<Engine>) -> Result<Engine> {
+    let deadline = Instant::now() + LAST_REQUESTS;
+    loop {
+        engine = match Arc::try_unwrap(engine) {
+            Ok(engine) => return Ok(engine),
+            Err(shared) => shared,
+        };
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "a request to the API does not end: no account of the run"
+        );
+        std::thread::sleep(ROUND);
+    }
+}
+
+/// The policies of the file, if nothing is wrong with them.
+fn load_policies(config: &Path, boot: &BootConfig) -> Option<(PolicySetSpec, PolicySet)> {
+    let (spec, policies) = report::load(&load_policy_spec(&boot.policy))?;
+    fits(config, boot, &policies).then_some((spec, policies))
+}
+
+/// Whether policies fit the boot config and the machine; says what does not.
+fn fits(config: &Path, boot: &BootConfig, policies: &PolicySet) -> bool {
+    let findings = check_against(policies, boot);
     let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
     if !findings.is_empty() {
         complain!("{}", Diagnostics(findings));
     }
-    let clashes = paths::clashes(Some(config), Some(boot), &boot.policy, &policies);
+    let clashes = paths::clashes(Some(config), Some(boot), &boot.policy, policies);
     for clash in &clashes {
         complain!("error: {clash}");
     }
-    (!errors && clashes.is_empty()).then_some(policies)
+    !errors && clashes.is_empty()
 }
 
-/// Puts the policies of the file as it is now in force; gives them if they are.
-fn reload(config: &Path, boot: &BootConfig, engine: &Engine) -> Option<PolicySet> {
-    let Generation(before) = engine.generation();
-    let Some(policies) = load_policies(config, boot) else {
+/// Puts the policies of the file as it is now in force.
+fn reload(config: &Path, boot: &BootConfig, policies: &Policies) {
+    let Generation(before) = policies.current().generation;
+    let Some((spec, set)) = load_policies(config, boot) else {
         tracing::error!(generation = before, "the policy file has errors: the policies before stay in force");
-        return None;
+        return;
     };
-    match engine.deploy(&policies, Generation(before + 1)) {
-        Ok(deployed) => {
-            for next_hop in &deployed.unresolved {
-                tracing::warn!(%next_hop, "next hop unresolved: copies through it are dropped");
-            }
-            tracing::info!(
-                generation = deployed.generation.0,
-                policies = policies.policies().len(),
-                destinations = policies.destinations().len(),
-                elapsed_us = u64::try_from(deployed.elapsed.as_micros()).unwrap_or(u64::MAX),
-                "policies in force"
-            );
-            Some(policies)
+    let (by, comment, origin) = ("SIGHUP".to_owned(), String::new(), Origin::File);
+    match policies.change(Change { spec, policies: set, by, comment, origin, expected: None }) {
+        Ok(outcome) if outcome.deployed.is_none() => {
+            tracing::info!(generation = before, "the policy file says what is in force already");
         }
-        Err(error) => {
-            tracing::error!(generation = before, %error, "the policies before stay in force");
-            None
-        }
+        // The agent has told it.
+        Ok(_) => {}
+        Err(error) => tracing::error!(generation = before, %error, "the policies before stay in force"),
     }
 }
 

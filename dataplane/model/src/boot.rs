@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{
-    BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, RateLimit, TapSide, WorkerSettings,
+    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, RateLimit, TapSide,
+    WorkerSettings,
 };
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
@@ -30,6 +31,8 @@ pub struct BootConfig {
     pub limit: Option<RateLimit>,
     /// When distribution by an interface stops; `None` = never.
     pub breaker: Option<BreakerSettings>,
+    /// Where the API is served.
+    pub api: ApiSettings,
     /// The ports, in the order of the file; at least one captures.
     pub ports: Vec<PortConfig>,
     /// Whether Sluice ignores its own copies on capture ports.

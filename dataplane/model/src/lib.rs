@@ -7,6 +7,7 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+mod api_settings;
 mod boot;
 mod close_type;
 #[cfg(any(test, feature = "contract"))]
@@ -29,6 +30,7 @@ mod tap_side;
 mod tcp_perf;
 mod worker_settings;
 
+pub use api_settings::ApiSettings;
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
     PortSpec, PortSpecError,

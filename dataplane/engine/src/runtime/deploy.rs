@@ -79,6 +79,8 @@ pub struct Deployed {
     pub report: CompileReport,
     /// How long it took from the first step to the last worker.
     pub elapsed: Duration,
+    /// Of that, compiling.
+    pub compile: Duration,
     /// Next hops that were not resolved by then: copies to these are dropped, and counted, until they are.
     pub unresolved: Vec<IpAddr>,
 }
@@ -304,6 +306,7 @@ impl Deployer {
     ) -> Result<Deployed, DeployError> {
         let begin = Instant::now();
         let draft = self.site.draft(policies, generation, Some(&self.current)).map_err(DeployError::Route)?;
+        let compile = begin.elapsed();
         if draft.program.needs_inner() && !self.innermost.load(Ordering::Relaxed) {
             if self.spreading == Spreading::Rss {
                 return Err(DeployError::Innermost { workers: self.queues.len() });
@@ -338,7 +341,7 @@ impl Deployer {
         let mut in_force = in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = in_force.succeeded_by(next);
         self.current = draft.shared;
-        Ok(Deployed { generation, report: draft.report, elapsed, unresolved })
+        Ok(Deployed { generation, report: draft.report, elapsed, compile, unresolved })
     }
 
     /// The capture files of `policies`; `None` where they have none.

@@ -33,11 +33,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Mempool, Tsc};
-use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{BootConfig, DestinationId, Generation, PolicySet, Polling, PortSpec};
+use sluice_core::classify::{CompileReport, FragmentTable, FragmentTableConfig, Program};
+use sluice_model::{BootConfig, DestinationId, Generation, MacAddr, PolicySet, Polling, PortSpec};
 
 use crate::batch::BATCH;
 use crate::clock::Clock;
@@ -100,6 +100,10 @@ struct Shared {
     files: Arc<LedgerCell>,
     in_force: Mutex<InForce>,
     ports: Vec<Arc<PortState>>,
+    /// By port number: its MAC address, and its MTU as it was opened.
+    links: Vec<(MacAddr, u16)>,
+    /// Flows that all workers together have room for.
+    flow_capacity: u64,
     /// By port number.
     breakers: Vec<Option<Arc<BreakerCell>>>,
     clock: Clock,
@@ -118,11 +122,16 @@ pub struct ThreadReport {
     pub idle_polls: u64,
     /// How long packets were inside; `None` of a distributor.
     pub latency: Option<Latency>,
+    /// The CPU it runs on.
+    pub lcore: u16,
+    /// Where its cycles went.
+    pub stats: Arc<WorkerStats>,
 }
 
 /// One worker as seen from outside.
 #[derive(Debug)]
 struct WorkerHandle {
+    lcore: u16,
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     latency: Option<Arc<LatencyCell>>,
@@ -267,7 +276,9 @@ impl Engine {
         let shared = Arc::new(Shared {
             workers: workers
                 .iter()
-                .map(|w| WorkerHandle {
+                .zip(&cores.workers)
+                .map(|(w, &lcore)| WorkerHandle {
+                    lcore,
                     tunnels: w.tunnels(),
                     ledger: w.ledger(),
                     stats: w.stats(),
@@ -278,7 +289,9 @@ impl Engine {
                 .collect(),
             distributors: distributors
                 .iter()
-                .map(|d| WorkerHandle {
+                .zip(&cores.distributors)
+                .map(|(d, &lcore)| WorkerHandle {
+                    lcore,
                     ledger: d.ledger(),
                     stats: d.stats(),
                     latency: None,
@@ -290,6 +303,8 @@ impl Engine {
             files: sink.ledger(),
             in_force: Mutex::new(InForce::new(generation, policies, draft.shared.groups.clone(), tables)),
             ports: ports.iter().map(OpenPort::state).collect(),
+            links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
+            flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
             breakers: breakers.cells(),
             clock: Clock::new(Tsc::hz(&eal)),
         });
@@ -400,6 +415,27 @@ impl Engine {
         deployer.deploy(policies, generation, &self.shared.in_force)
     }
 
+    /// What `policies` would compile to, and how long that takes.
+    #[must_use]
+    pub fn compile(&self, policies: &PolicySet) -> (CompileReport, Duration) {
+        let begin = Instant::now();
+        let names: Vec<_> = self.shared.ports.iter().map(|port| port.name().to_owned()).collect();
+        let (_program, report) = Program::compile(policies, &names, Generation::default());
+        (report, begin.elapsed())
+    }
+
+    /// By port number: its MAC address, and its MTU as it was opened.
+    #[must_use]
+    pub fn links(&self) -> &[(MacAddr, u16)] {
+        &self.shared.links
+    }
+
+    /// Flows that all workers together have room for; 0 when flows are not metered.
+    #[must_use]
+    pub fn flow_capacity(&self) -> u64 {
+        self.shared.flow_capacity
+    }
+
     /// The generation of policies that all workers use.
     #[must_use]
     pub fn generation(&self) -> Generation {
@@ -467,6 +503,8 @@ impl Engine {
             sleeps: thread.stats.sleeps.get(),
             idle_polls: thread.stats.idle_polls.get(),
             latency: thread.latency.as_ref().map(|cell| cell.read()),
+            lcore: thread.lcore,
+            stats: Arc::clone(&thread.stats),
         };
         workers.chain(distributors).map(report).collect()
     }

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::{
-    BootConfig, DecapSettings, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig,
-    PortRole, PortSpec, TapSide,
+    ApiSettings, BootConfig, DecapSettings, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings,
+    PortConfig, PortRole, PortSpec, TapSide,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
+use super::api_section::{api_settings, store_folder};
 use super::decap_keys::decap_settings;
 use super::dedup_section::dedup_settings;
 use super::destinations::{mac, non_empty};
@@ -105,6 +106,10 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let breaker = top
         .table("breaker", "{ threshold_mbps = 3000 }")
         .and_then(|fields| breaker_settings(fields, limit.as_ref(), report));
+    let api = top.table("api", "{ socket = \"/run/sluice/sluiced.sock\" }");
+    let mut api = api.map_or_else(ApiSettings::default, |fields| api_settings(fields, folder, report));
+    let store = top.table("store", "{ folder = \"/var/lib/sluice\" }");
+    api.store = store.and_then(|fields| store_folder(fields, folder, report));
     let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
@@ -129,6 +134,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         decap,
         limit,
         breaker,
+        api,
         ports,
         loop_guard,
         log_level: log_level.map_or(LogLevel::Info, |at| at.value),

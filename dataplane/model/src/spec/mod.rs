@@ -5,6 +5,7 @@
 //! a filter that cannot be understood is an error, never "everything".
 
 mod addresses;
+mod api_section;
 mod boot_file;
 mod check;
 mod contradiction;

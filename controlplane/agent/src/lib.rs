@@ -1,0 +1,14 @@
+//! The control plane on the appliance: puts policies in force, keeps their history, and serves the API `sluice.v1`.
+//!
+//! [`Policies`] is the one place through which policies change, whoever asks: the file at the start, a signal, a client.
+//! [`Server`] serves it, and what there is to see, on threads of its own.
+#![forbid(unsafe_code)]
+
+mod history;
+mod policies;
+mod server;
+mod service;
+
+pub use history::{History, HistoryError, Origin, Record};
+pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, parse};
+pub use server::{ServeError, Server};

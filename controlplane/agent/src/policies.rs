@@ -1,0 +1,280 @@
+//! How do policies change, whoever asks?
+//!
+//! A change makes a whole new set out of the one in force. It is validated, checked against the boot config, put in force
+//! by the engine and kept in the history. Whatever fails, the set before stays in force.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sluice_engine::runtime::{DeployError, Deployed, Engine};
+use sluice_model::spec::{Diagnostic, PolicySetSpec, Severity, check_against, parse_policy_spec};
+use sluice_model::{BootConfig, Generation, PolicySet};
+
+use crate::history::{History, HistoryError, Origin, Record};
+
+/// Finds what is wrong with a set that only the machine can tell: lines for people.
+pub type Check = Box<dyn Fn(&PolicySet) -> Vec<String> + Send + Sync>;
+
+/// The set in force.
+#[derive(Debug)]
+pub struct Current {
+    /// Its number.
+    pub generation: Generation,
+    /// When it came into force, nanoseconds since 1970 (UTC).
+    pub applied_at_ns: i64,
+    /// As it was written.
+    pub spec: PolicySetSpec,
+    /// As it was understood.
+    pub policies: PolicySet,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The whole new set.
+    pub spec: PolicySetSpec,
+    /// What it was understood as.
+    pub policies: PolicySet,
+    /// Who asks.
+    pub by: String,
+    /// Why.
+    pub comment: String,
+    /// What makes it.
+    pub origin: Origin,
+    /// The generation that has to be in force; `None` = any.
+    pub expected: Option<Generation>,
+}
+
+/// What became of a change that was not refused for what the set says.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The generation in force.
+    pub generation: Generation,
+    /// What the engine told; `None` when nothing changed.
+    pub deployed: Option<Deployed>,
+    /// Warnings.
+    pub findings: Vec<Diagnostic>,
+    /// From the request to the end.
+    pub elapsed: Duration,
+}
+
+/// Why the set before is still in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Another generation is in force than the one that the change was made for.
+    #[error("generation {} is in force, not {}: read it again, and decide again", .in_force.0, .expected.0)]
+    Outdated {
+        /// The one in force.
+        in_force: Generation,
+        /// The one that was expected.
+        expected: Generation,
+    },
+    /// The set does not fit the boot config.
+    #[error("the set does not fit the ports of this appliance")]
+    Findings(Vec<Diagnostic>),
+    /// It would do harm on this machine.
+    #[error("{}", .0.join("; "))]
+    Clash(Vec<String>),
+    /// The engine does not take it.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    /// It cannot be written as text, to be kept.
+    #[error("the set cannot be kept: {0}")]
+    Text(String),
+    /// An earlier generation is not there.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+/// The policies of a running engine.
+pub struct Policies {
+    boot: BootConfig,
+    engine: Arc<Engine>,
+    check: Check,
+    current: RwLock<Arc<Current>>,
+    /// Locked during a change: one comes after the other.
+    history: Mutex<History>,
+}
+
+impl std::fmt::Debug for Policies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Policies").field("current", &self.current).finish_non_exhaustive()
+    }
+}
+
+impl Policies {
+    /// The policies that `engine` was started with. `history` ends with them, or lacks them.
+    ///
+    /// # Errors
+    /// When they cannot be kept.
+    pub fn new(
+        boot: BootConfig,
+        engine: Arc<Engine>,
+        check: Check,
+        (spec, policies): (PolicySetSpec, PolicySet),
+        mut history: History,
+    ) -> Result<Self, ChangeError> {
+        let generation = engine.generation();
+        let applied_at_ns = now_ns();
+        if history.records().next_back().is_none_or(|last| last.generation != generation) {
+            let text = spec.to_toml().map_err(|error| ChangeError::Text(error.to_string()))?;
+            let changes = PolicySetSpec::default().diff(&spec);
+            let counts = counts(&spec);
+            let first = record(generation, applied_at_ns, ("boot", ""), Origin::File, counts);
+            history.append(Record { changes, text, ..first })?;
+        }
+        let current = Current { generation, applied_at_ns, spec, policies };
+        let current = RwLock::new(Arc::new(current));
+        Ok(Self { boot, engine, check, current, history: Mutex::new(history) })
+    }
+
+    /// The set in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The boot config.
+    #[must_use]
+    pub fn boot(&self) -> &BootConfig {
+        &self.boot
+    }
+
+    /// The engine that they are in force in.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The history; no change can be made while it is held.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with a set on this appliance: findings, and lines for people.
+    #[must_use]
+    pub fn check(&self, policies: &PolicySet) -> (Vec<Diagnostic>, Vec<String>) {
+        (check_against(policies, &self.boot), (self.check)(policies))
+    }
+
+    /// Makes a change. Blocks until all workers have taken it; not for async code.
+    ///
+    /// # Errors
+    /// Why the set before is still in force.
+    pub fn change(&self, change: Change) -> Result<Outcome, ChangeError> {
+        let mut history = self.history();
+        let begin = Instant::now();
+        let current = self.current();
+        if let Some(expected) = change.expected.filter(|expected| *expected != current.generation) {
+            return Err(ChangeError::Outdated { in_force: current.generation, expected });
+        }
+        let (findings, clashes) = self.check(&change.policies);
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+            return Err(ChangeError::Findings(findings));
+        }
+        if !clashes.is_empty() {
+            return Err(ChangeError::Clash(clashes));
+        }
+        if change.spec == current.spec {
+            let generation = current.generation;
+            return Ok(Outcome { generation, deployed: None, findings, elapsed: begin.elapsed() });
+        }
+        let text = change.spec.to_toml().map_err(|error| ChangeError::Text(error.to_string()))?;
+        let generation = history.reserve()?;
+        let deployed = self.engine.deploy(&change.policies, generation)?;
+        let applied_at_ns = now_ns();
+        let counts = counts(&change.spec);
+        let Change { spec, policies, by, comment, origin, .. } = change;
+        let changes = current.spec.diff(&spec);
+        let next = record(generation, applied_at_ns, (&by, &comment), origin, counts);
+        if let Err(error) = history.append(Record { changes, text, ..next }) {
+            // What a restart would not bring back shall not be in force.
+            if let Err(stuck) = self.engine.deploy(&current.policies, current.generation) {
+                tracing::error!(%stuck, "policies are in force that could not be kept");
+            }
+            return Err(error.into());
+        }
+        let next = Arc::new(Current { generation, applied_at_ns, spec, policies });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        tracing::info!(
+            generation = generation.0,
+            by,
+            policies = counts[0],
+            destinations = counts[2],
+            elapsed_us = u64::try_from(deployed.elapsed.as_micros()).unwrap_or(u64::MAX),
+            "policies in force"
+        );
+        for next_hop in &deployed.unresolved {
+            tracing::warn!(%next_hop, "next hop unresolved: copies through it are dropped");
+        }
+        Ok(Outcome { generation, deployed: Some(deployed), findings, elapsed: begin.elapsed() })
+    }
+
+    /// Puts the set of an earlier generation in force anew; `None` = the one before.
+    ///
+    /// # Errors
+    /// As [`Policies::change`], and when it is not kept.
+    pub fn roll_back(
+        &self,
+        to: Option<Generation>,
+        by: String,
+        comment: String,
+        expected: Option<Generation>,
+    ) -> Result<Outcome, ChangeError> {
+        let record = {
+            let history = self.history();
+            let in_force = self.current().generation;
+            match to {
+                Some(to) => history.get(to)?,
+                None => history.get(history.before(in_force).ok_or(HistoryError::NotKept(Generation(0)))?)?,
+            }
+        };
+        let (spec, policies) = parse(&record)?;
+        let origin = Origin::Rollback(record.generation);
+        self.change(Change { spec, policies, by, comment, origin, expected })
+    }
+}
+
+/// The set of a generation.
+///
+/// # Errors
+/// When this version does not take it any more.
+pub fn parse(record: &Record) -> Result<(PolicySetSpec, PolicySet), ChangeError> {
+    let name = format!("generation {}", record.generation.0);
+    let loaded = parse_policy_spec(&name, &record.text).map_err(|found| ChangeError::Findings(found.0))?;
+    Ok(loaded.value)
+}
+
+fn counts(spec: &PolicySetSpec) -> [u32; 3] {
+    [spec.policies.len(), spec.groups.len(), spec.destinations.len()]
+        .map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn record(
+    generation: Generation,
+    applied_at_ns: i64,
+    (by, comment): (&str, &str),
+    origin: Origin,
+    [policies, groups, destinations]: [u32; 3],
+) -> Record {
+    let (applied_by, comment) = (by.to_owned(), comment.to_owned());
+    let (changes, text) = Default::default();
+    Record {
+        generation,
+        applied_at_ns,
+        applied_by,
+        comment,
+        origin,
+        policies,
+        groups,
+        destinations,
+        changes,
+        text,
+    }
+}
+
+/// Now, nanoseconds since 1970 (UTC).
+pub(crate) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,275 @@
+//! What was counted.
+
+use std::collections::BTreeMap;
+
+use sluice_api::v1;
+use sluice_api::v1::counter_service_server::CounterService;
+use sluice_engine::counters::{DestinationTotals, PolicyTotals};
+use sluice_engine::ledger::Account;
+use sluice_engine::runtime::{PortReport, ThreadReport};
+use sluice_engine::stage::flow::FlowTotals;
+use sluice_engine::stats::Stage;
+use sluice_model::{DedupMode, DestinationKind, DropCounts, PolicySet, PortId};
+use tonic::{Request, Response, Status};
+
+use super::{Answers, Service};
+use crate::policies::now_ns;
+
+/// Counts by reason, without those that are 0.
+fn drops(counts: &DropCounts) -> BTreeMap<String, u64> {
+    counts
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), count))
+        .collect()
+}
+
+pub(super) fn account(account: &Account) -> v1::Account {
+    let ledger = &account.ledger;
+    v1::Account {
+        rx_packets: ledger.rx_packets,
+        replicas: ledger.replicas,
+        tx_packets: ledger.tx_packets,
+        drops: ledger.drops.total(),
+        held: account.held,
+        lost_before_rx: account.lost_before_rx,
+        balanced: account.balances(),
+    }
+}
+
+pub(super) fn port(report: &PortReport) -> v1::PortCounters {
+    v1::PortCounters {
+        port: report.name.clone(),
+        rx_packets: report.rx_packets,
+        tx_packets: report.tx_packets,
+        lost_before_rx: report.lost_before_rx,
+        tx_errors: report.tx_errors,
+        rx_cut: report.rx_cut,
+        rx_super_frames: report.rx_super_frames,
+        checksums_finished: report.checksums_finished,
+        ..v1::PortCounters::default()
+    }
+}
+
+pub(super) fn worker(thread: &ThreadReport) -> v1::WorkerCounters {
+    let percentiles = |p: &sluice_engine::latency::Percentiles| v1::Histogram {
+        samples: p.samples,
+        p50: p.p50,
+        p90: p.p90,
+        p99: p.p99,
+        p999: p.p999,
+        max: p.max,
+    };
+    let latency = thread.latency.as_ref();
+    v1::WorkerCounters {
+        worker: thread.name.clone(),
+        rx_packets: thread.ledger.rx_packets,
+        rx_bytes: thread.ledger.rx_bytes,
+        tx_packets: thread.ledger.tx_packets,
+        tx_bytes: thread.ledger.tx_bytes,
+        drops: drops(&thread.ledger.drops),
+        from_distributors: thread.ledger.from_distributors,
+        to_workers: thread.ledger.to_workers,
+        idle_polls: thread.idle_polls,
+        sleeps: thread.sleeps,
+        stages: thread
+            .stats
+            .stages
+            .iter()
+            .zip(Stage::ALL)
+            .map(|(row, stage)| v1::StageCounters {
+                stage: stage.name().to_owned(),
+                packets: row.packets.get(),
+                batches: row.batches.get(),
+                cycles: row.cycles.get(),
+            })
+            .filter(|row| row.batches > 0)
+            .collect(),
+        delay_ns: latency.map(|latency| percentiles(&latency.delay_ns)),
+        batch_packets: latency.map(|latency| percentiles(&latency.batch_pkts)),
+    }
+}
+
+fn policy(name: &str, totals: &PolicyTotals) -> v1::PolicyCounters {
+    v1::PolicyCounters {
+        policy: name.to_owned(),
+        matched_packets: totals.matched_packets,
+        matched_bytes: totals.matched_bytes,
+        sent_packets: totals.sent_packets,
+        drops: drops(&totals.drops),
+    }
+}
+
+fn destination(policies: &PolicySet, place: usize, totals: &DestinationTotals) -> v1::DestinationCounters {
+    let all = policies.destinations();
+    let name = |place: usize| all.get(place).map_or_else(String::new, |destination| destination.name.clone());
+    let members = match all.get(place).map(|destination| &destination.kind) {
+        Some(DestinationKind::Group(group)) => {
+            group.members.iter().map(|member| name(member.destination.index())).collect()
+        }
+        _ => Vec::new(),
+    };
+    v1::DestinationCounters {
+        destination: name(place),
+        packets: totals.packets,
+        bytes: totals.bytes,
+        truncated: totals.truncated,
+        drops: drops(&totals.drops),
+        members,
+        away: Vec::new(),
+    }
+}
+
+impl Service {
+    fn totals(&self) -> v1::TotalCounters {
+        let engine = self.policies.engine();
+        let whole = engine.account();
+        let ledger = &whole.ledger;
+        let boot = self.policies.boot();
+        let port = |port: Option<PortId>| {
+            let setup = port.and_then(|port| boot.ports.get(port.index()));
+            setup.map_or_else(|| "other ports".to_owned(), |setup| setup.name.clone())
+        };
+        let dedup = (boot.dedup.mode != DedupMode::Off).then(|| v1::DedupCounters {
+            mode: boot.dedup.mode.name().to_owned(),
+            duplicates: ledger.duplicates,
+            duplicate_bytes: ledger.duplicate_bytes,
+            evicted: ledger.dedup_evicted,
+            pairs: engine
+                .dedup_pairs()
+                .iter()
+                .map(|pair| v1::DuplicatePair {
+                    first: port(pair.first),
+                    second: port(pair.second),
+                    packets: pair.packets,
+                    bytes: pair.bytes,
+                })
+                .collect(),
+        });
+        let flows = engine.flows();
+        let flow = (!flows.is_empty()).then(|| {
+            let totals = FlowTotals::new(flows.iter().map(|flow| &*flow.stats));
+            v1::FlowCounters {
+                flows: totals.flows,
+                capacity: engine.flow_capacity(),
+                created: totals.created,
+                table_full: totals.table_full,
+                verdicts_kept: totals.verdicts_kept,
+                records: totals.records,
+                records_lost: totals.records_lost,
+                metrics: totals.metrics,
+                metrics_lost: totals.metrics_lost,
+                metrics_overflows: totals.metrics_overflows,
+                metrics_late: totals.metrics_late,
+                ranges_exhausted: totals.ranges_exhausted,
+            }
+        });
+        let obstacles = ledger.decap_obstacles.iter().filter(|(_, count)| *count > 0);
+        v1::TotalCounters {
+            account: Some(account(&whole)),
+            rx_bytes: ledger.rx_bytes,
+            tx_bytes: ledger.tx_bytes,
+            drops: drops(&ledger.drops),
+            truncated: ledger.truncated,
+            fragments_unmatched: ledger.fragments_unmatched,
+            decapsulated: ledger.decapsulated,
+            vlan_stripped: ledger.vlan_stripped,
+            not_decapsulated: obstacles
+                .map(|(obstacle, count)| (obstacle.name().to_owned(), count))
+                .collect(),
+            tunnels_full: engine.tunnels().1,
+            ctrl_rx: ledger.ctrl_rx,
+            ctrl_tx: ledger.ctrl_tx,
+            ctrl_lost: ledger.ctrl_lost,
+            dedup,
+            flow,
+        }
+    }
+
+    fn counters(&self, request: &v1::GetCountersRequest) -> v1::Counters {
+        let engine = self.policies.engine();
+        let wants = |part: v1::CounterPart| {
+            request.parts.is_empty() || request.parts.iter().any(|wanted| *wanted == i32::from(part))
+        };
+        let named =
+            |name: &str| request.names.is_empty() || request.names.iter().any(|wanted| wanted == name);
+        let limit = match request.limit {
+            0 => usize::MAX,
+            limit => limit as usize,
+        };
+        let current = self.policies.current();
+        let mut counters = v1::Counters {
+            time_ns: now_ns(),
+            since_ns: self.started_at_ns(),
+            generation: current.generation.0,
+            ..v1::Counters::default()
+        };
+        if wants(v1::CounterPart::Totals) {
+            counters.totals = Some(self.totals());
+        }
+        if wants(v1::CounterPart::Ports) {
+            let ports = engine.ports();
+            counters.ports = ports.iter().filter(|port| named(&port.name)).take(limit).map(port).collect();
+        }
+        if wants(v1::CounterPart::Workers) {
+            let threads = engine.threads();
+            counters.workers =
+                threads.iter().filter(|thread| named(&thread.name)).take(limit).map(worker).collect();
+        }
+        if wants(v1::CounterPart::Policies) {
+            let names = current.policies.policies().iter().map(|policy| policy.name.as_str());
+            let rows = names.zip(engine.policy_totals()).filter(|(name, _)| named(name));
+            counters.policies = rows.take(limit).map(|(name, totals)| policy(name, &totals)).collect();
+        }
+        if wants(v1::CounterPart::Destinations) {
+            let away = engine.away();
+            let rows = engine.destination_totals().into_iter().enumerate();
+            let rows = rows.map(|(place, totals)| v1::DestinationCounters {
+                away: away
+                    .get(place)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|member| current.policies.destinations().get(member.index()))
+                    .map(|member| member.name.clone())
+                    .collect(),
+                ..destination(&current.policies, place, &totals)
+            });
+            counters.destinations = rows.filter(|row| named(&row.destination)).take(limit).collect();
+        }
+        if wants(v1::CounterPart::Tunnels) {
+            let tunnels = engine.tunnels().0.into_iter().map(|tunnel| v1::TunnelCounters {
+                source: tunnel.source.to_string(),
+                kind: tunnel.kind.name().to_owned(),
+                id: tunnel.id,
+                received: tunnel.received,
+                lost: tunnel.lost,
+                reordered: tunnel.reordered,
+                duplicates: tunnel.duplicates,
+                restarts: tunnel.restarts,
+            });
+            counters.tunnels = tunnels.take(limit).collect();
+        }
+        counters
+    }
+}
+
+#[tonic::async_trait]
+impl CounterService for Service {
+    async fn get_counters(
+        &self,
+        request: Request<v1::GetCountersRequest>,
+    ) -> Result<Response<v1::Counters>, Status> {
+        Ok(Response::new(self.counters(request.get_ref())))
+    }
+
+    type WatchCountersStream = Answers<v1::Counters>;
+
+    async fn watch_counters(
+        &self,
+        request: Request<v1::WatchCountersRequest>,
+    ) -> Result<Response<Self::WatchCountersStream>, Status> {
+        let v1::WatchCountersRequest { counters, interval_ms } = request.into_inner();
+        let counters = counters.unwrap_or_default();
+        Ok(Response::new(self.repeat(interval_ms, move |service| service.counters(&counters))))
+    }
+}
