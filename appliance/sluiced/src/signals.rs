@@ -16,6 +16,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 const SAME_GESTURE: Duration = Duration::from_millis(100);
 /// Exit code of a run that a second signal ended at once: as a shell reports SIGINT.
 const ENDED_AT_ONCE: i32 = 130;
+/// How often to look whether a terminal goes away, and the time between two looks.
+const TERMINAL_LOOKS: u32 = 20;
+const TERMINAL_ROUND: Duration = Duration::from_millis(25);
 
 /// What was asked for so far.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +46,7 @@ impl Signals {
         let watch = move || {
             let mut first: Option<Instant> = None;
             for signal in signals.forever() {
-                if signal == SIGHUP && (!had_terminal || has_terminal()) {
+                if signal == SIGHUP && !(had_terminal && loses_terminal()) {
                     state.reload.store(true, Ordering::Relaxed);
                     continue;
                 }
@@ -76,6 +79,17 @@ impl Signals {
     pub(crate) fn take_reload(&self) -> bool {
         self.0.reload.swap(false, Ordering::Relaxed)
     }
+}
+
+/// Whether the terminal goes away: the kernel may send the signal before it takes the terminal.
+fn loses_terminal() -> bool {
+    for _ in 0..TERMINAL_LOOKS {
+        if !has_terminal() {
+            return true;
+        }
+        std::thread::sleep(TERMINAL_ROUND);
+    }
+    false
 }
 
 /// Whether the process has a terminal that it could lose.
