@@ -98,6 +98,34 @@ fn an_output_that_goes_away_is_told_counted_and_taken_back() {
     assert_eq!(summary.drops(), 70 + summary.dropped("not_capture_port"));
 }
 
+/// Whether somebody asked the kernel for frames to all addresses. (A veth has them all, other interfaces have not.)
+fn promiscuous(namespace: &Namespace, device: &str) -> bool {
+    let text = namespace.run(&format!("ip -d link show dev {device}"));
+    let count = text.split_once("promiscuity ").unwrap().1.split_whitespace().next().unwrap();
+    count.parse::<u32>().unwrap() > 0
+}
+
+#[test]
+fn an_ethernet_address_of_our_own_is_listened_for() {
+    let Some(mut lab) = Lab::new("own address") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    tap.vxlan(7, TOOL[0]);
+    tap.broker.veth("out1", &tap.tool, "in1", 1500);
+    let _sink = tap.sink();
+    let own = tap.broker.mac("out0");
+    for (mac, needed) in [(own.as_str(), false), ("02:00:00:00:00:77", true)] {
+        let before = tap.tool.counters("vx7").rx_packets;
+        let line = format!("addresses = [\"192.0.2.1/24\"]\nmac = \"{mac}\"");
+        let boot = BOOT.replace("addresses = [\"192.0.2.1/24\"]", &line);
+        let daemon = Daemon::start(&lab, &tap.broker, &boot, POLICY);
+        daemon.wait_resolved(1);
+        assert_eq!(promiscuous(&tap.broker, "out0"), needed, "{mac}");
+        tap.flood(10, 300);
+        wait_received(&tap.tool, "vx7", before + 10);
+        daemon.stop();
+    }
+}
+
 #[test]
 fn a_tool_that_was_replaced_gets_its_copies_at_once() {
     let Some(mut lab) = Lab::new("replaced tool") else { return };
@@ -125,6 +153,9 @@ fn a_tool_that_was_replaced_gets_its_copies_at_once() {
     tap.broker.veth("out0", &tap.tool, "in0", 1600);
     tap.tool.address("in0", &["192.0.2.10/24"]);
     let mac = tap.tool.mac("in0");
+    // Its address at our end is another, too, while answers come to the one that we use.
+    daemon.wait_log("the interface is back");
+    assert!(promiscuous(&tap.broker, "out0"));
     daemon.wait_log(&format!("mac={mac}"));
     std::thread::sleep(Duration::from_millis(200));
     tap.flood(50, 300);

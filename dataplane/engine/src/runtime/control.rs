@@ -319,7 +319,8 @@ impl Control {
 /// it works.
 fn reopen(port: &ControlPort, queues: &[ControlQueues], workers: usize) -> bool {
     let PortSpec::AfPacket(interface) = &port.setup.spec else { return false };
-    match ports::open_interface(&port.setup, interface, workers) {
+    let mac = port.neighbors.as_ref().map(|table| table.addresses().mac);
+    match ports::open_interface(&port.setup, interface, workers, mac) {
         Ok((device, mut rx, tx)) => {
             let mut tx = tx.into_iter();
             for (index, queue) in queues.iter().enumerate() {

@@ -278,7 +278,7 @@ impl OpenPort {
             rx_desc: queues.plan.rx_descriptors,
             tx_desc: queues.plan.tx_descriptors,
             mtu: setup.mtu,
-            promiscuous: setup.promiscuous,
+            promiscuous: setup.promiscuous || setup.mac.is_some_and(|mac| mac.0 != port.mac().0),
             rss: match queues.by {
                 _ if rx_queues < 2 => RssHash::Off,
                 SpreadBy::Addresses => RssHash::Addresses,
@@ -313,7 +313,7 @@ impl OpenPort {
         if workers > 1 && setup.role == PortRole::Both {
             return Err(StartError::BothWays { name: setup.name.clone() });
         }
-        let (port, rx, tx) = open_interface(setup, interface, workers)
+        let (port, rx, tx) = open_interface(setup, interface, workers, setup.mac)
             .map_err(|source| StartError::AfPacket { name: setup.name.clone(), source })?;
         let mtu = u16::try_from(port.mtu()).unwrap_or(u16::MAX);
         let mac = MacAddr(port.mac());
@@ -413,11 +413,13 @@ pub(super) fn probe(eal: &Eal, setup: &PortConfig) -> Result<Option<Port>, Start
     Port::by_name(eal, name).map(Some).map_err(error)
 }
 
-/// Opens a kernel interface: one receive ring, and one transmit socket per worker.
+/// Opens a kernel interface: one receive ring, and one transmit socket per worker. `mac` is the Ethernet address that we
+/// use on it; where the interface has another, it must receive what is sent to ours nevertheless.
 pub(super) fn open_interface(
     setup: &PortConfig,
     interface: &str,
     workers: usize,
+    mac: Option<MacAddr>,
 ) -> Result<(AfPacketPort, Option<AfPacketRx>, Vec<AfPacketTx>), sluice_af_packet::AfPacketError> {
     let mut config = AfPacketConfig {
         interface: interface.to_owned(),
@@ -430,7 +432,13 @@ pub(super) fn open_interface(
         }),
         tx: setup.role.sends().then(TxConfig::default),
     };
-    let (mut port, rx, first) = sluice_af_packet::open(&config)?;
+    let (mut port, mut rx, mut first) = sluice_af_packet::open(&config)?;
+    if !setup.promiscuous && mac.is_some_and(|mac| mac.0 != port.mac()) {
+        if let Some(rx) = &mut config.rx {
+            rx.promiscuous = true;
+        }
+        (port, rx, first) = sluice_af_packet::open(&config)?;
+    }
     let mut tx: Vec<_> = first.into_iter().collect();
     config.rx = None;
     while setup.role.sends() && tx.len() < workers {
