@@ -42,6 +42,7 @@ pub const ALL: &[Target] = &[
     ("neighbor", neighbor),
     ("policy", policy),
     ("segment", segment),
+    ("store", store),
     ("wire", wire),
 ];
 
@@ -524,6 +525,20 @@ fn tcp_sum(segment: &[u8], parsed: &wire::Parsed) -> u16 {
     let tcp = &segment[usize::from(parsed.l4_offset)..];
     let addresses = if parsed.l3 == L3::Ipv6 { &ip[8..40] } else { &ip[12..20] };
     checksum::fold(checksum::sum(tcp, checksum::sum(addresses, 6 + tcp.len() as u64)))
+}
+
+/// Reads any bytes as a generation of the store, as they are and with a checksum that fits: what is read is written so that
+/// it is read again.
+pub fn store(data: &[u8]) {
+    let cut = data.iter().rposition(|&byte| byte == b'#').and_then(|at| data.get(..at.saturating_sub(1)));
+    for bytes in
+        [data.to_vec(), sluice_store::seal(data.to_vec()), sluice_store::seal(cut.unwrap_or(data).to_vec())]
+    {
+        let Ok(stored) = sluice_store::decode(&bytes) else { continue };
+        let again = sluice_store::encode(&stored).expect("everything can be written");
+        assert_eq!(sluice_store::decode(&again).expect("what is written can be read"), stored);
+        assert_eq!(stored.summary.changes, stored.changes.map(|changes| changes.len()));
+    }
 }
 
 /// Parses any bytes as a frame, whole and with the last byte cut off: both views keep the promises of their fields, at
