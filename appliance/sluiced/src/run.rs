@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use sluice_agent::{Change, History, Origin, Policies, Server};
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
+use sluice_export::parquet::ParquetSettings;
 use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
 use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, Generation, LogLevel, PolicySet};
 
@@ -190,7 +191,11 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
         DestinationKind::Pcap { file } => Some(file.clone()),
         DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
     }));
-    let files = RecordFiles::append(boot.flow.jsonl.as_deref(), boot.flow.metrics_jsonl.as_deref(), &others)?;
+    let mut files =
+        RecordFiles::append(boot.flow.jsonl.as_deref(), boot.flow.metrics_jsonl.as_deref(), &others)?;
+    if let Some(output) = &boot.flow.parquet {
+        files = files.with_parquet(ParquetSettings::of(output))?;
+    }
     Drain::start(files).context("cannot start the thread that writes records")
 }
 

@@ -23,6 +23,43 @@ pub struct FlowSettings {
     pub jsonl: Option<PathBuf>,
     /// The file that metrics are appended to.
     pub metrics_jsonl: Option<PathBuf>,
+    /// The folder of Parquet files.
+    pub parquet: Option<ParquetOutput>,
+}
+
+/// Which columns of flow records are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ColumnProfile {
+    /// All of [`FLOW_FIELDS`](crate::fields::FLOW_FIELDS).
+    #[default]
+    Full,
+    /// The 24 of [`BASIC_FLOW_FIELDS`](crate::fields::BASIC_FLOW_FIELDS).
+    Basic,
+}
+
+impl ColumnProfile {
+    /// The profiles by their names in configurations.
+    pub const NAMES: [(&'static str, Self); 2] = [("full", Self::Full), ("basic", Self::Basic)];
+}
+
+/// The Parquet files that a daemon keeps: the `[flow.parquet]` section of the boot config. What is `None` is as
+/// docs/operations.md says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParquetOutput {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Columns of flow records.
+    pub columns: ColumnProfile,
+    /// Seconds until a record is in a whole file.
+    pub flush_s: Option<u32>,
+    /// How long records are kept, hours; `None` = for ever.
+    pub keep_hours: Option<u32>,
+    /// How large all files together may be, gigabytes; `None` = as large as they get.
+    pub keep_gb: Option<u32>,
+    /// The space that is left free in the file system, megabytes.
+    pub reserve_mb: Option<u32>,
+    /// Flow records kept per second, a uniform sample of all.
+    pub records_per_second: Option<u32>,
 }
 
 impl Default for FlowSettings {
@@ -37,6 +74,7 @@ impl Default for FlowSettings {
             vtap_id: 1,
             jsonl: None,
             metrics_jsonl: None,
+            parquet: None,
         }
     }
 }

@@ -45,7 +45,7 @@ pub use destination::{
 };
 pub use drop_reason::{DropCounts, DropReason};
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
-pub use flow_settings::{DelayLimits, FlowSettings, FlowTimeouts};
+pub use flow_settings::{ColumnProfile, DelayLimits, FlowSettings, FlowTimeouts, ParquetOutput};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
 pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
 pub use policy::{

@@ -18,6 +18,7 @@ mod stats;
 mod table;
 
 pub use base::WriteError;
-pub use settings::{Now, ParquetSettings, Profile};
+pub use settings::{Now, ParquetSettings};
 pub use sink::{OpenError, ParquetSink};
+pub use sluice_model::ColumnProfile as Profile;
 pub use stats::{Condition, SinkStats, Table, TableStats};

@@ -3,20 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Which columns of flow records are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// All of [`FLOW_FIELDS`](sluice_model::fields::FLOW_FIELDS).
-    #[default]
-    Full,
-    /// The 24 of [`BASIC_FLOW_FIELDS`](sluice_model::fields::BASIC_FLOW_FIELDS).
-    Basic,
-}
-
-impl Profile {
-    /// The profiles by their names in configurations.
-    pub const NAMES: [(&'static str, Self); 2] = [("full", Self::Full), ("basic", Self::Basic)];
-}
+use sluice_model::{ColumnProfile as Profile, ParquetOutput};
 
 /// How a [`ParquetSink`](super::ParquetSink) writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +43,26 @@ impl ParquetSettings {
             group_rows: 1 << 16,
             keep: None,
             keep_bytes: None,
-            reserve_bytes: 256 << 20,
+            reserve_bytes: 256_000_000,
             flow_cap: Some(10_000),
+        }
+    }
+
+    /// What a boot config says; the rest as by default.
+    #[must_use]
+    pub fn of(output: &ParquetOutput) -> Self {
+        let defaults = Self::new(output.folder.clone());
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Self {
+            profile: output.columns,
+            flush: output.flush_s.map_or(defaults.flush, seconds),
+            keep: output.keep_hours.map(|hours| seconds(3600).saturating_mul(hours)),
+            keep_bytes: output.keep_gb.map(|gigabytes| u64::from(gigabytes) * 1_000_000_000),
+            reserve_bytes: output
+                .reserve_mb
+                .map_or(defaults.reserve_bytes, |megabytes| u64::from(megabytes) * 1_000_000),
+            flow_cap: output.records_per_second.or(defaults.flow_cap),
+            ..defaults
         }
     }
 }

@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sluice_model::fields::{BASIC_FLOW_FIELDS, COUNTER_FIELDS, FLOW_FIELDS, METRICS_FIELDS};
-use sluice_model::{CounterRecord, FlowRecord, MetricsRecord, Period};
+use sluice_model::{ColumnProfile, CounterRecord, FlowRecord, MetricsRecord, Period};
 
 use super::base::{Base, WriteError};
 use super::journal::{Journal, JournalError, Slot};
 use super::part::TableWriter;
 use super::retention::Shelf;
 use super::sample::Sampler;
-use super::settings::{Now, ParquetSettings, Profile};
+use super::settings::{Now, ParquetSettings};
 use super::stats::{Condition, SinkStats, Table, add};
 
 /// How long after a failure writing is tried again.
@@ -76,7 +76,7 @@ impl ParquetSink {
         let (first, last) = (*ParquetSettings::FLOW_CAPS.start(), *ParquetSettings::FLOW_CAPS.end());
         settings.flow_cap = settings.flow_cap.map(|cap| cap.clamp(first, last));
         let sampler = settings.flow_cap.map(|cap| (Sampler::new(cap), journal.slot()));
-        let basic = settings.profile == Profile::Basic;
+        let basic = settings.profile == ColumnProfile::Basic;
         let fields =
             FLOW_FIELDS.iter().filter(move |field| !basic || BASIC_FLOW_FIELDS.contains(&field.name));
         let rows = settings.group_rows;

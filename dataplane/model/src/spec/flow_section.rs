@@ -6,7 +6,7 @@ use super::boot_file::narrow;
 use super::destinations::non_empty;
 use super::document::Fields;
 use super::source::Report;
-use crate::{DelayLimits, FlowSettings, FlowTimeouts};
+use crate::{ColumnProfile, DelayLimits, FlowSettings, FlowTimeouts, ParquetOutput};
 
 /// The most flows of one worker.
 const MAX_FLOWS: u64 = 1 << 26;
@@ -36,6 +36,9 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
             report.error(&place, fields.field("metrics_jsonl"), "the file of the flow records, too", hint);
         }
     }
+    let parquet = fields
+        .table("parquet", "{ folder = \"records\" }")
+        .and_then(|fields| parquet_output(fields, folder, report));
     fields.finish();
     FlowSettings {
         enabled,
@@ -47,7 +50,28 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
         vtap_id: narrow(vtap_id).unwrap_or(defaults.vtap_id),
         jsonl,
         metrics_jsonl,
+        parquet,
     }
+}
+
+fn parquet_output(mut fields: Fields<'_>, base: &Path, report: &Report<'_>) -> Option<ParquetOutput> {
+    let folder = non_empty(&mut fields, "folder", "the path of a folder", report);
+    if folder.is_none() && fields.place_of("folder").is_none() {
+        fields.missing("folder", "say where the files go: folder = \"records\"");
+    }
+    let columns = fields.choice("columns", &ColumnProfile::NAMES).map(|at| at.value).unwrap_or_default();
+    let mut number = |key, range, what| narrow(fields.integer(key, range, what));
+    let output = ParquetOutput {
+        folder: base.join(folder?),
+        columns,
+        flush_s: number("flush", 1..=3600, "a flush interval (seconds)"),
+        keep_hours: number("keep_hours", 1..=1 << 20, "keep_hours"),
+        keep_gb: number("keep_gb", 1..=1 << 20, "keep_gb (gigabytes)"),
+        reserve_mb: number("reserve_mb", 0..=1 << 24, "reserve_mb (megabytes)"),
+        records_per_second: number("records_per_second", 100..=1_000_000, "records_per_second"),
+    };
+    fields.finish();
+    Some(output)
 }
 
 fn delay_limits(mut fields: Fields<'_>) -> DelayLimits {
@@ -122,6 +146,25 @@ mod tests {
             let errors = parse_boot("boot.toml", &format!("{PORT}[flow]\n{lines}\n")).unwrap_err();
             assert_eq!(errors.0.len(), 1, "{errors}");
             assert!(errors.0[0].to_string().contains(told), "{errors}");
+        }
+    }
+
+    #[test]
+    fn parquet_files_have_a_folder() {
+        let settings = parse("[flow.parquet]\nfolder = \"records\"\ncolumns = \"basic\"\nkeep_hours = 24\n");
+        let output = settings.parquet.unwrap();
+        assert_eq!((output.columns, output.keep_hours), (ColumnProfile::Basic, Some(24)));
+        assert_eq!((output.folder.as_path(), output.flush_s), (Path::new("records"), None));
+        for (section, wanted) in [
+            ("[flow.parquet]\n", "folder"),
+            ("[flow.parquet]\nfolder = \"\"\n", "folder"),
+            ("[flow.parquet]\nfolder = \"r\"\ncolumns = \"most\"\n", "columns"),
+            ("[flow.parquet]\nfolder = \"r\"\nflush = 0\n", "flush"),
+            ("[flow.parquet]\nfolder = \"r\"\nrecords_per_second = 99\n", "records_per_second"),
+            ("[flow.parquet]\nfolder = \"r\"\nkeep = 1\n", "keep"),
+        ] {
+            let errors = parse_boot("boot.toml", &format!("{PORT}{section}")).unwrap_err();
+            assert!(errors.0[0].to_string().contains(wanted), "{section}: {}", errors.0[0]);
         }
     }
 
