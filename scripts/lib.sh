@@ -29,5 +29,17 @@ install_missing() {
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# python_with FOLDER REQUIREMENTS: a Python environment in FOLDER with the packages of the file REQUIREMENTS.
+python_with() {
+    local folder=$1 requirements=$2
+    cmp -s "$requirements" "$folder/requirements.txt" && return
+    python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
+    say "installing the Python packages of ${requirements#"$root"/}"
+    rm -rf "$folder"
+    python3 -m venv "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: -r "$requirements"
+    cp "$requirements" "$folder/requirements.txt"
+}
+
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 command -v cargo >/dev/null || die "no Rust toolchain: cargo is not on the PATH"

