@@ -173,7 +173,7 @@ impl Random {
 
     /// Some hours of 2023, and the first second of all.
     fn time_ns(&mut self) -> u64 {
-        if self.next() % 50 == 0 {
+        if self.next().is_multiple_of(50) {
             return self.bits(29);
         }
         1_700_000_000_000_000_000 + self.next() % (9 * HOUR_NS)
@@ -263,7 +263,7 @@ fn metrics(random: &mut Random) -> MetricsRecord {
         flow_load: random.u32(),
         ..MetricsRecord::default()
     };
-    if random.next() % 4 != 0 {
+    if !random.next().is_multiple_of(4) {
         record.key = Some(MetricsKey {
             addresses: [random.address(), random.address()],
             network: random.network(),
