@@ -77,6 +77,34 @@ impl Percentiles {
     }
 }
 
+/// How many values were at most so large.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// How many values there were.
+    pub count: u64,
+    /// Their sum, right to one percent.
+    pub sum: u64,
+    /// By bound: how many are at most it, and more than the bound before.
+    pub counts: Vec<u64>,
+}
+
+impl Distribution {
+    /// Over `bounds`, which ascend; what is above the last one is in `count` only.
+    fn of(histogram: &Histogram<u64>, bounds: &[u64]) -> Self {
+        let mut found = Self { count: histogram.len(), sum: 0, counts: vec![0; bounds.len()] };
+        for step in histogram.iter_recorded() {
+            let (value, count) = (step.value_iterated_to(), step.count_since_last_iteration());
+            found.sum = found.sum.saturating_add(value.saturating_mul(count));
+            // Values are told apart to a percent: one on a bound may be read as a little more.
+            let place = bounds.partition_point(|&bound| histogram.highest_equivalent(bound) < value);
+            if let Some(cell) = found.counts.get_mut(place) {
+                *cell += count;
+            }
+        }
+        found
+    }
+}
+
 /// What a worker's histograms say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
@@ -98,6 +126,19 @@ pub struct LatencyCell {
 }
 
 impl LatencyCell {
+    /// Delays in nanoseconds and batches in packets over ascending bounds, as far as the worker has handed them over. Not
+    /// for workers: it locks.
+    #[must_use]
+    pub fn distributions(&self, delay_bounds_ns: &[u64], batch_bounds: &[u64]) -> [Distribution; 2] {
+        let _taken = self.read();
+        let total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(total) = &*total else { return Default::default() };
+        [
+            Distribution::of(&total.delay_ns, delay_bounds_ns),
+            Distribution::of(&total.batch_pkts, batch_bounds),
+        ]
+    }
+
     /// Everything recorded since the start, as far as the worker has handed it over. Not for workers: it locks.
     #[must_use]
     pub fn read(&self) -> Latency {
@@ -209,6 +250,12 @@ mod tests {
         assert!(within(latency.delay_ns.p99, 990_000), "{latency:?}");
         assert!(within(latency.delay_ns.max, 1_000_000), "{latency:?}");
         assert_eq!(latency.batch_pkts.max, 64);
+        let [delays, batches] = cell.distributions(&[100_000, 500_000], &[1, 32, 64]);
+        assert!(within(delays.counts[0], 100) && within(delays.counts[1], 400), "{delays:?}");
+        assert_eq!(delays.count, 1000);
+        assert!(within(delays.sum, 500_500_000), "{}", delays.sum);
+        let at_most = |most: u64| (1..=1000_u64).filter(|value| value % 64 < most).count() as u64;
+        assert_eq!(batches.counts, [at_most(1), at_most(32) - at_most(1), 1000 - at_most(32)]);
     }
 
     #[test]

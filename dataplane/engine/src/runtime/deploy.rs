@@ -17,6 +17,7 @@ use sluice_core::classify::{CompileReport, Program};
 use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortId};
 
 use super::StartError;
+use super::observe::{GenerationTotals, NamedDestination};
 use super::routes::{self, PortFacts, Route};
 use super::share::Spreading;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
@@ -126,6 +127,8 @@ pub(super) struct InForce {
     pub(super) groups: Option<SharedGroups>,
     policies: Vec<String>,
     destinations: Vec<String>,
+    /// By destination number.
+    is_group: Vec<bool>,
     tables: Vec<Arc<Tables>>,
     carried_policies: HashMap<String, PolicyTotals>,
     carried_destinations: HashMap<String, DestinationTotals>,
@@ -147,6 +150,7 @@ impl InForce {
                 .iter()
                 .map(|destination| destination.name.clone())
                 .collect(),
+            is_group: policies.destinations().iter().map(|d| d.group().is_some()).collect(),
             tables,
             ..Self::default()
         }
@@ -182,6 +186,24 @@ impl InForce {
             }
         }
         totals
+    }
+
+    /// Everything with its name.
+    pub(super) fn named_totals(&self) -> GenerationTotals {
+        let away = self.groups.as_ref().map(SharedGroups::away).unwrap_or_default();
+        let rows = self.destinations.iter().zip(self.destination_totals()).zip(&self.is_group).enumerate();
+        GenerationTotals {
+            generation: self.generation,
+            policies: self.policies.iter().cloned().zip(self.policy_totals()).collect(),
+            destinations: rows
+                .map(|(number, ((name, totals), &is_group))| NamedDestination {
+                    name: name.clone(),
+                    totals,
+                    is_group,
+                    away: away.get(number).map_or(0, Vec::len),
+                })
+                .collect(),
+        }
     }
 
     fn tables(&self) -> Vec<&Tables> {

@@ -8,6 +8,7 @@ mod deploy;
 mod error;
 mod feeder;
 mod flows;
+mod observe;
 mod open;
 mod plan;
 mod pools;
@@ -22,6 +23,7 @@ pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use deploy::{DeployError, Deployed};
 pub use error::StartError;
 pub use flows::FlowPlan;
+pub use observe::{GenerationTotals, NamedDestination, ThreadView};
 pub use plan::MemoryPlan;
 pub use ports::{PortReport, PortState};
 pub use routes::Route;
@@ -147,6 +149,8 @@ pub struct FlowHandle {
     pub rings: RecordRings,
     /// What it did.
     pub stats: Arc<FlowStats>,
+    /// The flows that its table holds at most.
+    pub capacity: u32,
 }
 
 impl Engine {
@@ -283,7 +287,11 @@ impl Engine {
                     ledger: w.ledger(),
                     stats: w.stats(),
                     latency: Some(w.latency()),
-                    flow: w.flow().map(|flow| FlowHandle { rings: flow.rings(), stats: flow.stats() }),
+                    flow: w.flow().map(|flow| FlowHandle {
+                        rings: flow.rings(),
+                        stats: flow.stats(),
+                        capacity: flow_plan.map_or(0, |plan| plan.flows),
+                    }),
                     dedup_pairs: w.dedup_pairs(),
                 })
                 .collect(),
