@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{
-    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, RateLimit, TapSide,
-    WorkerSettings,
+    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, MetricsSettings,
+    RateLimit, TapSide, WorkerSettings,
 };
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
@@ -37,6 +37,8 @@ pub struct BootConfig {
     pub ports: Vec<PortConfig>,
     /// Whether Sluice ignores its own copies on capture ports.
     pub loop_guard: bool,
+    /// Where metrics are served; `None` = nowhere.
+    pub metrics: Option<MetricsSettings>,
     /// How much is logged.
     pub log_level: LogLevel,
     /// Seconds between two lines of statistics in the log; `None` = no such lines.

@@ -22,6 +22,7 @@ mod flow_record;
 mod flow_settings;
 mod ids;
 mod metrics_record;
+mod metrics_settings;
 mod policy;
 mod range_set;
 mod rate_limit;
@@ -48,6 +49,7 @@ pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType}
 pub use flow_settings::{ColumnProfile, DelayLimits, FlowSettings, FlowTimeouts, ParquetOutput};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
 pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
+pub use metrics_settings::MetricsSettings;
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,

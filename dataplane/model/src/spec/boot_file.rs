@@ -18,6 +18,7 @@ use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
 use super::flow_section::flow_settings;
 use super::limit_section::{breaker_settings, limit_settings};
+use super::metrics_section::metrics_settings;
 use super::names::Names;
 use super::policy_file::read_text;
 use super::source::{At, Report, quote};
@@ -110,6 +111,9 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let mut api = api.map_or_else(ApiSettings::default, |fields| api_settings(fields, folder, report));
     let store = top.table("store", "{ folder = \"/var/lib/sluice\" }");
     api.store = store.and_then(|fields| store_folder(fields, folder, report));
+    let metrics = top
+        .table("metrics", "{ listen = \"127.0.0.1:9464\" }")
+        .map(|fields| metrics_settings(fields, report));
     let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let log_level = top.choice(
@@ -137,6 +141,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         api,
         ports,
         loop_guard,
+        metrics,
         log_level: log_level.map_or(LogLevel::Info, |at| at.value),
         stats_interval_s: narrow(stats_interval).filter(|&seconds| seconds > 0),
     }

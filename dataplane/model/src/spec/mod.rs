@@ -21,6 +21,7 @@ mod group_kind;
 mod groups;
 mod inverse;
 mod limit_section;
+mod metrics_section;
 mod names;
 mod plain;
 mod policies;
