@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod engine_view;
+mod metrics;
 mod parquet_folder;
 mod paths;
 mod records;

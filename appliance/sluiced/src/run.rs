@@ -13,6 +13,7 @@ use sluice_export::parquet::ParquetSettings;
 use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
 use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, Generation, LogLevel, PolicySet};
 
+use crate::metrics::Metrics;
 use crate::paths;
 use crate::records::{Drain, RecordFiles, Written};
 use crate::report::{self, DedupSummary, Summary};
@@ -39,9 +40,13 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let signals = Signals::watch().context("cannot handle signals")?;
     let mut server = boot.api.enabled.then(Server::new).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
+    let metrics = Metrics::start(&boot)?;
     let engine = Arc::new(Engine::start(&boot, &policies, generation)?);
     if let Some(drain) = &drain {
         drain.take_from(engine.flows());
+    }
+    if let Some(metrics) = &metrics {
+        metrics.watch(&engine);
     }
     signals.started();
     tracing::info!(
@@ -63,6 +68,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let mut reported = Instant::now();
     while !signals.stop() {
         std::thread::sleep(ROUND);
+        metrics.iter().for_each(Metrics::beat);
         if signals.take_reload() {
             reload(config, &boot, &policies);
         }
@@ -72,6 +78,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         }
     }
     tracing::info!("stopping: what was received goes out first");
+    metrics.iter().for_each(Metrics::stopping);
     if let Some(server) = server {
         server.stop();
     }
@@ -83,6 +90,9 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let mut out = Out::default();
     let summary = print_summary(&mut out, &engine, &boot, &in_force.policies, &written, json);
     let whole = written.complain();
+    if let Some(metrics) = metrics {
+        metrics.end();
+    }
     out.end()?;
     Ok(if whole { summary } else { ExitCode::FAILURE })
 }

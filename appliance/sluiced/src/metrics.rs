@@ -1,0 +1,116 @@
+//! What the engine counts, handed to the server of metrics at each scrape.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sluice_engine::machine::Machine;
+use sluice_engine::runtime::{CorePlan, Engine};
+use sluice_export::prometheus::{Health, MetricsServer, Snapshot, Source};
+use sluice_model::BootConfig;
+
+use crate::engine_view::view;
+
+/// How long the main thread may be silent: longer than any policies take to be put in force.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the server of metrics sees of the daemon.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Weak: at the end it is the main thread's alone.
+    engine: OnceLock<Weak<Engine>>,
+    /// By port number.
+    port_names: Vec<String>,
+    /// When the main thread was last seen.
+    seen: Mutex<Instant>,
+    stopping: AtomicBool,
+}
+
+/// The server, and what it sees.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    server: MetricsServer,
+    watched: Arc<Watched>,
+}
+
+impl Metrics {
+    /// Starts the server, if the boot config wants one. Before the engine, so that the thread is bound to no core, and
+    /// readiness can be asked for from the beginning.
+    pub(crate) fn start(boot: &BootConfig) -> Result<Option<Self>> {
+        let Some(settings) = boot.metrics else { return Ok(None) };
+        let watched = Arc::new(Watched {
+            engine: OnceLock::new(),
+            port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
+            seen: Mutex::new(Instant::now()),
+            stopping: AtomicBool::new(false),
+        });
+        let cores = CorePlan::new(boot, &Machine::detect());
+        let source: Arc<dyn Source> = watched.clone();
+        let server = MetricsServer::start(settings.listen, source, move || keep_off(&cores))?;
+        tracing::info!(address = %server.address(), "metrics are served at /metrics");
+        Ok(Some(Self { server, watched }))
+    }
+
+    /// From now on there is an engine.
+    pub(crate) fn watch(&self, engine: &Arc<Engine>) {
+        // There is only one.
+        drop(self.watched.engine.set(Arc::downgrade(engine)));
+    }
+
+    /// The main thread is alive.
+    pub(crate) fn beat(&self) {
+        *self.watched.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// The daemon ends: it is not ready any more.
+    pub(crate) fn stopping(&self) {
+        self.watched.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the server.
+    pub(crate) fn end(self) {
+        if !self.server.end() {
+            tracing::error!("the thread that serves metrics had ended by a panic");
+        }
+    }
+}
+
+impl Source for Watched {
+    fn snapshot(&self) -> Snapshot {
+        // Once it stops, there is nobody to ask.
+        let engine = self.engine.get().and_then(Weak::upgrade);
+        let engine = engine.map(|engine| view(&engine, &self.port_names));
+        Snapshot { version: env!("CARGO_PKG_VERSION"), engine }
+    }
+
+    fn health(&self) -> Health {
+        if self.stopping.load(Ordering::Relaxed) {
+            Health::Stopping
+        } else if self.engine.get().is_none() {
+            Health::Starting
+        } else if self.seen.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > PATIENCE {
+            Health::Stuck
+        } else {
+            Health::Ready
+        }
+    }
+}
+
+/// Binds this thread to the CPUs that move no packets, if there are any.
+fn keep_off(cores: &CorePlan) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let mut others = CpuSet::new();
+    let busy = |cpu: &usize| {
+        let cpu = u16::try_from(*cpu).unwrap_or(u16::MAX);
+        cores.workers.contains(&cpu) || cores.distributors.contains(&cpu)
+    };
+    let free = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).filter(|cpu| !busy(cpu));
+    free.for_each(|cpu| others.set(cpu));
+    if others.count() == 0 {
+        tracing::warn!("every CPU moves packets: scrapes share one with them");
+    } else if let Err(error) = sched_setaffinity(None, &others) {
+        tracing::warn!(%error, "scrapes may run on CPUs that move packets");
+    }
+}
