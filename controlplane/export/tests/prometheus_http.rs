@@ -110,6 +110,8 @@ fn sample(text: &str, name: &str) -> u64 {
 #[test]
 fn both_formats_have_every_metric() {
     let (server, address) = serve(Health::Ready);
+    // The first request is the first thing to count.
+    assert_eq!(get(address, "/healthz", "").1, "ok\n");
     let (head, text) = fresh(address, "");
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
