@@ -137,7 +137,7 @@ fn both_formats_have_every_metric() {
         "sluice_imbalance_packets -1",
         "sluice_policy_matched_packets_total{policy=\"back\\\\slash \\\"quoted\\\"\\nline\"} 0",
         "sluice_thread_dropped_packets_total{thread=\"worker0\",reason=\"no_policy\"} 3",
-        "sluice_thread_delay_seconds_bucket{le=\"1e-6\",thread=\"worker0\"} 2",
+        "sluice_thread_delay_seconds_bucket{le=\"0.000001\",thread=\"worker0\"} 2",
         "sluice_thread_delay_seconds_bucket{le=\"0.5\",thread=\"worker0\"} 5",
         "sluice_thread_delay_seconds_bucket{le=\"+Inf\",thread=\"worker0\"} 6",
         "sluice_thread_delay_seconds_count{thread=\"worker0\"} 6",
