@@ -61,7 +61,7 @@ fn problem(text: &str) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+
     use crate::spec::parse_boot;
 
     const PORT: &str = "policy = \"p\"\n[[port]]\nname = \"a\"\nspec = \"net_null0\"\nrole = \"capture\"\n";
