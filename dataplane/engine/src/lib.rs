@@ -10,6 +10,7 @@ pub mod counters;
 mod deployment;
 mod distributor;
 pub mod files;
+pub mod flow_read;
 pub mod idle;
 pub mod latency;
 pub mod ledger;

@@ -17,6 +17,7 @@ use sluice_model::{DropReason, PortId};
 use crate::batch::Batch;
 use crate::clock::Clock;
 use crate::deployment::Deployment;
+use crate::flow_read::{BUSY_PLACES, FlowPage, PageQueues, QUIET_PLACES};
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
@@ -76,6 +77,8 @@ pub struct ControlQueues {
     pub deploy: Arc<ArrayQueue<Box<Deployment>>>,
     /// Worker to control: the generation that it has left, which says that the next one is in force there.
     pub retired: Arc<ArrayQueue<Box<Deployment>>>,
+    /// Pages for flows, to the worker and back.
+    pub pages: PageQueues,
 }
 
 impl ControlQueues {
@@ -88,6 +91,7 @@ impl ControlQueues {
             replace: Arc::new(ArrayQueue::new(16)),
             deploy: Arc::new(ArrayQueue::new(1)),
             retired: Arc::new(ArrayQueue::new(1)),
+            pages: PageQueues::default(),
         }
     }
 }
@@ -128,6 +132,8 @@ pub struct Worker {
     polls: u32,
     idle: Idle,
     recorder: Recorder,
+    /// Flows that somebody wants to see.
+    page: Option<Box<FlowPage>>,
 }
 
 impl Worker {
@@ -145,6 +151,7 @@ impl Worker {
             polls: 0,
             idle: Idle::new(IdleSettings::ALWAYS, &[]),
             recorder: Recorder::new(),
+            page: None,
         };
         worker.housekeeping();
         worker
@@ -307,6 +314,9 @@ impl Worker {
         }
         if packets == 0 {
             self.parts.deployment.fold(IDLE_FOLDS);
+        }
+        if self.page.is_some() {
+            self.fill_page(if packets == 0 { QUIET_PLACES } else { BUSY_PLACES });
         }
         packets
     }
@@ -481,12 +491,34 @@ impl Worker {
         drop(retired.push(before));
     }
 
+    /// Looks at so many places of the flow table for who wants to see flows.
+    #[inline(never)]
+    fn fill_page(&mut self, places: usize) {
+        let Some(page) = &mut self.page else { return };
+        match &self.parts.flow {
+            Some(flow) => flow.fill(page, places),
+            None => page.is_last = true,
+        }
+        if page.is_full() || page.is_last {
+            // Without room: nobody waits for it any more, and who asks next takes it out.
+            let filled = &self.parts.control.pages.filled;
+            if !filled.is_full()
+                && let Some(page) = self.page.take()
+            {
+                drop(filled.push(page));
+            }
+        }
+    }
+
     /// Takes in what the control thread published, and sends what it has to send.
     #[cold]
     fn housekeeping(&mut self) {
         self.recorder.hand_over();
         self.take_deployment();
         self.refresh_outputs();
+        if self.page.is_none() {
+            self.page = self.parts.control.pages.wanted.pop();
+        }
         let parts = &mut self.parts;
         while let Some(Replacement { port, source, exit }) = parts.control.replace.pop() {
             if let (Some(rx), Some(own)) = (source, parts.sources.iter_mut().find(|own| own.port == port)) {

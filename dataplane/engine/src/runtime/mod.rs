@@ -7,6 +7,7 @@ mod dedup_plan;
 mod deploy;
 mod error;
 mod feeder;
+mod flow_read;
 mod flows;
 mod observe;
 mod open;
@@ -22,6 +23,7 @@ pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use deploy::{DeployError, Deployed};
 pub use error::StartError;
+pub use flow_read::{FlowReadError, FlowSelector, address};
 pub use flows::FlowPlan;
 pub use observe::{GenerationTotals, NamedDestination, ThreadView};
 pub use plan::MemoryPlan;
@@ -80,6 +82,10 @@ const NO_FILES_IDLE: Duration = Duration::from_millis(20);
 pub struct Engine {
     shared: Arc<Shared>,
     deployer: Mutex<Deployer>,
+    /// Of the workers.
+    queues: Vec<ControlQueues>,
+    /// The number of the last request to read flows.
+    flow_requests: Mutex<u64>,
     stop_receivers: Arc<AtomicBool>,
     stop_workers: Arc<AtomicBool>,
     stop_rest: Arc<AtomicBool>,
@@ -333,6 +339,8 @@ impl Engine {
         };
         let mut engine = Self {
             shared: Arc::clone(&shared),
+            queues: deployer.queues.clone(),
+            flow_requests: Mutex::new(0),
             deployer: Mutex::new(deployer),
             stop_receivers: Arc::clone(&stop_receivers),
             stop_workers: Arc::clone(&stop_workers),

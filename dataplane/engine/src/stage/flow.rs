@@ -11,6 +11,7 @@ use sluice_model::{FlowRecord, FlowSettings, MetricsRecord};
 
 use crate::batch::{BATCH, Batch};
 use crate::counters::Counter;
+use crate::flow_read::FlowPage;
 
 /// How often flows are looked at while no packets come.
 const IDLE_NS: u64 = 1_000_000;
@@ -331,6 +332,22 @@ impl FlowStage {
         self.now_ns = now_ns;
         self.meter.sweep_idle(now_ns, &mut ToRings { rings: &self.rings, stats: &self.stats });
         self.stats.flows.set(self.meter.counts().flows);
+    }
+
+    /// Looks at so many places of the table at most, and puts their flows into `page`.
+    pub fn fill(&self, page: &mut FlowPage, places: usize) {
+        let end = self.meter.places();
+        for _ in 0..places {
+            if page.next >= end {
+                page.is_last = true;
+                return;
+            }
+            if page.is_full() {
+                return;
+            }
+            page.flows.extend(self.meter.snapshot(page.next));
+            page.next += 1;
+        }
     }
 
     /// Reports what every flow did since its last report, when the worker ends. Waits for room in the rings, but no

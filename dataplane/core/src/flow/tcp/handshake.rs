@@ -13,6 +13,8 @@ pub struct Handshake {
     first_syn_ns: u64,
     latest_syn_ns: u64,
     syn_ack_ns: u64,
+    /// From the first SYN to the ACK that completed the latest handshake; 0 = not measured.
+    pub rtt_ns: u64,
     /// The sequence number of the latest SYN.
     pub syn_seq: Option<u32>,
     /// The sequence number of the latest SYN-ACK.
@@ -52,6 +54,7 @@ impl TcpTracker {
         let rtt_ns = since(handshake.first_syn_ns);
         if self.marks & mark::SYN_SEEN != 0 && rtt_ns > 0 && rtt_ns <= limit_ns {
             measured.perf.rtt_ns = rtt_ns;
+            measured.handshake.rtt_ns = rtt_ns;
         }
         self.marks = self.marks & !mark::SYN_ACK_OPEN | mark::ACK_SEEN;
         (self.ack_seq, self.ack_window) = (segment.seq, segment.window);

@@ -226,6 +226,12 @@ impl TcpTracker {
             (runs >> 1 | runs << 1) & (mark::HAS_RUN | mark::HAS_RUN << 1) | self.marks & mark::MEASURED;
     }
 
+    /// Whether anything was measured since the last call of [`TcpTracker::take_measured`].
+    #[must_use]
+    pub fn has_measured(&self) -> bool {
+        self.marks & mark::MEASURED != 0
+    }
+
     /// Whether anything was noted in [`Measured::perf`] since this was asked last.
     pub fn take_measured(&mut self) -> bool {
         let measured = self.marks & mark::MEASURED != 0;
