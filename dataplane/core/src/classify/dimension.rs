@@ -113,7 +113,7 @@ impl Scalar {
     }
 
     /// What `policy` asks of it, as ranges; `None` = nothing.
-    fn wanted(self, policy: &Policy, ports: &[String]) -> Option<Vec<(u128, u128)>> {
+    pub(super) fn wanted(self, policy: &Policy, ports: &[String]) -> Option<Vec<(u128, u128)>> {
         match self {
             Self::Protocol => policy.protocol.as_ref().map(ranges),
             Self::Ethertype => policy.ethertype.as_ref().map(ranges),

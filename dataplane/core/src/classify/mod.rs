@@ -13,6 +13,7 @@ mod cache;
 mod classifier;
 mod dimension;
 mod ends;
+mod explain;
 mod fragments;
 mod program;
 mod rows;
@@ -22,5 +23,6 @@ mod view;
 
 pub use cache::CacheCounts;
 pub use classifier::{Classifier, ClassifierConfig, Input, VerdictId};
+pub use explain::{Explanation, Found, Mismatch, Subject, explain, tcp_flag_names};
 pub use fragments::{FragmentOutcome, FragmentTable, FragmentTableConfig};
 pub use program::{CompileReport, Program};
