@@ -24,7 +24,7 @@ ALLOWED = {
     "sluice-api": {"sluice-model"},
     "sluice-export": {"sluice-model"},
     "sluice-store": {"sluice-model"},
-    "sluice-agent": {"sluice-api", "sluice-engine", "sluice-model", "sluice-store"},
+    "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-store"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",

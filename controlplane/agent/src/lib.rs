@@ -8,6 +8,7 @@ mod history;
 mod policies;
 mod server;
 mod service;
+mod specimen;
 
 pub use history::{History, HistoryError, Origin, Record};
 pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, parse};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sluice_api::v1::counter_service_server::CounterServiceServer;
+use sluice_api::v1::explain_service_server::ExplainServiceServer;
 use sluice_api::v1::history_service_server::HistoryServiceServer;
 use sluice_api::v1::policy_service_server::PolicyServiceServer;
 use sluice_api::v1::status_service_server::StatusServiceServer;
@@ -106,6 +107,7 @@ impl Server {
             .add_service(
                 StatusServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
+            .add_service(ExplainServiceServer::new(service.clone()).max_decoding_message_size(sized))
             .add_service(CounterServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut stop = self.stop.subscribe();
         self.runtime.spawn(async move {

@@ -226,6 +226,20 @@ impl Output {
         if self.encap.is_some() { self.mtu.saturating_sub(self.overhead()) } else { self.mtu + ETHERNET_LEN }
     }
 
+    /// The longest frame with so many tags of its own that fits the MTU in one piece beside a tag of `tag_len` bytes
+    /// (0 = none) that is inserted.
+    #[inline]
+    #[must_use]
+    pub fn room(&self, vlan_count: u8, tag_len: u32) -> u32 {
+        let room = self.frame_room().saturating_sub(tag_len);
+        if self.encap.is_some() {
+            return room;
+        }
+        // An MTU counts neither the Ethernet header nor the tags that devices add to it: one, or two stacked ones.
+        let tags = u32::from(vlan_count) + u32::from(tag_len > 0);
+        room.saturating_add(VLAN_TAG_LEN * tags.min(2))
+    }
+
     /// Whether copies take a sequence number.
     #[inline]
     #[must_use]
@@ -283,6 +297,8 @@ impl Output {
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: u32 = 14;
+/// Length of an 802.1Q tag.
+const VLAN_TAG_LEN: u32 = 4;
 
 /// Our end of a tunnel, and its first hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod change;
 mod counter;
+mod explain;
 mod history;
 mod policy;
 mod process;

@@ -305,7 +305,9 @@ impl Site {
 /// Puts generations in force, one after the other.
 #[derive(Debug)]
 pub(super) struct Deployer {
-    pub(super) site: Site,
+    pub(super) site: Arc<Site>,
+    /// Of the generation in force, by destination number.
+    pub(super) routes: Vec<Route>,
     pub(super) current: Shared,
     /// The capture files of the generation in force.
     pub(super) book: Option<BookId>,
@@ -363,6 +365,7 @@ impl Deployer {
         let mut in_force = in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = in_force.succeeded_by(next);
         self.current = draft.shared;
+        self.routes = draft.routes;
         Ok(Deployed { generation, report: draft.report, elapsed, compile, unresolved })
     }
 

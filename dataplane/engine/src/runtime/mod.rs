@@ -6,6 +6,7 @@ mod cores;
 mod dedup_plan;
 mod deploy;
 mod error;
+mod examine;
 mod feeder;
 mod flow_read;
 mod flows;
@@ -23,6 +24,7 @@ pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use deploy::{DeployError, Deployed};
 pub use error::StartError;
+pub use examine::{Examination, ExamineError, ExaminedCopy, Fate, NextHop, Specimen};
 pub use flow_read::{FlowReadError, FlowSelector, address};
 pub use flows::FlowPlan;
 pub use observe::{GenerationTotals, NamedDestination, ThreadView};
@@ -328,7 +330,8 @@ impl Engine {
         let (to_control, control_inbox) = channel();
         let (to_files, file_inbox) = channel();
         let deployer = Deployer {
-            site,
+            site: Arc::new(site),
+            routes: draft.routes.clone(),
             current: draft.shared,
             book: Some(sink.latest()),
             spreading,

@@ -95,6 +95,11 @@ impl PortState {
         }
     }
 
+    /// Whether the link is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
     /// Notes the link state; says whether it changed.
     pub(super) fn set_up(&self, up: bool) -> bool {
         self.up.swap(up, Ordering::Relaxed) != up

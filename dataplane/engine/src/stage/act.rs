@@ -243,12 +243,7 @@ impl Act {
         let tag = (output.inner_vlan && keep >= u32::from(ADDRESSES))
             .then(|| encap::inner_vlan_tag(action.tag, action.egress));
         let tag_len = if tag.is_some() { u32::from(TAG) } else { 0 };
-        let mut room = output.frame_room().saturating_sub(tag_len);
-        if output.encap.is_none() {
-            // An MTU counts neither the Ethernet header nor the tags that devices add to it: one, or two stacked ones.
-            let tags = u32::from(packet.outer.vlan_count) + u32::from(tag.is_some());
-            room = room.saturating_add(u32::from(TAG) * tags.min(2));
-        }
+        let mut room = output.room(packet.outer.vlan_count, tag_len);
         let mut pieces = Pieces::One;
         if keep > room {
             pieces = match output.oversize {

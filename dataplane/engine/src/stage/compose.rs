@@ -12,9 +12,9 @@ use super::rx::insert_tag;
 use crate::output::{OuterChecksum, Output};
 
 /// Bytes of the two Ethernet addresses, after which a VLAN tag is inserted.
-pub(super) const ADDRESSES: u16 = 12;
+pub(crate) const ADDRESSES: u16 = 12;
 /// Length of a VLAN tag.
-pub(super) const TAG: u16 = 4;
+pub(crate) const TAG: u16 = 4;
 
 /// Where the bytes of a copy come from.
 #[derive(Debug)]

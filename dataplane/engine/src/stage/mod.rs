@@ -5,7 +5,7 @@
 pub mod act;
 pub mod balance;
 pub mod classify;
-mod compose;
+pub(crate) mod compose;
 pub mod decap;
 pub mod dedup;
 pub mod flow;

@@ -1,0 +1,345 @@
+//! Why is a packet copied, or not?
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_api::v1::explain_request::Packet;
+use sluice_api::v1::explain_service_server::ExplainService;
+use sluice_api::{findings, v1};
+use sluice_core::classify::{Found, Subject, explain, tcp_flag_names};
+use sluice_core::wire::{self, Fragment, L3, Parsed, Stop, TunnelHeader};
+use sluice_engine::runtime::{Examination, ExaminedCopy, Fate, Specimen};
+use sluice_model::spec::{Diagnostics, Loaded, PolicySetSpec, PolicySpec, Severity};
+use sluice_model::{Action, BootConfig, DestinationId, HeaderView, PolicyId, PolicySet, PortId};
+use tonic::{Request, Response, Status};
+
+use super::Service;
+use crate::policies::Policies;
+use crate::specimen::{self, Frame};
+
+/// Policies that are explained where the request names no number, and at most.
+const POLICIES: [u32; 2] = [100, 10_000];
+/// What a policy asks is cut after so many characters.
+const WANTED: usize = 200;
+/// Tunnels that are shown, one inside the other.
+const LAYERS: u8 = 8;
+
+/// Protocols by the names that policies have for them (IANA).
+const PROTOCOLS: [(u32, &str); 7] =
+    [(1, "icmp"), (4, "ipip"), (6, "tcp"), (17, "udp"), (47, "gre"), (58, "icmpv6"), (132, "sctp")];
+
+/// The set that is asked.
+struct Asked {
+    spec: PolicySetSpec,
+    policies: PolicySet,
+    generation: Option<u64>,
+}
+
+/// What is asked, and of which set.
+fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, Status> {
+    let mut response = v1::ExplainResponse::default();
+    let asked = match request.set {
+        None => {
+            let current = policies.current();
+            Asked {
+                spec: current.spec.clone(),
+                policies: current.policies.clone(),
+                generation: Some(current.generation.0),
+            }
+        }
+        Some(set) => match sluice_api::validate(&set) {
+            Err(Diagnostics(errors)) => {
+                response.findings = findings(&errors);
+                return Ok(response);
+            }
+            Ok(Loaded { value, warnings }) => {
+                response.findings = findings(&warnings);
+                let (found, _clashes) = policies.check(&value);
+                response.findings.extend(findings(&found));
+                if found.iter().any(|finding| finding.severity == Severity::Error) {
+                    return Ok(response);
+                }
+                Asked { spec: PolicySetSpec::from(&set), policies: value, generation: None }
+            }
+        },
+    };
+    let boot = policies.boot();
+    let ingress = ingress(boot, &request.ingress)?;
+    let frame = match request.packet {
+        None => Err("packet: missing; describe one, or send one of a capture file".to_owned()),
+        Some(Packet::Description(description)) => specimen::described(&description),
+        Some(Packet::Captured(captured)) => specimen::captured(&captured),
+        Some(Packet::Flow(_)) => return Err(Status::unimplemented("flow: flows cannot be asked for yet")),
+    };
+    let Frame { data, wire_len } = frame.map_err(Status::invalid_argument)?;
+    let specimen = Specimen { frame: &data, wire_len, ingress };
+    let examination = policies
+        .engine()
+        .examine(&asked.policies, &specimen)
+        .map_err(|error| Status::failed_precondition(error.to_string()))?;
+
+    let names: Vec<String> = boot.ports.iter().map(|port| port.name.clone()).collect();
+    response.generation = asked.generation;
+    response.headers = headers(&data, &examination);
+    response.outcome = outcome(examination.fate).into();
+    let [default, most] = POLICIES;
+    let most = if request.max_policies == 0 { default } else { request.max_policies.min(most) };
+    let mut all = explanations(&asked, &examination, ingress, &names);
+    let left_out = all.len().saturating_sub(most as usize);
+    all.truncate(most as usize);
+    response.policies_left_out = u32::try_from(left_out).unwrap_or(u32::MAX);
+    response.policies = all;
+    response.copies = examination.copies.iter().map(|copy| self::copy(&asked, copy, &names)).collect();
+    Ok(response)
+}
+
+/// The capture port that is asked for, or the first one.
+fn ingress(boot: &BootConfig, name: &str) -> Result<PortId, Status> {
+    let place = boot
+        .ports
+        .iter()
+        .position(|port| if name.is_empty() { port.role.captures() } else { port.name == name });
+    let place = place.and_then(|place| u16::try_from(place).ok());
+    place.map(PortId).ok_or_else(|| Status::invalid_argument(format!("ingress: there is no port {name:?}")))
+}
+
+fn outcome(fate: Fate) -> v1::Outcome {
+    match fate {
+        Fate::NotCapturePort => v1::Outcome::NotCapturePort,
+        Fate::LoopGuard => v1::Outcome::LoopGuard,
+        Fate::Excluded => v1::Outcome::Excluded,
+        Fate::NoPolicy => v1::Outcome::NoPolicy,
+        Fate::Copied => v1::Outcome::Copied,
+    }
+}
+
+/// All policies of the set, those that match first.
+fn explanations(
+    asked: &Asked,
+    examination: &Examination,
+    ingress: PortId,
+    ports: &[String],
+) -> Vec<v1::PolicyExplanation> {
+    let mut switched_on = asked.policies.policies().iter().peekable();
+    let mut all: Vec<_> = asked
+        .spec
+        .policies
+        .iter()
+        .map(|spec| {
+            // The set has those that are switched on, in the order of the spec.
+            let Some(policy) = switched_on.next_if(|policy| policy.name == spec.name) else {
+                return v1::PolicyExplanation {
+                    policy: spec.name.clone(),
+                    ..v1::PolicyExplanation::default()
+                };
+            };
+            let subject = Subject {
+                frame: &examination.frame,
+                headers: match policy.headers {
+                    HeaderView::Outer => &examination.outer,
+                    HeaderView::Inner => &examination.inner,
+                },
+                wire_len: examination.wire_len,
+                ingress,
+            };
+            let reasons = explain(policy, &subject, ports);
+            let mismatches = reasons.mismatches.iter().map(|mismatch| v1::Mismatch {
+                field: mismatch.field.to_owned(),
+                wanted: wanted(spec, mismatch.field),
+                found: found(&mismatch.found, mismatch.field, ports),
+            });
+            v1::PolicyExplanation {
+                policy: policy.name.clone(),
+                matches: reasons.matches(),
+                enabled: true,
+                action: match policy.action {
+                    Action::Copy => v1::Action::Copy,
+                    Action::Drop => v1::Action::Drop,
+                }
+                .into(),
+                egress: reasons.egress,
+                ingress: reasons.ingress,
+                mismatches: mismatches.collect(),
+            }
+        })
+        .collect();
+    all.sort_by_key(|explanation| !explanation.matches);
+    all
+}
+
+/// What a policy asks of a field, as it was written.
+fn wanted(policy: &PolicySpec, field: &str) -> String {
+    let list = match field {
+        "collect.addresses" => &policy.collect.addresses,
+        "collect.ports" => &policy.collect.ports,
+        "peer.addresses" => &policy.peer.addresses,
+        "peer.ports" => &policy.peer.ports,
+        "protocol" => &policy.protocol,
+        "vlan" => &policy.vlan,
+        "vlan_inner" => &policy.vlan_inner,
+        "tunnel_id" => &policy.tunnel_id,
+        "ethertype" => &policy.ethertype,
+        "tcp_flags" => &policy.tcp_flags,
+        "length" => &policy.length,
+        "ingress" => &policy.ingress,
+        _ => return policy.fragment.clone().unwrap_or_default(),
+    };
+    let text = list.join(", ");
+    match text.char_indices().nth(WANTED) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// What the packet has, with the names that policies use.
+fn found(found: &Found, field: &str, ports: &[String]) -> String {
+    match found {
+        Found::Number(number) if field == "protocol" => protocol(*number),
+        Found::Ingress(port) => ports.get(port.index()).cloned().unwrap_or_default(),
+        other => other.to_string(),
+    }
+}
+
+fn protocol(number: u32) -> String {
+    let name = PROTOCOLS.iter().find(|(known, _)| *known == number);
+    name.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
+}
+
+fn copy(asked: &Asked, copy: &ExaminedCopy, ports: &[String]) -> v1::CopyExplanation {
+    let destination = |id: DestinationId| {
+        asked.policies.destinations().get(id.index()).map_or_else(String::new, |d| d.name.clone())
+    };
+    let sharer = |id: &PolicyId| asked.policies.policies().get(id.index());
+    // The most that any of them keeps; all, if one of them keeps all.
+    let payloads: Option<Vec<u16>> = copy.sharers.iter().filter_map(sharer).map(|p| p.payload).collect();
+    v1::CopyExplanation {
+        destination: destination(copy.action.destination),
+        member: copy.member.map(destination).unwrap_or_default(),
+        tag: copy.action.tag.get(),
+        egress: copy.action.egress,
+        policies: copy.sharers.iter().filter_map(sharer).map(|policy| policy.name.clone()).collect(),
+        payload: payloads.and_then(|payloads| payloads.into_iter().max()).map(u32::from),
+        length: copy.length,
+        port: copy.port.and_then(|port| ports.get(port.index()).cloned()).unwrap_or_default(),
+        next_hop: copy.next_hop.map(|hop| hop.to_string()).unwrap_or_default(),
+        next_hop_mac: copy.next_hop_mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        dropped_as: copy.dropped.map(|reason| reason.name().to_owned()).unwrap_or_default(),
+    }
+}
+
+/// The layers of headers: those that the port takes off as they came, the others as policies see them.
+fn headers(frame: &[u8], examination: &Examination) -> Vec<v1::ParsedHeaders> {
+    let came = layers(frame, wire::parse(frame));
+    let taken = came.len().min(examination.tunnel.depth.into());
+    let looked_through = taken > 0 && examination.frame == frame;
+    let left = if looked_through {
+        came.get(taken..).unwrap_or_default().to_vec()
+    } else {
+        layers(&examination.frame, wire::parse(&examination.frame))
+    };
+    let last = left.len().saturating_sub(1);
+    let taken = came.iter().take(taken).map(|layer| (frame, layer, "tunnel"));
+    let left = left.iter().enumerate().map(|(place, layer)| {
+        let view = match place {
+            0 => "outer",
+            place if place == last => "inner",
+            _ => "tunnel",
+        };
+        (&examination.frame[..], layer, view)
+    });
+    let mut all: Vec<_> = taken.chain(left).map(|(frame, layer, view)| layer.message(frame, view)).collect();
+    if let Some(obstacle) = examination.obstacle
+        && let Some(last) = all.last_mut()
+    {
+        last.obstacle = format!("a tunnel is not taken off: {}", obstacle.name());
+    }
+    all
+}
+
+/// One layer, and the tunnel that follows.
+#[derive(Clone)]
+struct Layer {
+    parsed: Parsed,
+    tunnel: TunnelHeader,
+    tunnel_id: u32,
+}
+
+/// The layers of a frame, outermost first.
+fn layers(frame: &[u8], outer: Parsed) -> Vec<Layer> {
+    let mut all = vec![Layer { parsed: outer, tunnel: outer.tunnel, tunnel_id: outer.tunnel_id }];
+    for depth in 1..=LAYERS {
+        let inner = wire::parse_innermost(frame, &outer, depth);
+        let Some(before) = all.last_mut() else { break };
+        if inner.inner_offset == 0 || inner.l2_offset <= before.parsed.l2_offset {
+            break;
+        }
+        (before.tunnel, before.tunnel_id) = (inner.tunnel, inner.tunnel_id);
+        all.push(Layer { parsed: inner, tunnel: TunnelHeader::None, tunnel_id: 0 });
+    }
+    all
+}
+
+impl Layer {
+    fn message(&self, frame: &[u8], view: &str) -> v1::ParsedHeaders {
+        let parsed = &self.parsed;
+        let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
+        let address = |bytes: &[u8; 16]| match parsed.l3 {
+            L3::Ipv4 => {
+                let &[a, b, c, d, ..] = bytes;
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d)).to_string()
+            }
+            L3::Ipv6 => IpAddr::V6(Ipv6Addr::from(*bytes)).to_string(),
+            L3::None | L3::Arp => String::new(),
+        };
+        // An inner packet without Ethernet begins with its IP header.
+        let has_ethernet = parsed.l3_offset >= parsed.l2_offset.saturating_add(14);
+        let mac = |offset: usize| {
+            let start = usize::from(parsed.l2_offset) + offset;
+            let bytes = frame.get(start..).and_then(|rest| rest.first_chunk::<6>());
+            bytes.filter(|_| has_ethernet).map(|bytes| sluice_model::MacAddr(*bytes).to_string())
+        };
+        let has_tunnel = self.tunnel != TunnelHeader::None;
+        v1::ParsedHeaders {
+            view: view.to_owned(),
+            src_mac: mac(6).unwrap_or_default(),
+            dst_mac: mac(0).unwrap_or_default(),
+            ethertype: parsed.ethertype.into(),
+            vlan: [parsed.vlan_tci, parsed.vlan_inner_tci]
+                .into_iter()
+                .take(parsed.vlan_count.into())
+                .map(|tci| u32::from(tci & 0xfff))
+                .collect(),
+            src: address(&parsed.src_addr),
+            dst: address(&parsed.dst_addr),
+            protocol: is_ip.then_some(parsed.protocol.into()),
+            src_port: parsed.has_ports.then_some(parsed.src_port.into()),
+            dst_port: parsed.has_ports.then_some(parsed.dst_port.into()),
+            tcp_flags: tcp_flag_names(parsed.tcp_flags).map(str::to_owned).collect(),
+            tunnel: if has_tunnel { self.tunnel.name().to_owned() } else { String::new() },
+            tunnel_id: has_tunnel.then_some(self.tunnel_id),
+            obstacle: obstacle(parsed),
+        }
+    }
+}
+
+/// How far headers could be parsed, in words.
+fn obstacle(parsed: &Parsed) -> String {
+    match (parsed.stop, parsed.fragment) {
+        (Stop::Truncated, _) => "the captured bytes end inside a header",
+        (Stop::Malformed, _) => "a header contradicts itself",
+        (Stop::Unknown, _) => "the next header is of a kind that is not known",
+        (Stop::Complete, Fragment::Later) => "a later fragment: its ports are in the first one",
+        (Stop::Complete, Fragment::Whole | Fragment::First) => "",
+    }
+    .to_owned()
+}
+
+#[tonic::async_trait]
+impl ExplainService for Service {
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |policies| answer(policies, request)).await.map(Response::new)
+    }
+}
