@@ -211,7 +211,10 @@ fn churn(test: &str, worker: &str, seed: u64) {
     let (summary, dir) = (daemon.stop(), lab.dir());
     let count = |table: &str, row: &str| summary.get(table, row, 0);
     // All that is no duplicate was metered, tunnels or not, and all of it is in the files.
-    let metered = summary.rx() - summary.dropped("duplicate") - summary.dropped("not_capture_port");
+    // A busy machine may keep a worker from its ring.
+    let before_flows =
+        ["duplicate", "not_capture_port", "distributor_full"].map(|reason| summary.dropped(reason));
+    let metered = summary.rx() - before_flows.iter().sum::<u64>();
     assert!(metered > 10_000 && summary.dropped("duplicate") > 1_000, "{}", summary.text);
     for lost in ["table full", "records lost", "metrics lost", "records unwritten", "metrics unwritten"] {
         assert_eq!(count("flow metering", lost), 0, "{lost}");
