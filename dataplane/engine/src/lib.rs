@@ -22,6 +22,7 @@ pub mod replay;
 mod replay_breaker;
 pub mod runtime;
 pub mod sequence;
+pub mod shadow;
 pub mod stage;
 pub mod stats;
 pub mod tally;

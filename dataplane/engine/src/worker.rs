@@ -24,6 +24,7 @@ use crate::ledger::{Ledger, LedgerCell};
 use crate::output::Egress;
 use crate::port::{Source, TxDriver, TxPort};
 use crate::port_pairs::PortPairs;
+use crate::shadow::Shadow;
 use crate::stage::act::{Act, Context};
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
@@ -77,6 +78,10 @@ pub struct ControlQueues {
     pub deploy: Arc<ArrayQueue<Box<Deployment>>>,
     /// Worker to control: the generation that it has left, which says that the next one is in force there.
     pub retired: Arc<ArrayQueue<Box<Deployment>>>,
+    /// Control to worker: policies to try from now on; `None` = no more.
+    pub shadow: Arc<ArrayQueue<Option<Box<Shadow>>>>,
+    /// Worker to control: those that it tried before.
+    pub shadow_back: Arc<ArrayQueue<Box<Shadow>>>,
     /// Pages for flows, to the worker and back.
     pub pages: PageQueues,
 }
@@ -91,6 +96,8 @@ impl ControlQueues {
             replace: Arc::new(ArrayQueue::new(16)),
             deploy: Arc::new(ArrayQueue::new(1)),
             retired: Arc::new(ArrayQueue::new(1)),
+            shadow: Arc::new(ArrayQueue::new(1)),
+            shadow_back: Arc::new(ArrayQueue::new(1)),
             pages: PageQueues::default(),
         }
     }
@@ -129,6 +136,8 @@ pub struct Worker {
     cell: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     control_burst: Burst,
+    /// Policies that are tried.
+    shadow: Option<Box<Shadow>>,
     polls: u32,
     idle: Idle,
     recorder: Recorder,
@@ -148,6 +157,7 @@ impl Worker {
             cell: Arc::default(),
             stats: Arc::default(),
             control_burst: Burst::new(),
+            shadow: None,
             polls: 0,
             idle: Idle::new(IdleSettings::ALWAYS, &[]),
             recorder: Recorder::new(),
@@ -383,6 +393,10 @@ impl Worker {
                 flow.keep(places, &self.batch, classifier);
             }
         }
+        if let Some(shadow) = &mut self.shadow {
+            let WorkerParts { decap, fragments, .. } = &mut self.parts;
+            shadow.run(&mut self.batch, with_inner, decap.as_ref(), fragments);
+        }
         let classified = self.stats.stage(Stage::Classify, metered, packets);
 
         let WorkerParts { deployment, ports, .. } = &mut self.parts;
@@ -510,11 +524,25 @@ impl Worker {
         }
     }
 
+    /// Begins to try policies, or ends it, when the ones before can be given back.
+    fn take_shadow(&mut self) {
+        let ControlQueues { shadow, shadow_back, .. } = &self.parts.control;
+        if shadow.is_empty() || shadow_back.is_full() {
+            return;
+        }
+        // Given back first: whoever sees that the message is gone finds it there.
+        if let Some(before) = self.shadow.take() {
+            drop(shadow_back.push(before));
+        }
+        self.shadow = shadow.pop().flatten();
+    }
+
     /// Takes in what the control thread published, and sends what it has to send.
     #[cold]
     fn housekeeping(&mut self) {
         self.recorder.hand_over();
         self.take_deployment();
+        self.take_shadow();
         self.refresh_outputs();
         if self.page.is_none() {
             self.page = self.parts.control.pages.wanted.pop();

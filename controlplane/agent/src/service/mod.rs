@@ -2,6 +2,7 @@
 
 mod change;
 mod counter;
+mod dry_run;
 mod explain;
 mod history;
 mod policy;
@@ -74,4 +75,9 @@ fn caller<T>(request: &Request<T>) -> String {
     let info = request.extensions().get::<UdsConnectInfo>();
     let user = info.and_then(|info| info.peer_cred).map(|peer: UCred| peer.uid());
     user.map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}"))
+}
+
+/// A part of a request that has to be there.
+fn required<T>(object: Option<T>, field: &str) -> Result<T, Status> {
+    object.ok_or_else(|| Status::invalid_argument(format!("{field}: missing")))
 }

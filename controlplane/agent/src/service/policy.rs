@@ -1,14 +1,13 @@
 //! Reading and changing what is in force.
 
 use sluice_api::v1::policy_service_server::PolicyService;
-use sluice_api::{findings, rebase, v1};
+use sluice_api::{rebase, v1};
 use sluice_model::Generation;
-use sluice_model::spec::{Diagnostics, Loaded, PolicySetSpec, Severity};
-use tokio_stream::StreamExt;
+use sluice_model::spec::PolicySetSpec;
 use tonic::{Request, Response, Status};
 
-use super::change::{change, counts};
-use super::{Answers, Service, caller};
+use super::change::change;
+use super::{Answers, Service, caller, required};
 use crate::history::Origin;
 use crate::policies::{Change, Current, Policies};
 
@@ -120,10 +119,6 @@ fn page<T>(mut list: Vec<T>, request: &v1::ListRequest, name: impl Fn(&T) -> &st
     (list, token.unwrap_or_default())
 }
 
-fn required<T>(object: Option<T>, field: &str) -> Result<T, Status> {
-    object.ok_or_else(|| Status::invalid_argument(format!("{field}: missing")))
-}
-
 impl Service {
     /// The set in force as a message, and its generation.
     fn set(&self) -> Result<(v1::PolicySet, u64), Status> {
@@ -158,15 +153,7 @@ impl PolicyService for Service {
         &self,
         request: Request<v1::DryRunRequest>,
     ) -> Result<Response<Self::DryRunStream>, Status> {
-        let request = request.into_inner();
-        if request.live_ms > 0 {
-            return Err(Status::unimplemented("live_ms: counting on live traffic is not there yet"));
-        }
-        let set = required(request.set, "set")?;
-        let plan = self.blocking(move |policies| Ok(plan(policies, &set))).await?;
-        let step = Some(v1::dry_run_response::Step::Plan(plan));
-        let answers = tokio_stream::once(Ok(v1::DryRunResponse { step }));
-        Ok(Response::new(Box::pin(answers.map(|answer| answer))))
+        self.try_set(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_policies(
@@ -297,38 +284,4 @@ impl PolicyService for Service {
         };
         self.blocking(move |policies| asked.edit(policies, 0, edit)).await.map(Response::new)
     }
-}
-
-/// What a set would change, and whether it would be taken.
-fn plan(policies: &Policies, set: &v1::PolicySet) -> v1::DryRunPlan {
-    let current = policies.current();
-    let mut plan = v1::DryRunPlan {
-        diff: Some(current.spec.diff(&PolicySetSpec::from(set)).into()),
-        generation: current.generation.0,
-        ..v1::DryRunPlan::default()
-    };
-    match sluice_api::validate(set) {
-        Err(Diagnostics(errors)) => plan.findings = findings(&errors),
-        Ok(Loaded { value, warnings }) => {
-            let (found, clashes) = policies.check(&value);
-            plan.valid =
-                clashes.is_empty() && !found.iter().any(|finding| finding.severity == Severity::Error);
-            plan.findings = findings(&warnings);
-            plan.findings.extend(findings(&found));
-            plan.findings.extend(clashes.into_iter().map(|reason| v1::Finding {
-                severity: v1::Severity::Error.into(),
-                reason,
-                ..v1::Finding::default()
-            }));
-            let (report, compile) = policies.engine().compile(&value);
-            let [policies, destinations] = counts(&value);
-            plan.compiled = Some(v1::CompileReport {
-                policies,
-                destinations,
-                table_bytes: report.bytes as u64,
-                compile_us: u64::try_from(compile.as_micros()).unwrap_or(u64::MAX),
-            });
-        }
-    }
-    plan
 }

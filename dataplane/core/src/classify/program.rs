@@ -245,6 +245,12 @@ impl Program {
         self.member_streams.get(range.start as usize..range.end as usize).unwrap_or(&[])
     }
 
+    /// The most policies that can match one packet, or copies that it can give rise to, if these are more.
+    #[must_use]
+    pub fn most_rows(&self) -> usize {
+        self.bounds.matched.max(self.bounds.copies)
+    }
+
     /// The number under which the program is published.
     #[must_use]
     pub fn generation(&self) -> Generation {

@@ -308,6 +308,8 @@ pub(super) struct Deployer {
     pub(super) site: Arc<Site>,
     /// Of the generation in force, by destination number.
     pub(super) routes: Vec<Route>,
+    /// Whether policies are tried.
+    pub(super) trial: Arc<AtomicBool>,
     pub(super) current: Shared,
     /// The capture files of the generation in force.
     pub(super) book: Option<BookId>,

@@ -19,6 +19,7 @@ mod routes;
 mod share;
 mod spread;
 mod tables;
+mod trial;
 
 pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
@@ -34,6 +35,7 @@ pub use routes::Route;
 pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
 pub use tables::{memory_fits, tables_fit};
+pub use trial::{Trial, TrialCounts, TrialError, TrialRow};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -332,6 +334,7 @@ impl Engine {
         let deployer = Deployer {
             site: Arc::new(site),
             routes: draft.routes.clone(),
+            trial: Arc::default(),
             current: draft.shared,
             book: Some(sink.latest()),
             spreading,

@@ -95,6 +95,12 @@ impl Decap {
         self.meter.as_ref().map(TunnelMeter::rows)
     }
 
+    /// Whether a port looks through tunnels.
+    #[must_use]
+    pub(crate) fn looks_through(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|settings| settings.mode == DecapMode::LookThrough)
+    }
+
     /// Takes plain VXLAN off the live packets before they are parsed, where that is all there is to do: what is inside is
     /// parsed then. Returns which packets those are (bit i: place i).
     ///

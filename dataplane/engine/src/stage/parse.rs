@@ -58,7 +58,7 @@ fn rest(batch: &mut Batch, fragments: &mut FragmentTable, places: u64) -> u64 {
 
 /// Parses the innermost headers of a frame whose outermost ones are `outer`.
 #[inline]
-pub(super) fn innermost(
+pub(crate) fn innermost(
     frame: &[u8],
     outer: &Parsed,
     inner: &mut Parsed,
