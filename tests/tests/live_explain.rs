@@ -12,7 +12,7 @@ use sluice_model::spec::parse_policy_spec;
 use sluice_tests::captures;
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::Lab;
-use sluice_tests::tap::{TOOL, Tap};
+use sluice_tests::tap::{CLIENT, SERVER, TOOL, Tap};
 use sluice_tests::tshark::Tshark;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -284,4 +284,47 @@ async fn captured_packets_are_what_tshark_says() {
     assert!(asked > 50, "{asked} packets");
     let summary = daemon.stop();
     assert_eq!(summary.rx() + summary.tx(), 0, "nothing of it was traffic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_flow_is_explained() {
+    let Some(mut lab) = Lab::new("explainflow") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let _sink = tap.sink();
+    let daemon = Daemon::start(&lab, &tap.broker, &format!("{}[flow]\n", boot("")), &policies());
+    daemon.wait_log("the API is served");
+    let mut client = Client::connect(&lab.dir().join("api.sock")).await;
+    tap.flood(10, 100);
+    let selector = |dst_port: u32| v1::FlowSelector {
+        src: CLIENT[0].to_owned(),
+        dst: SERVER[0].to_owned(),
+        protocol: "udp".to_owned(),
+        dst_port: Some(dst_port),
+        ..Default::default()
+    };
+    let response = client.ask(Packet::Flow(selector(9))).await;
+    let headers = &response.headers[0];
+    assert_eq!((&*headers.src, &*headers.dst, headers.dst_port), (CLIENT[0], SERVER[0], Some(9)));
+    assert_eq!(headers.src_mac, tap.client.mac("c0"), "as it was on the wire");
+    assert_eq!((matching(&response), response.flow_generation), (vec!["web-too"], Some(1)));
+    assert!(response.copies[0].egress);
+    // From its other end.
+    let turned = v1::FlowSelector {
+        src: SERVER[0].to_owned(),
+        dst: CLIENT[0].to_owned(),
+        src_port: Some(9),
+        dst_port: None,
+        ..selector(9)
+    };
+    let response = client.ask(Packet::Flow(turned)).await;
+    assert_eq!((&*response.headers[0].src, response.headers[0].src_port), (SERVER[0], Some(9)));
+    let refused = |flow| v1::ExplainRequest { packet: Some(Packet::Flow(flow)), ..Default::default() };
+    assert_eq!(client.refused(refused(selector(10))).await.0, Code::NotFound);
+    let wrong = v1::FlowSelector { tap: Some(70_000), ..selector(9) };
+    assert_eq!(
+        client.refused(refused(wrong)).await,
+        (Code::InvalidArgument, "flow.tap: 0 to 65535".to_owned())
+    );
+    let summary = daemon.stop();
+    assert_eq!(summary.get("policy", "web-too", 0), 10);
 }

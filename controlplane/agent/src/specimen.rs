@@ -10,6 +10,8 @@ use etherparse::{
 };
 use sluice_api::{packet_filter, v1};
 use sluice_capture::CaptureReader;
+use sluice_core::flow::FlowSnapshot;
+use sluice_engine::runtime::{FlowSelector, address as flow_address};
 use sluice_model::MacAddr;
 
 /// The longest frame that can be described, in bytes.
@@ -103,6 +105,42 @@ pub(crate) fn captured(packet: &v1::CapturedPacket) -> Result<Frame, String> {
             Some(_) => {}
             None => return Err(format!("captured.packet: the file has {read} packets, not {number}")),
         }
+    }
+}
+
+/// The flow that is asked for.
+///
+/// # Errors
+/// The field that cannot be so, and why.
+pub(crate) fn selector(flow: &v1::FlowSelector) -> Result<FlowSelector, String> {
+    let optional = |field, port: Option<u32>| port.map(|_| self::port(field, port)).transpose();
+    let tap = flow.tap.map(u16::try_from).transpose().map_err(|_| "flow.tap: 0 to 65535".to_owned())?;
+    Ok(FlowSelector {
+        addresses: [address("flow.src", &flow.src)?, address("flow.dst", &flow.dst)?],
+        ports: [optional("flow.src_port", flow.src_port)?, optional("flow.dst_port", flow.dst_port)?],
+        protocol: protocol(&flow.protocol)?,
+        tap,
+    })
+}
+
+/// A packet of a flow, from its client or from its server, as far as the flow table keeps it: the shortest one, without
+/// its tunnel.
+pub(crate) fn of_flow(flow: &FlowSnapshot, from_client: bool) -> v1::PacketDescription {
+    let [from, to] = if from_client { [0, 1] } else { [1, 0] };
+    let address = |end: usize| flow_address(flow.network, &flow.addresses[end]);
+    let text = |end| address(end).map(|address| address.to_string()).unwrap_or_default();
+    let port = |end: usize| flow.ports.map(|ports| ports[end].into());
+    v1::PacketDescription {
+        src: text(from),
+        dst: text(to),
+        protocol: if address(from).is_some() { flow.protocol.to_string() } else { String::new() },
+        src_port: port(from),
+        dst_port: port(to),
+        vlan: if flow.vlan > 0 { vec![flow.vlan.into()] } else { Vec::new() },
+        src_mac: flow.macs[from].to_string(),
+        dst_mac: flow.macs[to].to_string(),
+        ethertype: address(from).is_none().then_some(flow.ethertype.into()),
+        ..v1::PacketDescription::default()
     }
 }
 

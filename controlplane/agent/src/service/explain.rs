@@ -63,12 +63,28 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
         },
     };
     let boot = policies.boot();
-    let ingress = ingress(boot, &request.ingress)?;
+    let mut ingress = ingress(boot, &request.ingress)?;
     let frame = match request.packet {
         None => Err("packet: missing; describe one, or send one of a capture file".to_owned()),
         Some(Packet::Description(description)) => specimen::described(&description),
         Some(Packet::Captured(captured)) => specimen::captured(&captured),
-        Some(Packet::Flow(_)) => return Err(Status::unimplemented("flow: flows cannot be asked for yet")),
+        Some(Packet::Flow(flow)) => {
+            let wanted = specimen::selector(&flow).map_err(Status::invalid_argument)?;
+            let found = policies.engine().find_flow(&wanted);
+            let found = found.map_err(|error| Status::failed_precondition(error.to_string()))?;
+            let Some((_, flow)) = found else {
+                return Err(Status::not_found("flow: there is no such flow in the table"));
+            };
+            if request.ingress.is_empty() {
+                ingress = flow.port;
+            }
+            let from_client = wanted.fits(&flow).unwrap_or(true);
+            response.flow_generation = Some(policies.current().generation.0);
+            if let Some(tunnel) = flow.tunnels[usize::from(!from_client)] {
+                response.findings.push(left_out(tunnel.id));
+            }
+            specimen::described(&specimen::of_flow(&flow, from_client))
+        }
     };
     let Frame { data, wire_len } = frame.map_err(Status::invalid_argument)?;
     let specimen = Specimen { frame: &data, wire_len, ingress };
@@ -90,6 +106,18 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
     response.policies = all;
     response.copies = examination.copies.iter().map(|copy| self::copy(&asked, copy, &names)).collect();
     Ok(response)
+}
+
+/// Says that the table does not keep a tunnel well enough to put it around the packet again.
+fn left_out(id: u32) -> v1::Finding {
+    v1::Finding {
+        severity: v1::Severity::Warning.into(),
+        field: "flow".to_owned(),
+        reason: format!(
+            "its tunnel with the id {id} is left out: policies with tunnel_id are not held against it"
+        ),
+        suggestion: "describe a packet with a vni, or send a captured one".to_owned(),
+    }
 }
 
 /// The capture port that is asked for, or the first one.
