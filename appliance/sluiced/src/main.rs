@@ -5,6 +5,7 @@ mod check;
 mod engine_view;
 mod metrics;
 mod parquet_folder;
+mod parquet_report;
 mod paths;
 mod records;
 mod replay;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{CorePlan, Engine};
+use sluice_export::parquet::SinkStats;
 use sluice_export::prometheus::{Health, MetricsServer, Snapshot, Source};
 use sluice_model::BootConfig;
 
@@ -23,6 +24,7 @@ pub(crate) struct Watched {
     engine: OnceLock<Weak<Engine>>,
     /// By port number.
     port_names: Vec<String>,
+    parquet: Option<Arc<SinkStats>>,
     /// When the main thread was last seen.
     seen: Mutex<Instant>,
     stopping: AtomicBool,
@@ -38,11 +40,12 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Starts the server, if the boot config wants one. Before the engine, so that the thread is bound to no core, and
     /// readiness can be asked for from the beginning.
-    pub(crate) fn start(boot: &BootConfig) -> Result<Option<Self>> {
+    pub(crate) fn start(boot: &BootConfig, parquet: Option<Arc<SinkStats>>) -> Result<Option<Self>> {
         let Some(settings) = boot.metrics else { return Ok(None) };
         let watched = Arc::new(Watched {
             engine: OnceLock::new(),
             port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
+            parquet,
             seen: Mutex::new(Instant::now()),
             stopping: AtomicBool::new(false),
         });
@@ -82,7 +85,8 @@ impl Source for Watched {
         // Once it stops, there is nobody to ask.
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.map(|engine| view(&engine, &self.port_names));
-        Snapshot { version: env!("CARGO_PKG_VERSION"), engine }
+        let parquet = self.parquet.as_ref().map(|stats| stats.report());
+        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet }
     }
 
     fn health(&self) -> Health {

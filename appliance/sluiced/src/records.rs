@@ -4,17 +4,20 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use sluice_core::flow::Sink;
 use sluice_engine::files::open_to_write;
-use sluice_engine::runtime::FlowHandle;
-use sluice_export::parquet::ParquetSettings;
+use sluice_engine::runtime::{Engine, FlowHandle};
+use sluice_export::parquet::{ParquetSettings, SinkReport, SinkStats};
+use sluice_export::prometheus::EngineView;
 use sluice_model::fields::{FLOW_FIELDS, Field, METRICS_FIELDS, write_json_line};
 use sluice_model::{FlowRecord, MetricsRecord};
 
+use crate::engine_view::view;
 use crate::parquet_folder::ParquetFolder;
 use crate::paths::identity;
 use crate::say::complain;
@@ -24,8 +27,10 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// How often the rings of the workers are emptied.
 const ROUND: Duration = Duration::from_millis(5);
-/// How often what is collected is written out.
+/// How often lines that are collected are written out.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often Parquet files that are due are ended.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What is done with what a file held before. Not earlier than the first write: a run that does not start leaves the file
 /// alone.
@@ -219,7 +224,11 @@ impl RecordFiles {
     fn flush(&mut self) {
         self.flows.iter_mut().for_each(RecordFile::flush);
         self.metrics.iter_mut().for_each(RecordFile::flush);
-        self.parquet.iter_mut().for_each(ParquetFolder::tick);
+    }
+
+    /// Gives Parquet files what came since: a crash loses no record uncounted that was taken before.
+    fn hand_on(&mut self) {
+        self.parquet.iter_mut().for_each(ParquetFolder::hand_on);
     }
 
     /// Logs the files that take no more, each once.
@@ -236,6 +245,7 @@ impl RecordFiles {
         Written {
             records_lost: records_lost + parquet.records_lost,
             metrics_lost: metrics_lost + parquet.metrics_lost,
+            parquet: parquet.parquet,
             failures: flows.into_iter().chain(metrics).chain(parquet.failures).collect(),
         }
     }
@@ -248,6 +258,8 @@ pub(crate) struct Written {
     pub(crate) records_lost: u64,
     /// Rows of metrics that their files did not take.
     pub(crate) metrics_lost: u64,
+    /// What became of Parquet files.
+    pub(crate) parquet: Option<SinkReport>,
     /// What went wrong.
     pub(crate) failures: Vec<Error>,
 }
@@ -282,43 +294,67 @@ impl Sink for RecordFiles {
     }
 }
 
+/// Where records and counters come from.
+enum News {
+    /// An engine that has begun.
+    Engine { engine: Weak<Engine>, rings: Vec<FlowHandle> },
+    /// What it showed at its end.
+    Last(Box<EngineView>),
+}
+
 /// The thread that takes records out of the workers' rings.
 pub(crate) struct Drain {
-    rings: Sender<Vec<FlowHandle>>,
+    news: Sender<News>,
+    parquet: Option<Arc<SinkStats>>,
+    port_names: Vec<String>,
     thread: JoinHandle<Written>,
 }
 
 impl Drain {
-    /// Starts the thread; it waits for [`Drain::take_from`].
-    pub(crate) fn start(files: RecordFiles) -> io::Result<Self> {
-        let (rings, receiver) = channel();
+    /// Starts the thread; it waits for [`Drain::take_from`]. `port_names` are those of counters, by port number.
+    pub(crate) fn start(files: RecordFiles, port_names: Vec<String>) -> io::Result<Self> {
+        let (news, receiver) = channel();
+        let parquet = files.parquet.as_ref().map(ParquetFolder::stats);
         let thread = std::thread::Builder::new().name("sluice-records".to_owned());
-        let thread = thread.spawn(move || drain(&receiver, files))?;
-        Ok(Self { rings, thread })
+        let names = port_names.clone();
+        let thread = thread.spawn(move || drain(&receiver, files, &names))?;
+        Ok(Self { news, parquet, port_names, thread })
+    }
+
+    /// What becomes of Parquet files, where there are any; for any thread.
+    pub(crate) fn parquet(&self) -> Option<Arc<SinkStats>> {
+        self.parquet.clone()
     }
 
     /// From where to take records.
-    pub(crate) fn take_from(&self, rings: Vec<FlowHandle>) {
+    pub(crate) fn take_from(&self, engine: &Arc<Engine>) {
         // Fails only when the thread has ended, which its join tells.
-        drop(self.rings.send(rings));
+        drop(self.news.send(News::Engine { engine: Arc::downgrade(engine), rings: engine.flows() }));
     }
 
     /// Takes what is left, after the workers ended, and says what was written.
-    pub(crate) fn end(self) -> Written {
-        drop(self.rings);
+    pub(crate) fn end(self, engine: &Engine) -> Written {
+        drop(self.news.send(News::Last(Box::new(view(engine, &self.port_names)))));
+        drop(self.news);
         let panicked = anyhow!("the thread that writes records panicked");
         self.thread.join().unwrap_or_else(|_| Written { failures: vec![panicked], ..Written::default() })
     }
 }
 
 /// Drains rings until there is nobody left who could name others.
-fn drain(receiver: &Receiver<Vec<FlowHandle>>, mut files: RecordFiles) -> Written {
+fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String]) -> Written {
     let mut rings: Vec<FlowHandle> = Vec::new();
-    let mut written = Instant::now();
+    let mut running = Weak::new();
+    let mut last = None;
+    let (mut written, mut ticked) = (Instant::now(), Instant::now());
     loop {
         let end = match receiver.recv_timeout(ROUND) {
-            Ok(named) => {
-                rings = named;
+            Ok(News::Engine { engine, rings: named }) => {
+                (running, rings) = (engine, named);
+                false
+            }
+            Ok(News::Last(view)) => {
+                last = Some(view);
                 false
             }
             Err(RecvTimeoutError::Timeout) => false,
@@ -326,6 +362,20 @@ fn drain(receiver: &Receiver<Vec<FlowHandle>>, mut files: RecordFiles) -> Writte
         };
         for flow in &rings {
             flow.rings.drain(&mut files);
+        }
+        files.hand_on();
+        if let Some(folder) = &mut files.parquet {
+            if let Some(last) = last.as_ref().filter(|_| end) {
+                folder.counters(last);
+            } else if folder.wants_counters()
+                && let Some(engine) = running.upgrade()
+            {
+                folder.counters(&view(&engine, port_names));
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                folder.tick();
+            }
         }
         if end {
             return files.close();

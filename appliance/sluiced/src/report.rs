@@ -13,6 +13,7 @@ use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, Destination, DestinationId, DropCounts, PolicySet, PortId};
 
+use crate::parquet_report;
 use crate::records::Written;
 use crate::say::complain;
 
@@ -143,6 +144,7 @@ impl Summary<'_> {
             "flow": self.flow_counts().map(|counts| {
                 counts.iter().map(|&(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>()
             }),
+            "parquet": self.written.parquet.as_ref().map(parquet_report::json),
             "policies": policies.collect::<Vec<_>>(),
             "destinations": destinations.collect::<Vec<_>>(),
             "groups": self.groups_json(),
@@ -254,6 +256,9 @@ impl Summary<'_> {
                 flows.add_row(row(&name.replace('_', " "), &[count]));
             }
             parts.push(flows.to_string());
+        }
+        if let Some(parquet) = &self.written.parquet {
+            parts.push(parquet_report::table(parquet));
         }
         if let Some(dedup) = self.dedup.as_ref().filter(|dedup| !dedup.pairs.is_empty()) {
             parts.push(dedup.table());

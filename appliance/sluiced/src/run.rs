@@ -40,10 +40,10 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let signals = Signals::watch().context("cannot handle signals")?;
     let mut server = boot.api.enabled.then(Server::new).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
-    let metrics = Metrics::start(&boot)?;
+    let metrics = Metrics::start(&boot, drain.as_ref().and_then(Drain::parquet))?;
     let engine = Arc::new(Engine::start(&boot, &policies, generation)?);
     if let Some(drain) = &drain {
-        drain.take_from(engine.flows());
+        drain.take_from(&engine);
     }
     if let Some(metrics) = &metrics {
         metrics.watch(&engine);
@@ -86,7 +86,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     drop(policies);
     let mut engine = alone(engine)?;
     engine.stop();
-    let written = drain.map(Drain::end).unwrap_or_default();
+    let written = drain.map(|drain| drain.end(&engine)).unwrap_or_default();
     let mut out = Out::default();
     let summary = print_summary(&mut out, &engine, &boot, &in_force.policies, &written, json);
     let whole = written.complain();
@@ -206,7 +206,8 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
     if let Some(output) = &boot.flow.parquet {
         files = files.with_parquet(ParquetSettings::of(output))?;
     }
-    Drain::start(files).context("cannot start the thread that writes records")
+    let port_names = boot.ports.iter().map(|port| port.name.clone()).collect();
+    Drain::start(files, port_names).context("cannot start the thread that writes records")
 }
 
 /// Logs go to stderr; `RUST_LOG` overrides the boot config's level.

@@ -9,5 +9,6 @@
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
 )]
 
+pub mod counters;
 pub mod parquet;
 pub mod prometheus;

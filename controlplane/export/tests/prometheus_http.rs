@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sluice_export::parquet::SinkReport;
 use sluice_export::prometheus::{
     Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, MAX_CONNECTIONS, Metric,
     MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
@@ -18,7 +19,11 @@ struct Fixed(Health);
 
 impl Source for Fixed {
     fn snapshot(&self) -> Snapshot {
-        Snapshot { version: "1.2.3", engine: (self.0 == Health::Ready).then(engine) }
+        Snapshot {
+            version: "1.2.3",
+            engine: (self.0 == Health::Ready).then(engine),
+            parquet: (self.0 == Health::Ready).then(SinkReport::default),
+        }
     }
 
     fn health(&self) -> Health {

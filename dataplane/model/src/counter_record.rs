@@ -11,7 +11,7 @@ pub struct CounterRecord {
     pub interval_ms: u32,
     /// What is counted for.
     pub scope: CounterScope,
-    /// Which of them, by its name in the configuration: `uplink`, `worker 3`; empty for the whole appliance.
+    /// Which of them, by its name in the configuration: `uplink`, `worker3`; empty for the whole appliance.
     pub name: Arc<str>,
     /// What is counted, as in docs/metrics.md: `rx_packets`; of drops the reason: `no_policy`.
     pub metric: &'static str,
@@ -32,12 +32,14 @@ pub enum CounterScope {
     Destination,
     /// Dropped packets by reason.
     Drop,
+    /// The records of one table of Parquet files.
+    Table,
 }
 
 impl CounterScope {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Appliance, Self::Port, Self::Worker, Self::Policy, Self::Destination, Self::Drop];
+    pub const ALL: [Self; 7] =
+        [Self::Appliance, Self::Port, Self::Worker, Self::Policy, Self::Destination, Self::Drop, Self::Table];
 
     /// Its name in tables.
     #[must_use]
@@ -49,6 +51,7 @@ impl CounterScope {
             Self::Policy => "policy",
             Self::Destination => "destination",
             Self::Drop => "drop",
+            Self::Table => "table",
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct ParquetOutput {
     pub reserve_mb: Option<u32>,
     /// Flow records kept per second, a uniform sample of all.
     pub records_per_second: Option<u32>,
+    /// Seconds between the rows of counters; 0 = none are written.
+    pub counters_s: Option<u32>,
 }
 
 impl Default for FlowSettings {

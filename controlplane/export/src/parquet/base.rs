@@ -115,7 +115,7 @@ impl Base {
 
     /// Counts records that cannot be written, and notes why.
     pub(crate) fn lose(&mut self, table: Table, rows: usize, error: WriteError) {
-        self.stats.set_condition(error.condition());
+        self.stats.note_failure(&error);
         self.failure = Some(error);
         self.count_lost(table, rows);
     }

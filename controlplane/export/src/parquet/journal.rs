@@ -2,7 +2,8 @@
 //!
 //! A file with one line of fixed length for each file that is not whole: the number of its records and its name. A line
 //! is written by one small write at its place, which a killed process has made or has not. The start after a crash adds
-//! up the lines whose files are not there.
+//! up the lines whose files are not there. The first line says what all starts found, so that no crash is forgotten,
+//! not even that of a start.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const NAME: &str = ".sluice";
 /// Bytes of a line.
 const LINE_BYTES: usize = 256;
+/// Stands in the first line in the place of a file.
+const EVER: &str = "lost by all runs that were killed";
 /// The most lines that are read.
 const MAX_LINES: usize = 256;
 
@@ -41,8 +44,9 @@ impl From<io::Error> for JournalError {
 pub(crate) struct Slot(usize);
 
 impl Journal {
-    /// Locks the folder; says how many records a run before took and did not bring into whole files.
-    pub(crate) fn open(folder: &Path) -> Result<(Self, u64), JournalError> {
+    /// Locks the folder; says how many records the run before took and did not bring into whole files, and how many all
+    /// runs.
+    pub(crate) fn open(folder: &Path) -> Result<(Self, [u64; 2]), JournalError> {
         let path = folder.join(NAME);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(|error| match error {
@@ -52,9 +56,20 @@ impl Journal {
         let mut lines = Vec::new();
         let most = u64::try_from(LINE_BYTES * MAX_LINES).unwrap_or(u64::MAX);
         (&file).take(most).read_to_end(&mut lines)?;
-        let lost = lines.chunks(LINE_BYTES).filter_map(|line| missing(line, folder)).sum();
-        file.set_len(0)?;
-        Ok((Self { file, used: Vec::new() }, lost))
+        let (mut before, mut lost) = (0, 0_u64);
+        for (rows, target) in lines.chunks(LINE_BYTES).filter_map(parse) {
+            if target == EVER {
+                before = rows;
+            } else if !folder.join(PathBuf::from(target)).is_file() {
+                lost = lost.saturating_add(rows);
+            }
+        }
+        let ever = lost.saturating_add(before);
+        let journal = Self { file, used: vec![true] };
+        // A start that is killed between the two makes the next one count these records twice: too many, never too few.
+        journal.note(Slot(0), usize::try_from(ever).unwrap_or(usize::MAX), Path::new(EVER))?;
+        journal.file.set_len(u64::try_from(LINE_BYTES).unwrap_or(u64::MAX))?;
+        Ok((journal, [lost, ever]))
     }
 
     /// A line that is free.
@@ -86,11 +101,9 @@ impl Journal {
     }
 }
 
-/// The records of a line whose file is not there.
-fn missing(line: &[u8], folder: &Path) -> Option<u64> {
+/// What a line says: records, and their file.
+fn parse(line: &[u8]) -> Option<(u64, &str)> {
     let line = std::str::from_utf8(line).ok()?;
     let (rows, target) = line.trim_end().split_once(' ')?;
-    let rows: u64 = rows.parse().ok()?;
-    let whole = !folder.join(PathBuf::from(target)).is_file();
-    whole.then_some(rows)
+    Some((rows.parse().ok()?, target))
 }

@@ -21,4 +21,4 @@ pub use base::WriteError;
 pub use settings::{Now, ParquetSettings};
 pub use sink::{OpenError, ParquetSink};
 pub use sluice_model::ColumnProfile as Profile;
-pub use stats::{Condition, SinkStats, Table, TableStats};
+pub use stats::{Condition, SinkReport, SinkStats, Table, TableStats};

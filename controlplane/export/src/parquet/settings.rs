@@ -26,6 +26,8 @@ pub struct ParquetSettings {
     pub reserve_bytes: u64,
     /// Flow records per second that are kept, a uniform sample of all; `None` = all.
     pub flow_cap: Option<u32>,
+    /// How often the caller hands over [counters](super::ParquetSink::counters); `None` = never.
+    pub counters: Option<Duration>,
 }
 
 impl ParquetSettings {
@@ -45,6 +47,7 @@ impl ParquetSettings {
             keep_bytes: None,
             reserve_bytes: 256_000_000,
             flow_cap: Some(10_000),
+            counters: Some(Duration::from_secs(10)),
         }
     }
 
@@ -62,6 +65,9 @@ impl ParquetSettings {
                 .reserve_mb
                 .map_or(defaults.reserve_bytes, |megabytes| u64::from(megabytes) * 1_000_000),
             flow_cap: output.records_per_second.or(defaults.flow_cap),
+            counters: output
+                .counters_s
+                .map_or(defaults.counters, |interval| (interval > 0).then(|| seconds(interval))),
             ..defaults
         }
     }

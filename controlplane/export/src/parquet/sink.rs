@@ -64,13 +64,14 @@ impl ParquetSink {
         let path = settings.folder.clone();
         let failed = |source| OpenError::Io { path: path.clone(), source };
         fs::create_dir_all(&path).map_err(failed)?;
-        let (mut journal, lost) = Journal::open(&path).map_err(|error| match error {
+        let (mut journal, [lost, ever]) = Journal::open(&path).map_err(|error| match error {
             JournalError::InUse => OpenError::InUse(path.clone()),
             JournalError::Io(source) => failed(source),
         })?;
         let (shelf, unfinished) = Shelf::scan(&path).map_err(failed)?;
         let stats = SinkStats::default();
-        stats.crash_lost.store(lost, Ordering::Relaxed);
+        stats.crash_lost_now.store(lost, Ordering::Relaxed);
+        stats.crash_lost.store(ever, Ordering::Relaxed);
         add(&stats.crash_files, unfinished);
         stats.kept_bytes.store(shelf.bytes(), Ordering::Relaxed);
         let (first, last) = (*ParquetSettings::FLOW_CAPS.start(), *ParquetSettings::FLOW_CAPS.end());
@@ -161,7 +162,7 @@ impl ParquetSink {
                     self.base.stats.set_condition(Condition::Writing);
                 }
                 Err(error) => {
-                    self.base.stats.set_condition(error.condition());
+                    self.base.stats.note_failure(&error);
                     self.retry = Some(now.at + RETRY);
                 }
             }

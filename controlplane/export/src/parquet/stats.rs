@@ -1,6 +1,7 @@
 //! What became of every record?
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,18 @@ pub enum Condition {
     Failing = 2,
 }
 
+impl Condition {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::NoSpace => "no_space",
+            Self::Failing => "failing",
+        }
+    }
+}
+
 /// What became of the records of one table: `taken = written + sampled_out + lost + pending`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
@@ -60,12 +73,46 @@ pub struct TableStats {
     pub bytes: u64,
 }
 
+/// All that a sink counted, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkReport {
+    /// By table, in the order of [`Table::ALL`].
+    pub tables: [TableStats; Table::ALL.len()],
+    /// Whether records are written.
+    pub condition: Condition,
+    /// How often writing stopped.
+    pub exceptions: u64,
+    /// Attempts to write that failed.
+    pub write_errors: u64,
+    /// Records that killed runs took and did not bring into whole files, since the folder was made.
+    pub crash_lost: u64,
+    /// Unfinished files that were found at the start, and removed.
+    pub crash_files: u64,
+    /// Files removed for their age, or for the size of all.
+    pub removed_files: u64,
+    /// Their bytes.
+    pub removed_bytes: u64,
+    /// Bytes of all whole files in the folder.
+    pub kept_bytes: u64,
+}
+
+impl SinkReport {
+    /// The tables by name.
+    pub fn tables(&self) -> impl Iterator<Item = (&'static str, &TableStats)> {
+        Table::ALL.into_iter().map(Table::name).zip(&self.tables)
+    }
+}
+
 /// Counters of a sink, for any thread (sink: w, all: r). Each is exact; together they are when the sink rests.
 #[derive(Debug, Default)]
 pub struct SinkStats {
     pub(crate) tables: [TableCounters; Table::ALL.len()],
     pub(crate) condition: AtomicU8,
     pub(crate) exceptions: AtomicU64,
+    pub(crate) write_errors: AtomicU64,
+    /// Why writing stopped; kept when it goes on.
+    pub(crate) failure: Mutex<Option<String>>,
+    pub(crate) crash_lost_now: AtomicU64,
     pub(crate) crash_lost: AtomicU64,
     pub(crate) crash_files: AtomicU64,
     pub(crate) removed_files: AtomicU64,
@@ -131,6 +178,39 @@ impl SinkStats {
         }
     }
 
+    /// Everything at this moment.
+    #[must_use]
+    pub fn report(&self) -> SinkReport {
+        let (removed_files, removed_bytes) = self.removed();
+        SinkReport {
+            tables: Table::ALL.map(|table| self.table(table)),
+            condition: self.condition(),
+            exceptions: self.exceptions(),
+            write_errors: self.write_errors(),
+            crash_lost: self.crash_lost_ever(),
+            crash_files: self.crash_files(),
+            removed_files,
+            removed_bytes,
+            kept_bytes: self.kept_bytes(),
+        }
+    }
+
+    /// Why nothing is written at the moment; `None` = records are written.
+    #[must_use]
+    pub fn exception(&self) -> Option<String> {
+        if self.condition() == Condition::Writing {
+            return None;
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a failure; [`Self::exception`] tells it as long as nothing is written.
+    pub(crate) fn note_failure(&self, error: &super::WriteError) {
+        add(&self.write_errors, 1);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        self.set_condition(error.condition());
+    }
+
     pub(crate) fn set_condition(&self, condition: Condition) {
         if self.condition.swap(condition as u8, Ordering::Relaxed) == 0 && condition != Condition::Writing {
             add(&self.exceptions, 1);
@@ -143,9 +223,21 @@ impl SinkStats {
         self.exceptions.load(Ordering::Relaxed)
     }
 
+    /// Attempts to write that failed.
+    #[must_use]
+    pub fn write_errors(&self) -> u64 {
+        self.write_errors.load(Ordering::Relaxed)
+    }
+
     /// Records that the run before took and did not bring into a whole file: it was killed.
     #[must_use]
     pub fn crash_lost(&self) -> u64 {
+        self.crash_lost_now.load(Ordering::Relaxed)
+    }
+
+    /// Such records of all runs since the folder was made.
+    #[must_use]
+    pub fn crash_lost_ever(&self) -> u64 {
         self.crash_lost.load(Ordering::Relaxed)
     }
 

@@ -195,6 +195,22 @@ metrics! {
     RingEntries = "sluice_ring_entries" Gauge [thread, ring] "Records that wait in the ring out of the worker.";
     RingSlots = "sluice_ring_slots" Gauge [thread, ring] "Records that the ring holds at most.";
 
+    ParquetWriting = "sluice_parquet_writing" Gauge [] "Whether records are written to Parquet files: 1, or 0 while writing fails.";
+    ParquetNoSpace = "sluice_parquet_no_space" Gauge [] "Whether writing stopped because the disk is full, or nearly: 1 or 0.";
+    ParquetStops = "sluice_parquet_stops" Counter [] "How often writing stopped.";
+    ParquetWriteErrors = "sluice_parquet_write_errors" Counter [] "Attempts to write that failed.";
+    ParquetTakenRecords = "sluice_parquet_taken_records" Counter [table] "Records that came: written + sampled out + lost + pending.";
+    ParquetWrittenRecords = "sluice_parquet_written_records" Counter [table] "Records in whole files.";
+    ParquetSampledOutRecords = "sluice_parquet_sampled_out_records" Counter [table] "Records above the cap, which the uniform sample left out.";
+    ParquetLostRecords = "sluice_parquet_lost_records" Counter [table] "Records that could not be written.";
+    ParquetPendingRecords = "sluice_parquet_pending_records" Gauge [table] "Records that wait for their file to be whole: what a crash would lose.";
+    ParquetFiles = "sluice_parquet_files" Counter [table] "Whole files.";
+    ParquetWrittenBytes = "sluice_parquet_written_bytes" Counter [table] "Their bytes.";
+    ParquetKeptBytes = "sluice_parquet_kept_bytes" Gauge [] "Bytes of all whole files in the folder.";
+    ParquetRemovedFiles = "sluice_parquet_removed_files" Counter [] "Files removed for their age, or for the size of all.";
+    ParquetRemovedBytes = "sluice_parquet_removed_bytes" Counter [] "Their bytes.";
+    ParquetCrashLost = "sluice_parquet_crash_lost_records" Gauge [] "Records that killed runs took and did not bring into whole files, since the folder was made.";
+
     MbufsTaken = "sluice_taken_mbufs" Gauge [] "Packet buffers in use, those that wait in drivers to be received into included.";
     Mbufs = "sluice_mbufs" Gauge [] "Packet buffers that there are.";
     ClockSteps = "sluice_clock_steps" Counter [] "How often the system clock was found more than a second away from ours.";

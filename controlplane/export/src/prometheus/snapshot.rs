@@ -2,6 +2,8 @@
 
 use sluice_model::{DropCounts, DropReason};
 
+use crate::parquet::{Condition, SinkReport, TableStats};
+
 use super::declare::Metric as M;
 use super::family::{Families, Value};
 use super::http_counts::HttpCounts;
@@ -15,6 +17,8 @@ pub struct Snapshot {
     pub version: &'static str,
     /// The engine, once it runs.
     pub engine: Option<EngineView>,
+    /// The Parquet files, where there are any.
+    pub parquet: Option<SinkReport>,
 }
 
 impl Snapshot {
@@ -24,6 +28,9 @@ impl Snapshot {
         out.add(M::Build, &[self.version], Value::Int(1));
         if let Some(engine) = &self.engine {
             engine.add_to(&mut out);
+        }
+        if let Some(parquet) = &self.parquet {
+            files(parquet, &mut out);
         }
         process::add_to(&mut out);
         for (page, status, requests) in http.pages().filter(|&(_, _, requests)| requests > 0) {
@@ -100,6 +107,29 @@ impl EngineView {
         let all = self.threads.iter().map(thread).chain([difference(&self.counts, self.held)]);
         all.max_by_key(|difference| difference.unsigned_abs()).unwrap_or(0)
     }
+}
+
+fn files(report: &SinkReport, out: &mut Families) {
+    out.int(M::ParquetWriting, (report.condition == Condition::Writing).into());
+    out.int(M::ParquetNoSpace, (report.condition == Condition::NoSpace).into());
+    out.int(M::ParquetStops, report.exceptions);
+    out.int(M::ParquetWriteErrors, report.write_errors);
+    let mut each = |metric, value: fn(&TableStats) -> u64| {
+        for (table, stats) in report.tables() {
+            out.add(metric, &[table], Value::Int(value(stats)));
+        }
+    };
+    each(M::ParquetTakenRecords, |table| table.taken);
+    each(M::ParquetWrittenRecords, |table| table.written);
+    each(M::ParquetSampledOutRecords, |table| table.sampled_out);
+    each(M::ParquetLostRecords, |table| table.lost);
+    each(M::ParquetPendingRecords, |table| table.pending);
+    each(M::ParquetFiles, |table| table.files);
+    each(M::ParquetWrittenBytes, |table| table.bytes);
+    out.int(M::ParquetKeptBytes, report.kept_bytes);
+    out.int(M::ParquetRemovedFiles, report.removed_files);
+    out.int(M::ParquetRemovedBytes, report.removed_bytes);
+    out.int(M::ParquetCrashLost, report.crash_lost);
 }
 
 /// A metric with a sample for each item under its name.

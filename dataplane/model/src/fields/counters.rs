@@ -7,7 +7,7 @@ use crate::CounterRecord;
 pub const COUNTER_FIELDS: &[Field<CounterRecord>] = fields![CounterRecord:
     "time" Time "us" "end of the interval" "" |r| micros(r.time_ns);
     "interval" U32 "ms" "how long it lasted" "" |r| number(r.interval_ms);
-    "scope" Text "" "what it counts for: `appliance`, `port`, `worker`, `policy`, `destination`, `drop`" "" |r| FieldValue::Name(r.scope.name());
+    "scope" Text "" "what it counts for: `appliance`, `port`, `worker`, `policy`, `destination`, `drop`, `table`" "" |r| FieldValue::Name(r.scope.name());
     "name" Text "" "which of them, as configured; empty = all" "" |r| FieldValue::Text(&r.name);
     "metric" Text "" "what is counted; with `drop` the reason" "" |r| FieldValue::Name(r.metric);
     "value" U64 "" "what was added in the interval; of a gauge its reading at the end" "" |r| number(r.value);

@@ -69,6 +69,7 @@ fn parquet_output(mut fields: Fields<'_>, base: &Path, report: &Report<'_>) -> O
         keep_gb: number("keep_gb", 1..=1 << 20, "keep_gb (gigabytes)"),
         reserve_mb: number("reserve_mb", 0..=1 << 24, "reserve_mb (megabytes)"),
         records_per_second: number("records_per_second", 100..=1_000_000, "records_per_second"),
+        counters_s: number("counters", 0..=3600, "the interval of counters (seconds, 0 = none)"),
     };
     fields.finish();
     Some(output)
@@ -151,8 +152,11 @@ mod tests {
 
     #[test]
     fn parquet_files_have_a_folder() {
-        let settings = parse("[flow.parquet]\nfolder = \"records\"\ncolumns = \"basic\"\nkeep_hours = 24\n");
+        let settings = parse(
+            "[flow.parquet]\nfolder = \"records\"\ncolumns = \"basic\"\nkeep_hours = 24\ncounters = 1\n",
+        );
         let output = settings.parquet.unwrap();
+        assert_eq!(output.counters_s, Some(1));
         assert_eq!((output.columns, output.keep_hours), (ColumnProfile::Basic, Some(24)));
         assert_eq!((output.folder.as_path(), output.flush_s), (Path::new("records"), None));
         for (section, wanted) in [
@@ -161,6 +165,8 @@ mod tests {
             ("[flow.parquet]\nfolder = \"r\"\ncolumns = \"most\"\n", "columns"),
             ("[flow.parquet]\nfolder = \"r\"\nflush = 0\n", "flush"),
             ("[flow.parquet]\nfolder = \"r\"\nrecords_per_second = 99\n", "records_per_second"),
+            ("[flow.parquet]\nfolder = \"r\"\nrecords_per_second = 1000001\n", "records_per_second"),
+            ("[flow.parquet]\nfolder = \"r\"\ncounters = 3601\n", "counters"),
             ("[flow.parquet]\nfolder = \"r\"\nkeep = 1\n", "keep"),
         ] {
             let errors = parse_boot("boot.toml", &format!("{PORT}{section}")).unwrap_err();
