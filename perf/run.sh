@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # Measures worker cores: ./perf/run.sh [SCENARIO[@SIZE]...] [--json] [--breakdown] [--core CPU] [--main-core CPU]
+# `./perf/run.sh ring-to-parquet CAPTURE [RECORDS [ROUNDS]]` measures how flow records become Parquet files instead.
 # `./perf/run.sh --plot DIR` runs what the pictures of docs/benchmarks.md need (or the scenarios named, if any), and
 # writes them with their figures (benchmarks.jsonl) to DIR. `./perf/run.sh --help` shows all options.
 # As root it reserves hugepages for the time of the run.
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 cd "$root"
+
+if [ "${1:-}" = ring-to-parquet ]; then
+    [ -n "${2:-}" ] || die "ring-to-parquet needs a capture: its flow records are the patterns"
+    capture=$(cd "$OLDPWD" && realpath -- "$2")
+    install_missing "${build_packages[@]}" dpdk
+    exec cargo run --release --locked --quiet -p sluice-perf --example parquet_speed -- "$capture" "${@:3}"
+fi
 
 plot=
 json=

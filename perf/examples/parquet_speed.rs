@@ -1,23 +1,28 @@
-//! How fast do flow records become Parquet files, and how many bytes has a record there?
+//! How fast do flow records get from a worker's ring into Parquet files, and how many bytes has a record there?
 //!
-//! `cargo run --release -p sluice-perf --example parquet_speed CAPTURE [RECORDS [ROUNDS]]`. The flow records of a real
-//! capture are the patterns: each record of the million is one of them with other clients, servers, ports, sequence
-//! numbers and times, and with bytes and delays that differ by up to an eighth, at 10,000 records per second. The rate
-//! is that of the time the thread had the core; files go to a temporary folder (`TMPDIR`).
+//! `perf/run.sh ring-to-parquet CAPTURE [RECORDS [ROUNDS]]`. The flow records of a real capture are the patterns: each
+//! record of the million is one of them with other clients, servers, ports, sequence numbers and times, and with bytes
+//! and delays that differ by up to an eighth, at 10,000 records per second. The rate is that of the time that the thread
+//! had the core while it emptied the ring, as the daemon does, and wrote; files go to a temporary folder (`TMPDIR`).
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use crossbeam_queue::ArrayQueue;
 use sluice_core::flow::Sink;
 use sluice_engine::replay::{ReplayConfig, replay};
+use sluice_engine::stage::flow::RecordRings;
 use sluice_export::parquet::{Now, ParquetSettings, ParquetSink, Profile, Table};
 use sluice_model::{Delay, FlowRecord, FlowSettings, MetricsRecord, PolicySet};
 use sluice_perf::thread_time::ThreadTime;
 
-/// Records that are handed over together, as a drain does.
+/// Records that are handed over together, as the daemon does.
 const BATCH: usize = 256;
+/// Records that a ring holds.
+const RING: usize = 16_384;
 /// Nanoseconds between two records.
 const SPACING_NS: u64 = 100_000;
 /// When the first record ends: 2023-11-14 22:13:20 UTC.
@@ -37,7 +42,7 @@ fn main() -> Result<()> {
     let records = generate(&patterns, records);
     for (name, profile) in Profile::NAMES {
         for _ in 0..rounds {
-            let (seconds, bytes, files) = write(&records, profile, usize::MAX)?;
+            let (seconds, bytes, files) = write(&records, profile)?;
             println!(
                 "{name}: {:.3} M records/s, {:.1} bytes per record, {files} files",
                 count(records.len()) / seconds / 1e6,
@@ -46,7 +51,7 @@ fn main() -> Result<()> {
         }
         for rows in [100, 1_000, 10_000, 100_000] {
             let some = records.get(..rows.min(records.len())).unwrap_or(&records);
-            let (seconds, bytes, _) = write(some, profile, usize::MAX)?;
+            let (seconds, bytes, _) = write(some, profile)?;
             println!(
                 "{name}: a file of {} records: {bytes} bytes, {:.1} per record, {:.2} ms",
                 some.len(),
@@ -54,7 +59,7 @@ fn main() -> Result<()> {
                 seconds * 1e3
             );
         }
-        let (seconds, bytes, files) = write(&patterns, profile, usize::MAX)?;
+        let (seconds, bytes, files) = write(&patterns, profile)?;
         println!(
             "{name}: the capture's own {} records: {:.1} bytes per record in {files} files, {:.2} ms",
             patterns.len(),
@@ -65,24 +70,57 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Takes records out of a ring, in batches.
+struct Drain {
+    sink: ParquetSink,
+    batch: Vec<FlowRecord>,
+}
+
+impl Drain {
+    fn hand_on(&mut self) {
+        self.sink.flows(&self.batch, Now::read());
+        self.batch.clear();
+    }
+}
+
+impl Sink for Drain {
+    fn flow(&mut self, record: &FlowRecord) {
+        self.batch.push(*record);
+        if self.batch.len() >= BATCH {
+            self.hand_on();
+        }
+    }
+
+    fn metrics(&mut self, _row: &MetricsRecord) {}
+}
+
 /// Writes records; says how long the thread ran, and how many bytes and files there are.
-fn write(records: &[FlowRecord], profile: Profile, _file_rows: usize) -> Result<(f64, usize, u64)> {
+fn write(records: &[FlowRecord], profile: Profile) -> Result<(f64, usize, u64)> {
     let folder = tempfile::tempdir()?;
     let defaults = ParquetSettings::new(folder.path().to_owned());
     let settings =
         ParquetSettings { profile, flow_cap: None, flush: Duration::MAX, reserve_bytes: 0, ..defaults };
-    let mut sink = ParquetSink::open(settings)?;
+    let sink = ParquetSink::open(settings)?;
     let stats = sink.stats();
+    let mut drain = Drain { sink, batch: Vec::with_capacity(BATCH) };
+    let rings = RecordRings { flows: Arc::new(ArrayQueue::new(RING)), metrics: Arc::new(ArrayQueue::new(1)) };
     let time = ThreadTime::current();
-    let before = time.run_ns()?;
-    for batch in records.chunks(BATCH) {
-        sink.flows(batch, Now::read());
+    let mut taken = 0;
+    for part in records.chunks(RING) {
+        // What a worker does on its own core.
+        let full = part.iter().any(|record| rings.flows.push(*record).is_err());
+        ensure!(!full, "the ring is full");
+        let before = time.run_ns()?;
+        rings.drain(&mut drain);
+        drain.hand_on();
+        taken += time.run_ns()? - before;
     }
-    sink.close(Now::read())?;
-    let seconds = Duration::from_nanos(time.run_ns()? - before).as_secs_f64();
+    let before = time.run_ns()?;
+    drain.sink.close(Now::read())?;
+    taken += time.run_ns()? - before;
     let table = stats.table(Table::Flows);
     ensure!(table.written == u64::try_from(records.len())?, "{table:?}");
-    Ok((seconds, usize::try_from(table.bytes)?, table.files))
+    Ok((Duration::from_nanos(taken).as_secs_f64(), usize::try_from(table.bytes)?, table.files))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_schema::ArrowError;
 use parquet::errors::ParquetError;
 
+use super::encode::Encoder;
 use super::journal::Journal;
 use super::place::{Hour, WHOLE_END};
 use super::retention::Shelf;
@@ -53,10 +53,6 @@ impl WriteError {
         |source| Self::Parquet { path: path.to_owned(), source }
     }
 
-    pub(crate) fn arrow(path: &Path) -> impl FnOnce(ArrowError) -> Self {
-        |source| Self::Parquet { path: path.to_owned(), source: source.into() }
-    }
-
     /// What it means for the sink.
     pub(crate) fn condition(&self) -> Condition {
         let full = |error: &io::Error| {
@@ -76,11 +72,11 @@ impl WriteError {
 }
 
 /// What the writers share.
-#[derive(Debug)]
 pub(crate) struct Base {
     pub(crate) settings: ParquetSettings,
     pub(crate) journal: Journal,
     pub(crate) shelf: Shelf,
+    pub(crate) encoder: Encoder,
     pub(crate) stats: Arc<SinkStats>,
     /// What went wrong last.
     pub(crate) failure: Option<WriteError>,

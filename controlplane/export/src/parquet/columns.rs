@@ -1,20 +1,19 @@
-//! How do records become Arrow columns?
+//! How do records become columns?
 //!
 //! The schema follows from the declaration of the fields: numbers are unsigned integers of their width, times are
 //! timestamps in microseconds (UTC), all the rest is text. Addresses are text because every reader compares, groups and
 //! prints text as it is, and because they are then what the JSON lines say.
 
-use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 
-use arrow_array::types::{Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type};
-use arrow_array::{
-    ArrayRef, ArrowPrimitiveType, DictionaryArray, PrimitiveArray, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
-};
-use arrow_buffer::{NullBufferBuilder, ScalarBuffer};
-use arrow_schema::{ArrowError, DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
+use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
+use parquet::errors::Result;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::{Type, TypePtr};
 use sluice_model::fields::{Field, FieldKind, FieldValue};
+
+use super::encode::{Encoder, Form, Gathered, Texts, Values};
 
 /// Records that are turned into columns together: they fit the second-level cache.
 const CHUNK_ROWS: usize = 256;
@@ -22,202 +21,135 @@ const CHUNK_ROWS: usize = 256;
 /// The fields of a table, and their schema.
 #[derive(Debug)]
 pub(crate) struct Columns<R: 'static> {
-    fields: Vec<&'static Field<R>>,
-    schema: SchemaRef,
+    fields: Vec<(&'static Field<R>, Form)>,
+    schema: TypePtr,
 }
 
 impl<R: Clone> Columns<R> {
-    pub(crate) fn new(fields: impl Iterator<Item = &'static Field<R>>) -> Self {
-        let fields: Vec<_> = fields.collect();
-        let arrow =
-            |field: &&Field<R>| ArrowField::new(field.name, data_type(field.kind), !field.null.is_empty());
-        let schema = Arc::new(Schema::new(fields.iter().map(arrow).collect::<Vec<_>>()));
-        Self { fields, schema }
+    pub(crate) fn new(
+        fields: impl Iterator<Item = &'static Field<R>>,
+        form: fn(&str, FieldKind) -> Form,
+    ) -> Result<Self> {
+        let fields: Vec<_> = fields.map(|field| (field, form(field.name, field.kind))).collect();
+        let columns = fields.iter().map(|(field, _)| Ok(Arc::new(column(field)?)));
+        let schema = Type::group_type_builder("sluice").with_fields(columns.collect::<Result<_>>()?);
+        Ok(Self { schema: Arc::new(schema.build()?), fields })
     }
 
-    pub(crate) fn fields(&self) -> &[&'static Field<R>] {
-        &self.fields
-    }
-
-    pub(crate) fn schema(&self) -> &SchemaRef {
+    pub(crate) fn schema(&self) -> &TypePtr {
         &self.schema
     }
 
-    /// The records of `rows` that `order` names, in this order.
-    pub(crate) fn batch<K>(&self, rows: &[R], order: &[(K, u32)]) -> Result<RecordBatch, ArrowError> {
-        let mut columns: Vec<_> = self.fields.iter().map(|field| Column::new(field, order.len())).collect();
+    /// Writes the records of `rows` that `order` names, in this order, as a row group.
+    pub(crate) fn write<K>(
+        &self,
+        rows: &[R],
+        order: &[(K, u32)],
+        encoder: &mut Encoder,
+        file: &mut SerializedFileWriter<File>,
+    ) -> Result<()> {
+        let mut columns: Vec<_> =
+            self.fields.iter().map(|(field, _)| Gathered::new(field, order.len())).collect();
         let mut chunk: Vec<R> = Vec::with_capacity(CHUNK_ROWS);
         for places in order.chunks(CHUNK_ROWS) {
             chunk.clear();
             chunk.extend(places.iter().filter_map(|(_, place)| rows.get(*place as usize)).cloned());
-            for (column, field) in columns.iter_mut().zip(&self.fields) {
+            for (column, (field, _)) in columns.iter_mut().zip(&self.fields) {
                 column.extend(field.value, &chunk);
             }
         }
-        let arrays = columns.into_iter().map(Column::finish).collect::<Result<_, _>>()?;
-        RecordBatch::try_new(Arc::clone(&self.schema), arrays)
-    }
-}
-
-fn data_type(kind: FieldKind) -> DataType {
-    match kind {
-        FieldKind::U8 => DataType::UInt8,
-        FieldKind::U16 => DataType::UInt16,
-        FieldKind::U32 => DataType::UInt32,
-        FieldKind::U64 => DataType::UInt64,
-        FieldKind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        // In the file it is plain text: the dictionary only saves work on the way.
-        FieldKind::Mac | FieldKind::Ipv4 | FieldKind::Ipv6 | FieldKind::Text => {
-            DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+        let descriptions = file.schema_descr().columns().to_vec();
+        let mut group = file.next_row_group()?;
+        for ((column, (_, form)), description) in columns.into_iter().zip(&self.fields).zip(&descriptions) {
+            let (bytes, close) = encoder.encode(&column, order.len(), *form, description)?;
+            group.append_column(&bytes, close)?;
         }
+        group.close()?;
+        Ok(())
     }
 }
 
-/// A column that grows.
-struct Column {
-    values: Values,
-    nulls: NullBufferBuilder,
-    nullable: bool,
+/// A column of the schema.
+fn column<R>(field: &Field<R>) -> Result<Type> {
+    let (physical, logical) = match field.kind {
+        FieldKind::U8 => (Physical::INT32, LogicalType::integer(8, false)),
+        FieldKind::U16 => (Physical::INT32, LogicalType::integer(16, false)),
+        FieldKind::U32 => (Physical::INT32, LogicalType::integer(32, false)),
+        FieldKind::U64 => (Physical::INT64, LogicalType::integer(64, false)),
+        FieldKind::Time => (Physical::INT64, LogicalType::timestamp(true, TimeUnit::MICROS)),
+        FieldKind::Mac | FieldKind::Ipv4 | FieldKind::Ipv6 | FieldKind::Text => {
+            (Physical::BYTE_ARRAY, LogicalType::String)
+        }
+    };
+    let repetition = if field.null.is_empty() { Repetition::REQUIRED } else { Repetition::OPTIONAL };
+    let column = Type::primitive_type_builder(field.name, physical);
+    column.with_repetition(repetition).with_logical_type(Some(logical)).build()
 }
 
-enum Values {
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-    U32(Vec<u32>),
-    U64(Vec<u64>),
-    Time(Vec<i64>),
-    Text(Box<Texts>),
-}
-
-impl Column {
+impl Gathered {
     fn new<R>(field: &Field<R>, rows: usize) -> Self {
         let values = match field.kind {
-            FieldKind::U8 => Values::U8(Vec::with_capacity(rows)),
-            FieldKind::U16 => Values::U16(Vec::with_capacity(rows)),
-            FieldKind::U32 => Values::U32(Vec::with_capacity(rows)),
-            FieldKind::U64 => Values::U64(Vec::with_capacity(rows)),
-            FieldKind::Time => Values::Time(Vec::with_capacity(rows)),
+            FieldKind::U8 | FieldKind::U16 | FieldKind::U32 => Values::Narrow(Vec::with_capacity(rows)),
+            FieldKind::U64 | FieldKind::Time => Values::Wide(Vec::with_capacity(rows)),
             FieldKind::Mac | FieldKind::Ipv4 | FieldKind::Ipv6 | FieldKind::Text => {
-                Values::Text(Box::new(Texts { keys: Vec::with_capacity(rows), ..Texts::default() }))
+                Values::Text(Box::new(Texts::with_capacity(rows)))
             }
         };
-        Self { values, nulls: NullBufferBuilder::new(rows), nullable: !field.null.is_empty() }
+        let most = match field.kind {
+            FieldKind::U8 => u8::MAX.into(),
+            FieldKind::U16 => u16::MAX.into(),
+            FieldKind::U32 => u32::MAX.into(),
+            FieldKind::Time => i64::MAX.cast_unsigned(),
+            _ => u64::MAX,
+        };
+        Self { values, most, present: (!field.null.is_empty()).then(|| Vec::with_capacity(rows)) }
     }
 
     fn extend<R>(&mut self, value: fn(&R) -> FieldValue<'_>, rows: &[R]) {
-        let nulls = &mut self.nulls;
+        let most = self.most;
         match &mut self.values {
-            Values::U8(values) => numbers(values, nulls, value, rows, u8::MAX),
-            Values::U16(values) => numbers(values, nulls, value, rows, u16::MAX),
-            Values::U32(values) => numbers(values, nulls, value, rows, u32::MAX),
-            Values::U64(values) => numbers(values, nulls, value, rows, u64::MAX),
-            Values::Time(values) => numbers(values, nulls, value, rows, i64::MAX),
+            Values::Narrow(values) => numbers(&mut self.present, value, rows, |number| {
+                values.push(u32::try_from(number.min(most)).unwrap_or(u32::MAX));
+            }),
+            Values::Wide(values) => {
+                numbers(&mut self.present, value, rows, |number| values.push(number.min(most)));
+            }
             Values::Text(texts) => {
                 for row in rows {
-                    let key = texts.key(value(row));
-                    nulls.append(key.is_some());
-                    texts.keys.push(key.unwrap_or(0));
+                    let is = texts.push(value(row));
+                    if let Some(present) = &mut self.present {
+                        present.push(is.into());
+                    } else if !is {
+                        // A null that the declaration does not allow.
+                        texts.push(FieldValue::Text(""));
+                    }
                 }
-            }
-        }
-    }
-
-    fn finish(self) -> Result<ArrayRef, ArrowError> {
-        fn array<T: ArrowPrimitiveType>(
-            values: Vec<T::Native>,
-            nulls: Option<arrow_buffer::NullBuffer>,
-        ) -> Result<ArrayRef, ArrowError> {
-            Ok(Arc::new(PrimitiveArray::<T>::try_new(ScalarBuffer::from(values), nulls)?))
-        }
-        // A null that the declaration does not allow is the zero that stands in its place.
-        let nulls = self.nulls.build().filter(|_| self.nullable);
-        match self.values {
-            Values::U8(values) => array::<UInt8Type>(values, nulls),
-            Values::U16(values) => array::<UInt16Type>(values, nulls),
-            Values::U32(values) => array::<UInt32Type>(values, nulls),
-            Values::U64(values) => array::<UInt64Type>(values, nulls),
-            Values::Time(values) => {
-                let times = TimestampMicrosecondArray::try_new(ScalarBuffer::from(values), nulls)?;
-                Ok(Arc::new(times.with_timezone("UTC")))
-            }
-            Values::Text(mut texts) => {
-                if texts.list.is_empty() {
-                    texts.list.push(String::new());
-                }
-                let keys = PrimitiveArray::<Int32Type>::try_new(ScalarBuffer::from(texts.keys), nulls)?;
-                let texts = Arc::new(StringArray::from(texts.list));
-                Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, texts)?))
             }
         }
     }
 }
 
-/// Appends numbers; what does not fit is the largest that does.
-fn numbers<R, T: TryFrom<u64> + Default + Copy>(
-    values: &mut Vec<T>,
-    nulls: &mut NullBufferBuilder,
+/// Appends numbers. A null that the declaration does not allow is a zero.
+fn numbers<R>(
+    present: &mut Option<Vec<u8>>,
     value: fn(&R) -> FieldValue<'_>,
     rows: &[R],
-    largest: T,
+    mut push: impl FnMut(u64),
 ) {
-    for row in rows {
-        if let FieldValue::Number(number) = value(row) {
-            values.push(T::try_from(number).unwrap_or(largest));
-            nulls.append_non_null();
-        } else {
-            values.push(T::default());
-            nulls.append_null();
-        }
-    }
-}
-
-/// Texts, each kept once.
-#[derive(Default)]
-struct Texts {
-    keys: Vec<i32>,
-    list: Vec<String>,
-    addresses: HashMap<u128, i32>,
-    names: HashMap<String, i32>,
-    latest: Option<(u128, i32)>,
-}
-
-impl Texts {
-    /// The number of a text; `None` for null.
-    fn key(&mut self, value: FieldValue<'_>) -> Option<i32> {
-        match value {
-            FieldValue::Null | FieldValue::Number(_) => None,
-            FieldValue::Mac(mac) => {
-                let [a, b, c, d, e, f] = mac.0;
-                let bits = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-                self.address(u128::from(bits), || mac.to_string())
+    match present {
+        None => {
+            for row in rows {
+                push(if let FieldValue::Number(number) = value(row) { number } else { 0 });
             }
-            FieldValue::Ipv4(address) => self.address(u128::from(u32::from(address)), || address.to_string()),
-            FieldValue::Ipv6(address) => self.address(u128::from(address), || address.to_string()),
-            FieldValue::Name(text) | FieldValue::Text(text) => {
-                if let Some(key) = self.names.get(text) {
-                    return Some(*key);
+        }
+        Some(present) => {
+            for row in rows {
+                let number = if let FieldValue::Number(number) = value(row) { Some(number) } else { None };
+                present.push(number.is_some().into());
+                if let Some(number) = number {
+                    push(number);
                 }
-                let key = i32::try_from(self.list.len()).ok()?;
-                self.names.insert(text.to_owned(), key);
-                self.list.push(text.to_owned());
-                Some(key)
             }
         }
-    }
-
-    /// The number of an address; a column has one kind only.
-    fn address(&mut self, bits: u128, text: impl FnOnce() -> String) -> Option<i32> {
-        if let Some((latest, key)) = self.latest
-            && latest == bits
-        {
-            return Some(key);
-        }
-        let next = i32::try_from(self.list.len()).ok()?;
-        let key = *self.addresses.entry(bits).or_insert(next);
-        if key == next {
-            self.list.push(text());
-        }
-        self.latest = Some((bits, key));
-        Some(key)
     }
 }

@@ -7,6 +7,7 @@
 
 mod base;
 mod columns;
+mod encode;
 mod journal;
 mod part;
 mod place;

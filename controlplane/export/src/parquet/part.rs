@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::file::properties::WriterProperties;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::properties::WriterPropertiesPtr;
+use parquet::file::writer::SerializedFileWriter;
 use sluice_model::fields::Field;
 
 use super::base::{Base, WriteError};
@@ -16,7 +17,7 @@ use super::journal::Slot;
 use super::place::{Hour, hidden};
 use super::settings::Now;
 use super::stats::{Table, add, subtract};
-use super::table::{Row, order, properties};
+use super::table::{Row, form, order, properties};
 
 /// Hours of a table that may have an open file: records come late, and replays may be out of order.
 const MAX_OPEN: usize = 3;
@@ -25,7 +26,7 @@ const MAX_OPEN: usize = 3;
 pub(crate) struct TableWriter<R: Row> {
     table: Table,
     columns: Columns<R>,
-    properties: WriterProperties,
+    properties: WriterPropertiesPtr,
     parts: BTreeMap<Hour, Part<R>>,
     /// Batches that came: what says which part was not touched for the longest time.
     batches: u64,
@@ -35,7 +36,7 @@ pub(crate) struct TableWriter<R: Row> {
 struct Part<R> {
     /// Records that are not encoded yet.
     rows: Vec<R>,
-    file: Option<ArrowWriter<File>>,
+    file: Option<SerializedFileWriter<File>>,
     /// Records in the file.
     in_file: usize,
     /// Its name when it is whole, below the folder.
@@ -46,14 +47,10 @@ struct Part<R> {
 }
 
 impl<R: Row> TableWriter<R> {
-    pub(crate) fn new(
-        table: Table,
-        fields: impl Iterator<Item = &'static Field<R>>,
-        group_rows: usize,
-    ) -> Self {
-        let columns = Columns::new(fields);
-        let properties = properties(table, &columns, group_rows);
-        Self { table, columns, properties, parts: BTreeMap::new(), batches: 0 }
+    pub(crate) fn new(table: Table, fields: impl Iterator<Item = &'static Field<R>>) -> ParquetResult<Self> {
+        let columns = Columns::new(fields, form)?;
+        let properties = Arc::new(properties(table));
+        Ok(Self { table, columns, properties, parts: BTreeMap::new(), batches: 0 })
     }
 
     /// Takes records that are counted as pending.
@@ -174,23 +171,24 @@ impl<R: Row> Part<R> {
     /// Writes what is buffered as one row group; says how many bytes the file has.
     fn encode(
         &mut self,
-        base: &Base,
+        base: &mut Base,
         columns: &Columns<R>,
-        properties: &WriterProperties,
+        properties: &WriterPropertiesPtr,
     ) -> Result<u64, WriteError> {
         let path = base.settings.folder.join(hidden(&self.target));
         if !self.rows.is_empty() {
             base.check_space()?;
-            let batch = columns.batch(&self.rows, &order(&self.rows)).map_err(WriteError::arrow(&path))?;
             let file = match &mut self.file {
                 Some(file) => file,
                 none => none.insert(begin(&path, columns, properties)?),
             };
-            file.write(&batch).and_then(|()| file.flush()).map_err(WriteError::parquet(&path))?;
+            let order = order(&self.rows);
+            let written = columns.write(&self.rows, &order, &mut base.encoder, file);
+            written.map_err(WriteError::parquet(&path))?;
             self.in_file += self.rows.len();
             self.rows.clear();
         }
-        let bytes = self.file.as_ref().map_or(0, ArrowWriter::bytes_written);
+        let bytes = self.file.as_ref().map_or(0, SerializedFileWriter::bytes_written);
         Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
@@ -215,15 +213,12 @@ impl<R: Row> Part<R> {
 fn begin<R: Row>(
     path: &Path,
     columns: &Columns<R>,
-    properties: &WriterProperties,
-) -> Result<ArrowWriter<File>, WriteError> {
+    properties: &WriterPropertiesPtr,
+) -> Result<SerializedFileWriter<File>, WriteError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(WriteError::io(parent))?;
     }
     let file = File::options().write(true).create_new(true).open(path).map_err(WriteError::io(path))?;
-    // The Arrow schema would be some kilobytes in every file, and says nothing that the Parquet schema does not.
-    let options =
-        ArrowWriterOptions::new().with_properties(properties.clone()).with_skip_arrow_metadata(true);
-    let schema = columns.schema().clone();
-    ArrowWriter::try_new_with_options(file, schema, options).map_err(WriteError::parquet(path))
+    let (schema, properties) = (Arc::clone(columns.schema()), Arc::clone(properties));
+    SerializedFileWriter::new(file, schema, properties).map_err(WriteError::parquet(path))
 }

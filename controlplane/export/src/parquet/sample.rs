@@ -62,6 +62,11 @@ impl<R: Clone> Sampler<R> {
         rest.len()
     }
 
+    /// When the window began, if it did.
+    pub(crate) fn begin(&self) -> Option<Instant> {
+        self.begin
+    }
+
     /// Ends the window: gives away what it held.
     pub(crate) fn take(&mut self) -> Vec<R> {
         (self.begin, self.seen) = (None, 0);

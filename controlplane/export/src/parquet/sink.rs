@@ -11,6 +11,7 @@ use sluice_model::fields::{BASIC_FLOW_FIELDS, COUNTER_FIELDS, FLOW_FIELDS, METRI
 use sluice_model::{ColumnProfile, CounterRecord, FlowRecord, MetricsRecord, Period};
 
 use super::base::{Base, WriteError};
+use super::encode::Encoder;
 use super::journal::{Journal, JournalError, Slot};
 use super::part::TableWriter;
 use super::retention::Shelf;
@@ -54,7 +55,7 @@ pub struct ParquetSink {
 
 impl std::fmt::Debug for ParquetSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ParquetSink").field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("ParquetSink").field("settings", &self.base.settings).finish_non_exhaustive()
     }
 }
 
@@ -80,13 +81,22 @@ impl ParquetSink {
         let basic = settings.profile == ColumnProfile::Basic;
         let fields =
             FLOW_FIELDS.iter().filter(move |field| !basic || BASIC_FLOW_FIELDS.contains(&field.name));
-        let rows = settings.group_rows;
+        let schema = |error| failed(io::Error::other(error));
+        let encoder = Encoder::new().map_err(failed)?;
         Ok(Self {
-            flows: TableWriter::new(Table::Flows, fields, rows),
-            seconds: TableWriter::new(Table::Metrics1s, METRICS_FIELDS.iter(), rows),
-            minutes: TableWriter::new(Table::Metrics1m, METRICS_FIELDS.iter(), rows),
-            counters: TableWriter::new(Table::Counters, COUNTER_FIELDS.iter(), rows),
-            base: Base { settings, journal, shelf, stats: Arc::new(stats), failure: None, sequence: 0 },
+            flows: TableWriter::new(Table::Flows, fields).map_err(schema)?,
+            seconds: TableWriter::new(Table::Metrics1s, METRICS_FIELDS.iter()).map_err(schema)?,
+            minutes: TableWriter::new(Table::Metrics1m, METRICS_FIELDS.iter()).map_err(schema)?,
+            counters: TableWriter::new(Table::Counters, COUNTER_FIELDS.iter()).map_err(schema)?,
+            base: Base {
+                settings,
+                journal,
+                shelf,
+                encoder,
+                stats: Arc::new(stats),
+                failure: None,
+                sequence: 0,
+            },
             sampler,
             retry: None,
         })
@@ -113,8 +123,9 @@ impl ParquetSink {
             return self.settle(now);
         };
         if sampler.is_due(now.at) {
+            let came = came(sampler, now);
             let kept = sampler.take();
-            self.flows.write(&mut self.base, &kept, now);
+            self.flows.write(&mut self.base, &kept, came);
         }
         let left_out = sampler.offer(records, now.at);
         let counters = self.base.stats.of(Table::Flows);
@@ -196,8 +207,9 @@ impl ParquetSink {
     /// Writes what the sample holds.
     fn end_sample(&mut self, now: Now) {
         let Some((sampler, slot)) = &mut self.sampler else { return };
+        let came = came(sampler, now);
         let kept = sampler.take();
-        self.flows.write(&mut self.base, &kept, now);
+        self.flows.write(&mut self.base, &kept, came);
         // When it fails, the next start counts these records twice: too many, never too few.
         drop(self.base.journal.note(*slot, 0, std::path::Path::new("-")));
     }
@@ -226,6 +238,11 @@ impl ParquetSink {
         let removed = fs::remove_file(&path);
         written.and(removed).map_err(WriteError::io(&path))
     }
+}
+
+/// When the first record of the sample came: the time in the sample is part of the flush interval.
+fn came(sampler: &Sampler<FlowRecord>, now: Now) -> Now {
+    Now { at: sampler.begin().unwrap_or(now.at), ..now }
 }
 
 /// Counts records that come, and says whether they can be taken.

@@ -2,20 +2,13 @@
 
 use std::cmp::Ordering;
 
-use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::file::properties::WriterProperties;
 use sluice_model::fields::FieldKind;
 use sluice_model::{CounterRecord, FlowRecord, MetricsRecord};
 
-use super::columns::Columns;
+use super::encode::Form;
 use super::stats::Table;
-
-/// Rows of a page: the least that a filter reads of a column.
-const PAGE_ROWS: usize = 8192;
-/// Bytes of distinct values of a column in a row group before it is written without dictionary.
-const DICTIONARY_BYTES: usize = 2 << 20;
 
 /// A record of a table.
 pub(crate) trait Row: Clone + Send + 'static {
@@ -81,35 +74,23 @@ pub(crate) fn order<R: Row>(rows: &[R]) -> Vec<(R::Key, u32)> {
     order
 }
 
-/// How the columns of a table are written.
-pub(crate) fn properties<R: Clone>(
-    table: Table,
-    columns: &Columns<R>,
-    group_rows: usize,
-) -> WriterProperties {
-    let mut properties = WriterProperties::builder()
+/// What the files of a table say of themselves.
+pub(crate) fn properties(table: Table) -> WriterProperties {
+    WriterProperties::builder()
         .set_created_by(concat!("sluice version ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_max_row_group_row_count(Some(group_rows))
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(vec![KeyValue::new(
-            "sluice.table".to_owned(),
-            table.name().to_owned(),
-        )]));
-    for field in columns.fields() {
-        let path = ColumnPath::from(field.name);
-        if is_filter(field.name, field.kind) {
-            properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::Page);
-        }
-        if field.kind == FieldKind::Time || is_spread(field.name) {
-            properties = properties
-                .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
-        }
+        .set_key_value_metadata(Some(vec![KeyValue::new("sluice.table".to_owned(), table.name().to_owned())]))
+        .build()
+}
+
+/// How a column is written.
+pub(crate) fn form(name: &str, kind: FieldKind) -> Form {
+    let time = kind == FieldKind::Time;
+    Form {
+        filter: is_filter(name, kind),
+        deltas: time || name == "flow_id",
+        plain: matches!(name, "syn_seq" | "syn_ack_seq"),
+        signed: time,
     }
-    properties.build()
 }
 
 /// Whether queries look for values of a column: each page says what is in it.
@@ -119,9 +100,4 @@ fn is_filter(name: &str, kind: FieldKind) -> bool {
             name,
             "protocol" | "client_port" | "server_port" | "flow_id" | "scope" | "name" | "metric"
         )
-}
-
-/// Whether nearly every record has another value: a dictionary would only be in the way.
-fn is_spread(name: &str) -> bool {
-    matches!(name, "flow_id" | "syn_seq" | "syn_ack_seq")
 }
