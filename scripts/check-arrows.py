@@ -25,13 +25,14 @@ ALLOWED = {
     "sluice-export": {"sluice-model"},
     "sluice-store": {"sluice-model"},
     "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-store"},
+    "sluice-doctor": {"sluice-core", "sluice-model"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",
 }
 # Nothing may depend on these.
 TOP = {"sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-doctor"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 

@@ -1,0 +1,65 @@
+//! Is there room for what is kept?
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use sluice_model::DestinationKind;
+
+use crate::Case;
+use crate::finding::Finding;
+use crate::host::Machine;
+
+/// Less free space than this is an exception of the daemon, bytes.
+const LEAST: u64 = 100 << 20;
+/// Less than this is worth a look, bytes.
+const LITTLE: u64 = 1 << 30;
+
+/// Looks at every folder that files are written to.
+pub(crate) fn folders(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "disk";
+    let mut folders: Vec<PathBuf> = Vec::new();
+    if let Some(boot) = case.boot {
+        folders.extend(boot.flow.parquet.iter().map(|parquet| parquet.folder.clone()));
+        folders.extend(boot.api.store.clone());
+        let files = [&boot.flow.jsonl, &boot.flow.metrics_jsonl];
+        folders.extend(files.into_iter().flatten().filter_map(|file| Some(file.parent()?.to_owned())));
+    }
+    let kinds = case.policies.map_or(&[][..], |policies| policies.destinations()).iter().map(|d| &d.kind);
+    folders.extend(kinds.filter_map(|kind| match kind {
+        DestinationKind::Pcap { file } => Some(file.parent()?.to_owned()),
+        DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
+    }));
+    folders.sort();
+    folders.dedup();
+    for folder in folders {
+        let subject = folder.display().to_string();
+        // A folder that is not there is made in the nearest one that is.
+        let there = folder.ancestors().find(|folder| machine.path(folder).is_dir());
+        let Ok(found) = statvfs(machine.path(there.unwrap_or(Path::new("/")))) else {
+            findings.push(Finding::error(
+                CHECK,
+                subject,
+                "it cannot be looked at",
+                "nothing can be written there",
+            ));
+            continue;
+        };
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let text = format!("{} MB are free", free >> 20);
+        findings.push(if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            let cost = "nothing can be written there";
+            Finding::error(CHECK, subject, "the file system is mounted to be read only", cost)
+        } else if free < LEAST {
+            Finding::error(CHECK, subject, text, "the daemon raises disk_low and writes nothing")
+        } else if free < LITTLE {
+            Finding::warning(
+                CHECK,
+                subject,
+                text,
+                "it may soon be full; nothing is written then, and it is counted",
+            )
+        } else {
+            Finding::ok(CHECK, subject, text)
+        });
+    }
+}

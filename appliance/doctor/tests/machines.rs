@@ -1,0 +1,258 @@
+//! Made-up machines, and what the doctor says of them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use sluice_doctor::{Case, Finding, Level, Machine, Tools, examine, mend};
+use sluice_model::spec::{parse_boot, parse_policy};
+use sluice_model::{BootConfig, PolicySet};
+
+#[derive(Default)]
+struct Commands {
+    answers: HashMap<&'static str, &'static str>,
+    run: RefCell<Vec<String>>,
+}
+
+impl Tools for Commands {
+    fn run(&self, command: &[&str]) -> Result<String, String> {
+        let command = command.join(" ");
+        self.run.borrow_mut().push(command.clone());
+        self.answers.get(&*command).map(|answer| (*answer).to_owned()).ok_or_else(|| format!("{command}: no"))
+    }
+}
+
+fn file(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+const ETHTOOL_K: &str = "Features for eth0:\ntcp-segmentation-offload: on\n\ttx-tcp-segmentation: on\n\
+    generic-segmentation-offload: off\ngeneric-receive-offload: on\nlarge-receive-offload: off [fixed]\n\
+    rx-gro-hw: on [fixed]\n";
+const ETHTOOL_G: &str = "Ring parameters for eth0:\nPre-set maximums:\nRX:\t\t4096\nRX Mini:\tn/a\nTX:\t\t4096\n\
+    Current hardware settings:\nRX:\t\t256\nTX:\t\t256\n";
+
+/// A server of two sockets, well set up but for its interface.
+fn server(root: &Path) -> Commands {
+    file(root, "proc/self/status", "Name:\tsluice\nCapEff:\t000001ffffffffff\n");
+    file(root, "proc/self/cgroup", "0::/system.slice/sluiced.service\n");
+    file(root, "sys/fs/cgroup/system.slice/sluiced.service/memory.max", "2147483648\n");
+    file(root, "sys/fs/cgroup/system.slice/sluiced.service/cpu.max", "250000 100000\n");
+    file(
+        root,
+        "proc/self/limits",
+        "Max locked memory         8388608              8388608              bytes\n",
+    );
+    file(
+        root,
+        "proc/meminfo",
+        "MemTotal: 65536000 kB\nMemAvailable:   32768000 kB\nHugePages_Total:     512\nHugePages_Free:      512\n\
+         Hugepagesize:       2048 kB\n",
+    );
+    file(root, "proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu tsc constant_tsc nonstop_tsc\n");
+    file(root, "proc/sys/kernel/osrelease", "6.1.0-25-amd64\n");
+    file(root, "sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n");
+    file(root, "sys/devices/system/cpu/online", "0-7\n");
+    file(root, "sys/devices/system/cpu/isolated", "2-3\n");
+    for cpu in 0..8 {
+        let folder = format!("sys/devices/system/cpu/cpu{cpu}");
+        file(root, &format!("{folder}/cpufreq/scaling_governor"), "performance\n");
+        file(
+            root,
+            &format!("{folder}/topology/thread_siblings_list"),
+            &format!("{},{}\n", cpu % 4, cpu % 4 + 4),
+        );
+    }
+    file(root, "sys/devices/system/node/node0/cpulist", "0,2,4,6\n");
+    file(root, "sys/devices/system/node/node1/cpulist", "1,3,5,7\n");
+    for (interface, state, carrier, node) in [("eth0", "up", "1", "0"), ("eth1", "up", "1", "-1")] {
+        let folder = format!("sys/class/net/{interface}");
+        file(root, &format!("{folder}/operstate"), state);
+        file(root, &format!("{folder}/carrier"), carrier);
+        file(root, &format!("{folder}/mtu"), "1500");
+        file(root, &format!("{folder}/device/numa_node"), node);
+        symlink("../../bus/pci/drivers/ice", root.join(&folder).join("device/driver")).unwrap();
+    }
+    let answers = [
+        ("ethtool -i eth0", "driver: ice\nversion: 6.1\nfirmware-version: 4.40 0x8001c7d4\n"),
+        ("ethtool -k eth0", ETHTOOL_K),
+        ("ethtool -g eth0", ETHTOOL_G),
+        ("timedatectl show -p NTPSynchronized --value", "yes\n"),
+        ("sluiced --version", "sluiced 0.1.0\n"),
+        ("ovs-vsctl --version", "ovs-vsctl (Open vSwitch) 3.1.0\nDB Schema 8.3.1\n"),
+    ];
+    Commands { answers: answers.into(), ..Commands::default() }
+}
+
+fn boot(root: &Path, rest: &str) -> BootConfig {
+    let folder = root.display();
+    let text = format!(
+        "policy = \"policy.toml\"\n[[port]]\nname = \"tap\"\nspec = \"af_packet:eth0\"\nrole = \"capture\"\n\
+         [[port]]\nname = \"out\"\nspec = \"af_packet:eth1\"\nrole = \"output\"\naddresses = [\"192.0.2.1/24\"]\n\
+         [store]\nfolder = \"{folder}/kept\"\n{rest}"
+    );
+    parse_boot("sluiced.toml", &text).unwrap_or_else(|errors| panic!("{errors}")).value
+}
+
+fn policies(oversize: &str) -> PolicySet {
+    let text = format!(
+        "[[destination]]\nname = \"ids\"\ntype = \"vxlan\"\nremote = \"192.0.2.9\"\noversize = \"{oversize}\"\n\
+         [[policy]]\nname = \"all\"\nto = [\"ids\"]\n"
+    );
+    parse_policy("policy.toml", &text).unwrap_or_else(|errors| panic!("{errors}")).value
+}
+
+/// What was found of a check: subject, level, text.
+fn found<'f>(findings: &'f [Finding], check: &str) -> Vec<(&'f str, Level, &'f str)> {
+    let of = findings.iter().filter(|finding| finding.check == check);
+    of.map(|finding| (&*finding.subject, finding.level, &*finding.text)).collect()
+}
+
+fn command<'f>(findings: &'f [Finding], check: &str) -> Option<(&'f str, bool)> {
+    let finding = findings.iter().find(|finding| finding.check == check && finding.level > Level::Ok)?;
+    finding.remedy.as_ref().map(|remedy| (&*remedy.command, remedy.safe))
+}
+
+#[test]
+fn a_server_is_looked_at() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    let boot = boot(root.path(), "[worker]\nlcores = [2, 3, 6]\npolling = \"always\"\n");
+    let policies = policies("truncate");
+    let machine = Machine::new(root.path(), &commands);
+    let findings = examine(&machine, &Case { boot: Some(&boot), policies: Some(&policies) });
+
+    assert_eq!(found(&findings, "rights"), [("", Level::Ok, "this user may open ports")]);
+    assert_eq!(
+        found(&findings, "port"),
+        [
+            ("tap", Level::Ok, "eth0: driver ice, firmware 4.40 0x8001c7d4"),
+            ("out", Level::Ok, "eth1: driver ice"),
+        ]
+    );
+    // What is fixed cannot be switched off.
+    assert_eq!(command(&findings, "offloads"), Some(("ethtool -K eth0 gro off tso off", true)));
+    assert_eq!(command(&findings, "descriptors"), Some(("ethtool -G eth0 rx 4096", false)));
+    assert_eq!(found(&findings, "isolation")[0].2, "the kernel runs other programs on CPUs 6, too");
+    assert_eq!(found(&findings, "isolation")[0].1, Level::Warning);
+    assert_eq!(found(&findings, "siblings")[0].2, "CPUs 2,6 are threads of one core");
+    assert_eq!(found(&findings, "numa"), [("tap", Level::Warning, "at node 0; CPUs 3 of workers are not")]);
+    assert_eq!(found(&findings, "governor"), [("", Level::Ok, "CPUs run at full speed")]);
+    assert_eq!(found(&findings, "hugepages"), [("", Level::Ok, "512 of 512 are free")]);
+    assert_eq!(
+        found(&findings, "cgroup")[0].2,
+        "the control group of this process allows 2048 MB of memory and 2.50 CPUs; the daemon plans with that"
+    );
+    // RFC 7348 and 768: 20 + 8 + 8 bytes before a frame of 14 + 4 + 1,500.
+    let ids = found(&findings, "mtu")[0];
+    assert_eq!(ids, ("ids", Level::Warning, "the largest copies have 1554 bytes, port out carries 1500"));
+    let mend = Some(("ip link set dev eth1 mtu 1554   # and on all switches on the way", false));
+    assert_eq!(command(&findings, "mtu"), mend);
+    assert!(found(&findings, "disk").iter().all(|(folder, ..)| folder.ends_with("/kept")));
+    assert!(found(&findings, "clock").iter().all(|(_, level, _)| *level == Level::Ok));
+    assert_eq!(found(&findings, "versions")[2].2, "ovs-vsctl (Open vSwitch) 3.1.0");
+    assert!(found(&findings, "locked_memory").is_empty(), "no port needs it");
+    let silent = findings.iter().filter(|finding| finding.level >= Level::Warning);
+    assert!(silent.into_iter().all(|finding| !finding.cost.is_empty()), "{findings:?}");
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_mends_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut commands = server(root.path());
+    file(root.path(), "proc/self/status", "CapEff:\t0000000000000000\n");
+    file(root.path(), "proc/cpuinfo", "flags\t\t: fpu tsc\n");
+    file(root.path(), "proc/sys/kernel/osrelease", "4.19.0-27-amd64\n");
+    file(root.path(), "sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n");
+    file(root.path(), "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave\n");
+    file(
+        root.path(),
+        "proc/meminfo",
+        "MemAvailable:   9000000 kB\nHugePages_Total:     100\nHugePages_Free:      40\nHugepagesize:       2048 kB\n",
+    );
+    fs::remove_dir_all(root.path().join("sys/class/net/eth0")).unwrap();
+    file(root.path(), "sys/class/net/eth1/operstate", "down");
+    fs::remove_file(root.path().join("sys/class/net/eth1/carrier")).unwrap();
+    fs::create_dir_all(root.path().join("sys/bus/pci/devices/0000:01:00.0")).unwrap();
+    symlink("../../drivers/ice", root.path().join("sys/bus/pci/devices/0000:01:00.0/driver")).unwrap();
+    commands.answers.insert("timedatectl show -p NTPSynchronized --value", "no\n");
+    let rest = "[eal]\nhugepages = \"require\"\nmemory_mb = 512\n[worker]\nlcores = [1, 9]\n\
+        [[port]]\nname = \"nic\"\nspec = \"0000:01:00.0\"\nrole = \"capture\"\n\
+        [[port]]\nname = \"file\"\nspec = \"pcap:/nowhere/there.pcap\"\nrole = \"capture\"\n";
+    let boot = boot(root.path(), rest);
+    let machine = Machine::new(root.path(), &commands);
+    let findings = examine(&machine, &Case { boot: Some(&boot), policies: Some(&policies("segment")) });
+
+    let rights: Vec<&str> = found(&findings, "rights").iter().map(|(name, ..)| *name).collect();
+    assert_eq!(rights, ["CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_IPC_LOCK", "CAP_SYS_NICE"]);
+    let ports: Vec<_> = found(&findings, "port").iter().map(|(name, level, _)| (*name, *level)).collect();
+    let errors =
+        [("tap", Level::Error), ("out", Level::Warning), ("nic", Level::Error), ("file", Level::Error)];
+    assert_eq!(ports, errors);
+    assert_eq!(found(&findings, "iommu")[0].1, Level::Error);
+    assert_eq!(found(&findings, "locked_memory")[0].1, Level::Warning);
+    assert_eq!(found(&findings, "rss")[0].1, Level::Note);
+    let missing = ("", Level::Error, "the boot config names 9, which are not online");
+    assert_eq!(found(&findings, "cpus")[0], missing);
+    assert_eq!(found(&findings, "governor")[0].2, "CPUs 1 save power");
+    assert_eq!(
+        found(&findings, "hugepages")[0],
+        ("", Level::Error, "40 of 100 are free; memory_mb = 512 needs 256")
+    );
+    // 60 are in use, 256 more are needed.
+    assert_eq!(command(&findings, "hugepages"), Some(("sysctl -w vm.nr_hugepages=316", true)));
+    assert_eq!(found(&findings, "mtu")[0].1, Level::Note, "as the operator wants it");
+    let clock: Vec<_> = found(&findings, "clock").iter().map(|(name, level, _)| (*name, *level)).collect();
+    let bent = [("tsc", Level::Warning), ("source", Level::Warning), ("synchronization", Level::Warning)];
+    assert_eq!(clock, bent);
+    assert_eq!(found(&findings, "versions")[0].1, Level::Warning);
+
+    // Only what is safe is done, each once, and what went wrong is told.
+    commands.run.borrow_mut().clear();
+    let done = mend(&machine, &findings);
+    let run: Vec<String> = commands.run.borrow().clone();
+    let expected = [
+        "sh -c ip link set dev eth1 up",
+        "sh -c for cpu in 1; do echo performance > /sys/devices/system/cpu/cpu$cpu/cpufreq/scaling_governor; done",
+        "sh -c sysctl -w vm.nr_hugepages=316",
+    ];
+    assert_eq!(run, expected);
+    assert!(done.iter().all(|(remedy, result)| remedy.safe && result.is_err()));
+}
+
+#[test]
+fn little_memory_is_not_taken_for_hugepages_unasked() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    let meminfo = "MemAvailable:   1500000 kB\nHugePages_Total:     0\nHugePages_Free:      0\nHugepagesize:       2048 kB\n";
+    file(root.path(), "proc/meminfo", meminfo);
+    let findings = examine(&Machine::new(root.path(), &commands), &Case::default());
+    assert_eq!(found(&findings, "hugepages")[0].1, Level::Warning);
+    assert_eq!(command(&findings, "hugepages"), Some(("sysctl -w vm.nr_hugepages=512", false)));
+}
+
+#[test]
+fn a_machine_that_tells_nothing_is_no_reason_to_fail() {
+    let root = tempfile::tempdir().unwrap();
+    let boot = boot(root.path(), "");
+    let commands = Commands::default();
+    let machine = Machine::new(root.path(), &commands);
+    for boot in [None, Some(&boot)] {
+        let findings = examine(&machine, &Case { boot, policies: Some(&policies("drop")) });
+        assert!(findings.len() > 5);
+    }
+    // And whatever its files say.
+    for text in ["", "\0\u{fffd}", "99999999999999999999", "-1", "a:b:c\n0::/../../..\n", "max 0"] {
+        for path in ["proc/self/status", "proc/self/cgroup", "proc/meminfo", "sys/devices/system/cpu/online"]
+        {
+            file(root.path(), path, text);
+        }
+        drop(examine(&machine, &Case { boot: Some(&boot), policies: None }));
+    }
+}
