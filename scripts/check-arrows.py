@@ -26,13 +26,14 @@ ALLOWED = {
     "sluice-store": {"sluice-model"},
     "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-store"},
     "sluice-doctor": {"sluice-core", "sluice-model"},
+    "sluice": {"sluice-api", "sluice-model"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",
 }
 # Nothing may depend on these.
-TOP = {"sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-doctor"}
+TOP = {"sluice", "sluiced", "sluice-perf", "sluice-tests"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-doctor", "sluice"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 

@@ -1,0 +1,248 @@
+//! What does `sluice` print, and how does it end, against a server with recorded answers?
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p sluice` writes the expected output anew.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![allow(missing_docs, reason = "a test")]
+
+mod mock;
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use mock::{IN_FORCE, Mock};
+use serde_json::Value;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Whether a terminal would show the text and do nothing else.
+fn harmless(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c)))
+}
+
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{name}; UPDATE_GOLDEN=1 writes it anew");
+}
+
+#[test]
+fn tables_are_for_people() {
+    let mock = Mock::start();
+    mock.file("new.toml", IN_FORCE.replace("tag = 7", "tag = 8"));
+    for (name, arguments) in [
+        ("status", "status"),
+        ("ports", "ports"),
+        ("workers", "workers"),
+        ("counters", "counters"),
+        ("drops", "drops --all"),
+        ("flows", "flows --from 10.0.0.0/8 --limit 100"),
+        ("talkers", "talkers"),
+        ("history", "history"),
+        ("history-6", "history 6"),
+        ("policy-list", "policy list"),
+        ("policy-get", "policy get web"),
+        ("group-list", "group list"),
+        ("group-get", "group get clients"),
+        ("destination-list", "destination list"),
+        ("destination-get", "destination get ids"),
+        ("explain", "explain --src 10.0.0.1 --dst 10.0.0.2 --sport 40000 --dport 80 --vlan 7"),
+        ("diff", "diff -f new.toml"),
+        ("apply", "apply -f new.toml --expect-generation 7"),
+        ("dry-run", "apply -f new.toml --dry-run --live 10s"),
+        ("rollback", "rollback 5"),
+        ("delete", "policy delete web"),
+        ("stop", "stop --comment maintenance"),
+        ("start", "start"),
+    ] {
+        let output = mock.run(&arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{arguments}");
+        let text = stdout(&output);
+        assert!(harmless(&text), "{arguments}: {text:?}");
+        golden(&format!("{name}.txt"), &text);
+    }
+}
+
+#[test]
+fn json_is_for_scripts() {
+    let mock = Mock::start();
+    mock.file("new.toml", IN_FORCE.replace("tag = 7", "tag = 8"));
+    let json = |arguments: &str| -> Value {
+        let output = mock.run(&arguments.split(' ').chain(["--json"]).collect::<Vec<_>>());
+        assert_eq!(code(&output), 0, "{arguments}: {}", stderr(&output));
+        let text = stdout(&output);
+        assert!(harmless(&text), "{arguments}");
+        serde_json::from_str(&text).unwrap()
+    };
+    assert_eq!(json("status")["state"], "STATE_EXCEPTION");
+    assert_eq!(json("status")["exceptions"][0]["subject"], mock::HOSTILE);
+    assert_eq!(json("status")["account"]["rx_packets"], 1_000);
+    assert_eq!(json("ports")["ports"][1]["breaker"]["opened"], 2);
+    assert_eq!(json("workers")["workers"][0]["counters"]["delay_ns"]["p99"], 15_600);
+    assert_eq!(json("counters")["policies"][1]["policy"], "web");
+    assert_eq!(json("drops")["totals"]["drops"]["tx_full"], 10);
+    assert_eq!(json("flows")["flows"][0]["server_port"], 443);
+    assert_eq!(json("talkers")["talkers"][0]["client"], "10.0.0.1");
+    assert_eq!(json("history")["generations"][0]["rolled_back_to"], 5);
+    assert_eq!(json("history 6")["diff"]["changes"][0]["type"], "CHANGE_TYPE_CHANGED");
+    let policies = json("policy list");
+    assert_eq!(policies["policies"].as_array().unwrap().len(), 2, "both pages");
+    assert_eq!(json("policy get web")["tag"], 7);
+    assert_eq!(json("group list")["groups"][0]["name"], "clients");
+    assert_eq!(json("destination list")["destinations"][0]["rate_mbps"], 800);
+    assert_eq!(json("explain --src 10.0.0.1 --dst 10.0.0.2")["outcome"], "OUTCOME_COPIED");
+    assert_eq!(json("diff -f new.toml")["changes"][0]["fields"][0]["after"], "8");
+    assert_eq!(json("apply -f new.toml")["generation"], 8);
+    assert_eq!(json("rollback")["applied"], true);
+    assert_eq!(json("apply -f new.toml --dry-run")["plan"]["valid"], true);
+}
+
+#[test]
+fn exit_codes_mean_something() {
+    let mock = Mock::start();
+    mock.file("same.toml", IN_FORCE);
+    mock.file("new.toml", IN_FORCE.replace("tag = 7", "tag = 8"));
+    mock.file("bad.toml", IN_FORCE.replace("80,443", "443-80"));
+    mock.file("x.pcap", b"no capture");
+    for (arguments, expected, told) in [
+        (
+            "apply -f new.toml --comment refused",
+            1,
+            "error: destinations[0].port: no port \"tool7\"; did you mean",
+        ),
+        ("apply -f bad.toml", 1, "error: policy \"web\": peer.ports: reversed range 443-80"),
+        ("apply -f missing.toml", 1, "missing.toml"),
+        ("apply", 2, "--file"),
+        ("apply -f new.toml --live 10s", 2, "--dry-run"),
+        ("apply -f new.toml --dry-run --live 2m", 2, "at most 60s"),
+        ("apply -f new.toml --comment forbidden", 4, "role operator"),
+        ("apply -f new.toml --expect-generation 6", 6, "generation 7 is in force"),
+        ("policy delete nothing", 5, "no policy \"nothing\""),
+        ("policy get none", 5, "no policy \"none\"\\u{9b}31m"),
+        ("rollback 1", 5, "not kept any more"),
+        ("flows --protocol bad", 1, "protocol[0]: \"bad\" is no protocol"),
+        ("explain --capture x.pcap --packet 3", 1, "packet 3 of 10 bytes cannot be read"),
+        ("explain --flow --src 10.0.0.1 --dst 10.0.0.2", 5, "no such flow"),
+        ("explain --capture x.pcap", 2, "--packet"),
+        ("diff -f new.toml --exit-code", 7, ""),
+        ("diff -f same.toml --exit-code", 0, ""),
+        ("capture -w new.toml", 1, "--force"),
+        ("capture -w y.pcapng --snaplen 13", 1, "out of range"),
+        ("status --server unix:/nowhere/s", 3, "is sluiced running, with its API on?"),
+        ("status --server http://example.com:1", 2, "without TLS only this machine"),
+        ("status --server http://127.0.0.1:1", 3, "cannot connect to http://127.0.0.1:1"),
+        ("status --server https://127.0.0.1:1", 2, "--ca FILE"),
+    ] {
+        let output = mock.run(&arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!(code(&output), expected, "{arguments}: {}{}", stdout(&output), stderr(&output));
+        assert!(stderr(&output).contains(told), "{arguments}: {}", stderr(&output));
+        assert!(harmless(&stderr(&output)), "{arguments}");
+    }
+}
+
+#[test]
+fn errors_of_files_have_their_lines() {
+    let mock = Mock::start();
+    mock.file("bad.toml", IN_FORCE.replace("80,443", "443-80"));
+    let output = mock.run(&["apply", "-f", "bad.toml"]);
+    assert!(stderr(&output).contains("--> bad.toml:20:"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing was sent"));
+
+    // A single policy is checked together with what is in force: names of that are known, lines are those of the file.
+    mock.file(
+        "one.toml",
+        "[[policy]]\nname = \"web\"\npeer = { addresses = [\"@clients\"] }\nto = [\"ids\"]\n",
+    );
+    let output = mock.run(&["policy", "put", "-f", "one.toml"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    mock.file("one.toml", "[[policy]]\nname = \"web\"\nto = [\"idz\"]\n");
+    let output = mock.run(&["policy", "put", "-f", "one.toml"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("no destination \"idz\"; did you mean")
+            || stderr(&output).contains("\"ids\"?")
+    );
+    assert!(stderr(&output).contains("--> one.toml:3:"), "{}", stderr(&output));
+    mock.file("two.toml", IN_FORCE);
+    let output = mock.run(&["policy", "put", "-f", "two.toml"]);
+    assert!(code(&output) == 1 && stderr(&output).contains("[[policy]] only"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_goes_is_no_panic() {
+    let mock = Mock::start();
+    for arguments in
+        [&["flows", "--limit", "1000000"][..], &["flows", "--limit", "1000000", "--json"], &["man"]]
+    {
+        let mut child =
+            mock.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 10]).unwrap();
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    }
+}
+
+#[test]
+fn captures_go_to_files_and_pipes() {
+    let mock = Mock::start();
+    let output = mock.run(&["capture", "-w", "-"]);
+    assert_eq!(output.stdout, b"sectionpackets");
+    assert_eq!(
+        stderr(&output),
+        "4 packets, 14 B, 1 left out as this reader was too slow; the number of packets was reached\n"
+    );
+    assert_eq!(code(&mock.run(&["capture", "-w", "a.pcapng", "-c", "4"])), 0);
+    assert_eq!(mock.read("a.pcapng"), b"sectionpackets");
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let mock = Mock::start();
+    let painted = |output: Output| stdout(&output).contains("\u{1b}[31mexception\u{1b}[0m");
+    assert!(!painted(mock.run(&["status"])));
+    assert!(painted(mock.run(&["status", "--color", "always"])));
+    assert!(!painted(mock.command(&["status", "--color", "auto"]).env("NO_COLOR", "1").output().unwrap()));
+}
+
+#[test]
+fn completions_and_manual_pages_need_no_daemon() {
+    let run =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).output().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        assert!(code(&output) == 0 && stdout(&output).contains("rollback"), "{shell}");
+    }
+    assert!(stdout(&run(&["man"])).contains(".TH sluice"));
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(code(&run(&["man", folder.path().to_str().unwrap()])), 0);
+    assert!(folder.path().join("sluice-apply.1").exists());
+}
+
+#[test]
+fn a_socket_without_a_server_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .arg("status")
+        .env("SLUICE_SERVER", format!("unix:{}", path.display()))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 3);
+    assert!(stderr(&output).contains("nobody listens"), "{}", stderr(&output));
+}
