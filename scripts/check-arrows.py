@@ -25,15 +25,15 @@ ALLOWED = {
     "sluice-export": {"sluice-model"},
     "sluice-store": {"sluice-model"},
     "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-store"},
-    "sluice-doctor": {"sluice-core", "sluice-model"},
-    "sluice": {"sluice-api", "sluice-model"},
+    "sluice-host": {"sluice-model"},
+    "sluice": {"sluice-api", "sluice-host", "sluice-model"},
     "sluiced": "all",
     "sluice-perf": "all",
     "sluice-tests": "all",
 }
 # Nothing may depend on these.
 TOP = {"sluice", "sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-doctor", "sluice"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-host", "sluice"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 

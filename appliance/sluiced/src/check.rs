@@ -268,7 +268,7 @@ fn print_policies(out: &mut Out, policies: &PolicySet, boot: Option<&BootConfig>
     for destination in policies.destinations() {
         let (kind, need) = match &destination.kind {
             DestinationKind::Tunnel(tunnel) => {
-                let need = ETHERNET_FRAME + tunnel_overhead(tunnel) + tag_len(destination);
+                let need = ETHERNET_FRAME + usize::from(tunnel.overhead_bytes()) + tag_len(destination);
                 (tunnel_name(tunnel), need.to_string())
             }
             DestinationKind::Port { port } => {
@@ -296,18 +296,6 @@ fn tunnel_name(tunnel: &Tunnel) -> String {
         TunnelKind::Erspan3 => "erspan3",
     };
     format!("{kind} to {}", tunnel.remote)
-}
-
-/// Bytes of the outer IP packet before the copied frame.
-fn tunnel_overhead(tunnel: &Tunnel) -> usize {
-    let any = if tunnel.remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
-    let ends = sluice_core::encap::Endpoints {
-        src_mac: sluice_model::MacAddr::default(),
-        dst_mac: sluice_model::MacAddr::default(),
-        local: any,
-        remote: tunnel.remote,
-    };
-    sluice_core::encap::Encap::new(tunnel, ends, true).map_or(0, |encap| encap.overhead())
 }
 
 fn tag_len(destination: &Destination) -> usize {

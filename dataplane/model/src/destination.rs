@@ -109,6 +109,22 @@ pub struct Tunnel {
     pub port: Option<String>,
 }
 
+impl Tunnel {
+    /// Bytes of the outer IP packet before the copied frame: IP without options, then UDP and VXLAN (RFC 7348), or GRE
+    /// with a sequence number (RFC 2890) and ERSPAN.
+    #[must_use]
+    pub const fn overhead_bytes(&self) -> u16 {
+        let ip = if self.remote.is_ipv4() { 20 } else { 40 };
+        let rest = match (self.kind, self.marking) {
+            (TunnelKind::Vxlan { .. } | TunnelKind::Erspan2, _) => 8 + 8,
+            (TunnelKind::Erspan3, Marking::Standard) => 8 + 12,
+            // GRE has a key, too.
+            (TunnelKind::Erspan3, Marking::Reference) => 12 + 12,
+        };
+        ip + rest
+    }
+}
+
 /// The encapsulations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelKind {

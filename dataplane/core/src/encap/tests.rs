@@ -16,9 +16,12 @@ pub(super) fn encap(kind: TunnelKind, marking: Marking, ipv6: bool, dont_fragmen
     let (local, remote) = if ipv6 { ("2001:db8::1", "2001:db8::a") } else { ("192.0.2.1", "192.0.2.10") };
     let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
     let tunnel = Tunnel { kind, marking, remote, local: None, mac: None, port: None };
+    let overhead = usize::from(tunnel.overhead_bytes());
     let src_mac = MacAddr([2, 0, 0, 0, 0, 1]);
     let dst_mac = MacAddr([2, 0, 0, 0, 0, 2]);
-    Encap::new(&tunnel, Endpoints { src_mac, dst_mac, local, remote }, dont_fragment).unwrap()
+    let encap = Encap::new(&tunnel, Endpoints { src_mac, dst_mac, local, remote }, dont_fragment).unwrap();
+    assert_eq!(encap.overhead(), overhead, "what the model says of it");
+    encap
 }
 
 fn fields() -> CopyFields {

@@ -2,9 +2,9 @@
 
 use sluice_model::PortSpec;
 
-use crate::Case;
-use crate::finding::Finding;
-use crate::host::Machine;
+use super::Case;
+use super::finding::Finding;
+use crate::Machine;
 
 /// Capabilities by number (linux/capability.h).
 const NET_ADMIN: u32 = 12;

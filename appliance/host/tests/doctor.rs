@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use sluice_doctor::{Case, Finding, Level, Machine, Tools, examine, mend};
+use sluice_host::doctor::{Case, Finding, Level, examine, mend};
+use sluice_host::{Machine, Tools};
 use sluice_model::spec::{parse_boot, parse_policy};
 use sluice_model::{BootConfig, PolicySet};
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use sluice_model::DestinationKind;
 
-use crate::Case;
-use crate::finding::Finding;
-use crate::host::Machine;
+use super::Case;
+use super::finding::Finding;
+use crate::Machine;
 
 /// Less free space than this is an exception of the daemon, bytes.
 const LEAST: u64 = 100 << 20;

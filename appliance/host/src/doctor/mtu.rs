@@ -2,16 +2,14 @@
 
 use std::net::IpAddr;
 
-use sluice_core::encap::{Encap, Endpoints, VLAN_TAG_LEN};
-use sluice_model::{
-    BootConfig, Destination, DestinationKind, MacAddr, Oversize, PortConfig, PortSpec, Tunnel,
-};
+use sluice_model::{BootConfig, Destination, DestinationKind, Oversize, PortConfig, PortSpec, Tunnel};
 
-use crate::Case;
-use crate::finding::{Finding, Level};
-use crate::host::Machine;
+use super::Case;
+use super::finding::{Finding, Level};
+use crate::Machine;
 
 const ETHERNET_LEN: usize = 14;
+const VLAN_TAG_LEN: usize = 4;
 /// The MTU of a device that does not tell.
 const ETHERNET_MTU: usize = 1_500;
 
@@ -60,14 +58,7 @@ fn way(
     largest: usize,
 ) -> Option<Finding> {
     const CHECK: &str = "mtu";
-    let any = if tunnel.remote.is_ipv4() { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u8; 16]) };
-    let ends = Endpoints {
-        src_mac: MacAddr::default(),
-        dst_mac: MacAddr::default(),
-        local: any,
-        remote: tunnel.remote,
-    };
-    let overhead = Encap::new(tunnel, ends, true).ok()?.overhead();
+    let overhead = usize::from(tunnel.overhead_bytes());
     let tag = if destination.inner_vlan { VLAN_TAG_LEN } else { 0 };
     // Frames of capture ports may have a tag of their own.
     let need = overhead + ETHERNET_LEN + VLAN_TAG_LEN + tag + largest;

@@ -2,9 +2,9 @@
 
 use sluice_model::{PortConfig, PortSpec};
 
-use crate::Case;
-use crate::finding::Finding;
-use crate::host::Machine;
+use super::Case;
+use super::finding::Finding;
+use crate::Machine;
 
 const PCI: &str = "/sys/bus/pci/devices";
 

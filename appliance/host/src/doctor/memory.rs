@@ -2,9 +2,9 @@
 
 use sluice_model::{Hugepages, PortSpec};
 
-use crate::Case;
-use crate::finding::Finding;
-use crate::host::Machine;
+use super::Case;
+use super::finding::Finding;
+use crate::Machine;
 
 /// Kilobytes of the hugepages that pools lie in.
 const PAGE_KB: u64 = 2_048;

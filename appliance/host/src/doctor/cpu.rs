@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use sluice_model::{BootConfig, Polling, PortSpec};
 
-use crate::Case;
-use crate::finding::Finding;
-use crate::host::{Machine, ranges};
+use super::Case;
+use super::finding::Finding;
+use crate::machine::{Machine, ranges};
 
 const CPUS: &str = "/sys/devices/system/cpu";
 
