@@ -1,15 +1,12 @@
 //! Why is a packet copied, or not?
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use sluice_api::v1::explain_request::Packet;
 use sluice_api::v1::explain_service_server::ExplainService;
 use sluice_api::{findings, v1};
-use sluice_core::classify::{Found, Subject, explain, tcp_flag_names};
-use sluice_core::wire::{self, Fragment, L3, Parsed, Stop, TunnelHeader};
-use sluice_engine::runtime::{Examination, ExaminedCopy, Fate, Specimen};
+use sluice_core::classify::{Found, tcp_flag_names};
+use sluice_engine::runtime::{Examination, ExaminedCopy, Fate, Layer, LayerView, Specimen};
 use sluice_model::spec::{Diagnostics, Loaded, PolicySetSpec, PolicySpec, Severity};
-use sluice_model::{Action, BootConfig, DestinationId, HeaderView, PolicyId, PolicySet, PortId};
+use sluice_model::{Action, BootConfig, DestinationId, PolicyId, PolicySet, PortId};
 use tonic::{Request, Response, Status};
 
 use super::Service;
@@ -20,8 +17,6 @@ use crate::specimen::{self, Frame};
 const POLICIES: [u32; 2] = [100, 10_000];
 /// What a policy asks is cut after so many characters.
 const WANTED: usize = 200;
-/// Tunnels that are shown, one inside the other.
-const LAYERS: u8 = 8;
 
 /// Protocols by the names that policies have for them (IANA).
 const PROTOCOLS: [(u32, &str); 7] =
@@ -95,11 +90,11 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
 
     let names: Vec<String> = boot.ports.iter().map(|port| port.name.clone()).collect();
     response.generation = asked.generation;
-    response.headers = headers(&data, &examination);
+    response.headers = headers(&examination);
     response.outcome = outcome(examination.fate).into();
     let [default, most] = POLICIES;
     let most = if request.max_policies == 0 { default } else { request.max_policies.min(most) };
-    let mut all = explanations(&asked, &examination, ingress, &names);
+    let mut all = explanations(&asked, &examination, &names);
     let left_out = all.len().saturating_sub(most as usize);
     all.truncate(most as usize);
     response.policies_left_out = u32::try_from(left_out).unwrap_or(u32::MAX);
@@ -141,35 +136,20 @@ fn outcome(fate: Fate) -> v1::Outcome {
 }
 
 /// All policies of the set, those that match first.
-fn explanations(
-    asked: &Asked,
-    examination: &Examination,
-    ingress: PortId,
-    ports: &[String],
-) -> Vec<v1::PolicyExplanation> {
-    let mut switched_on = asked.policies.policies().iter().peekable();
+fn explanations(asked: &Asked, examination: &Examination, ports: &[String]) -> Vec<v1::PolicyExplanation> {
+    let mut switched_on = asked.policies.policies().iter().zip(&examination.reasons).peekable();
     let mut all: Vec<_> = asked
         .spec
         .policies
         .iter()
         .map(|spec| {
             // The set has those that are switched on, in the order of the spec.
-            let Some(policy) = switched_on.next_if(|policy| policy.name == spec.name) else {
+            let Some((policy, reasons)) = switched_on.next_if(|(policy, _)| policy.name == spec.name) else {
                 return v1::PolicyExplanation {
                     policy: spec.name.clone(),
                     ..v1::PolicyExplanation::default()
                 };
             };
-            let subject = Subject {
-                frame: &examination.frame,
-                headers: match policy.headers {
-                    HeaderView::Outer => &examination.outer,
-                    HeaderView::Inner => &examination.inner,
-                },
-                wire_len: examination.wire_len,
-                ingress,
-            };
-            let reasons = explain(policy, &subject, ports);
             let mismatches = reasons.mismatches.iter().map(|mismatch| v1::Mismatch {
                 field: mismatch.field.to_owned(),
                 wanted: wanted(spec, mismatch.field),
@@ -254,27 +234,9 @@ fn copy(asked: &Asked, copy: &ExaminedCopy, ports: &[String]) -> v1::CopyExplana
     }
 }
 
-/// The layers of headers: those that the port takes off as they came, the others as policies see them.
-fn headers(frame: &[u8], examination: &Examination) -> Vec<v1::ParsedHeaders> {
-    let came = layers(frame, wire::parse(frame));
-    let taken = came.len().min(examination.tunnel.depth.into());
-    let looked_through = taken > 0 && examination.frame == frame;
-    let left = if looked_through {
-        came.get(taken..).unwrap_or_default().to_vec()
-    } else {
-        layers(&examination.frame, wire::parse(&examination.frame))
-    };
-    let last = left.len().saturating_sub(1);
-    let taken = came.iter().take(taken).map(|layer| (frame, layer, "tunnel"));
-    let left = left.iter().enumerate().map(|(place, layer)| {
-        let view = match place {
-            0 => "outer",
-            place if place == last => "inner",
-            _ => "tunnel",
-        };
-        (&examination.frame[..], layer, view)
-    });
-    let mut all: Vec<_> = taken.chain(left).map(|(frame, layer, view)| layer.message(frame, view)).collect();
+/// The layers of headers.
+fn headers(examination: &Examination) -> Vec<v1::ParsedHeaders> {
+    let mut all: Vec<_> = examination.layers.iter().map(message).collect();
     if let Some(obstacle) = examination.obstacle
         && let Some(last) = all.last_mut()
     {
@@ -283,82 +245,30 @@ fn headers(frame: &[u8], examination: &Examination) -> Vec<v1::ParsedHeaders> {
     all
 }
 
-/// One layer, and the tunnel that follows.
-#[derive(Clone)]
-struct Layer {
-    parsed: Parsed,
-    tunnel: TunnelHeader,
-    tunnel_id: u32,
-}
-
-/// The layers of a frame, outermost first.
-fn layers(frame: &[u8], outer: Parsed) -> Vec<Layer> {
-    let mut all = vec![Layer { parsed: outer, tunnel: outer.tunnel, tunnel_id: outer.tunnel_id }];
-    for depth in 1..=LAYERS {
-        let inner = wire::parse_innermost(frame, &outer, depth);
-        let Some(before) = all.last_mut() else { break };
-        if inner.inner_offset == 0 || inner.l2_offset <= before.parsed.l2_offset {
-            break;
+fn message(layer: &Layer) -> v1::ParsedHeaders {
+    let [src_mac, dst_mac] = layer.macs.map(|macs| macs.map(|mac| mac.to_string())).unwrap_or_default();
+    let [src, dst] = layer.addresses.map(|ends| ends.map(|end| end.to_string())).unwrap_or_default();
+    v1::ParsedHeaders {
+        view: match layer.view {
+            LayerView::Outer => "outer",
+            LayerView::Tunnel => "tunnel",
+            LayerView::Inner => "inner",
         }
-        (before.tunnel, before.tunnel_id) = (inner.tunnel, inner.tunnel_id);
-        all.push(Layer { parsed: inner, tunnel: TunnelHeader::None, tunnel_id: 0 });
+        .to_owned(),
+        src_mac,
+        dst_mac,
+        ethertype: layer.ethertype.into(),
+        vlan: layer.vlan.iter().map(|&id| id.into()).collect(),
+        src,
+        dst,
+        protocol: layer.protocol.map(u32::from),
+        src_port: layer.ports.map(|[port, _]| port.into()),
+        dst_port: layer.ports.map(|[_, port]| port.into()),
+        tcp_flags: tcp_flag_names(layer.tcp_flags).map(str::to_owned).collect(),
+        tunnel: layer.tunnel.map(|(name, _)| name.to_owned()).unwrap_or_default(),
+        tunnel_id: layer.tunnel.map(|(_, id)| id),
+        obstacle: layer.obstacle.to_owned(),
     }
-    all
-}
-
-impl Layer {
-    fn message(&self, frame: &[u8], view: &str) -> v1::ParsedHeaders {
-        let parsed = &self.parsed;
-        let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
-        let address = |bytes: &[u8; 16]| match parsed.l3 {
-            L3::Ipv4 => {
-                let &[a, b, c, d, ..] = bytes;
-                IpAddr::V4(Ipv4Addr::new(a, b, c, d)).to_string()
-            }
-            L3::Ipv6 => IpAddr::V6(Ipv6Addr::from(*bytes)).to_string(),
-            L3::None | L3::Arp => String::new(),
-        };
-        // An inner packet without Ethernet begins with its IP header.
-        let has_ethernet = parsed.l3_offset >= parsed.l2_offset.saturating_add(14);
-        let mac = |offset: usize| {
-            let start = usize::from(parsed.l2_offset) + offset;
-            let bytes = frame.get(start..).and_then(|rest| rest.first_chunk::<6>());
-            bytes.filter(|_| has_ethernet).map(|bytes| sluice_model::MacAddr(*bytes).to_string())
-        };
-        let has_tunnel = self.tunnel != TunnelHeader::None;
-        v1::ParsedHeaders {
-            view: view.to_owned(),
-            src_mac: mac(6).unwrap_or_default(),
-            dst_mac: mac(0).unwrap_or_default(),
-            ethertype: parsed.ethertype.into(),
-            vlan: [parsed.vlan_tci, parsed.vlan_inner_tci]
-                .into_iter()
-                .take(parsed.vlan_count.into())
-                .map(|tci| u32::from(tci & 0xfff))
-                .collect(),
-            src: address(&parsed.src_addr),
-            dst: address(&parsed.dst_addr),
-            protocol: is_ip.then_some(parsed.protocol.into()),
-            src_port: parsed.has_ports.then_some(parsed.src_port.into()),
-            dst_port: parsed.has_ports.then_some(parsed.dst_port.into()),
-            tcp_flags: tcp_flag_names(parsed.tcp_flags).map(str::to_owned).collect(),
-            tunnel: if has_tunnel { self.tunnel.name().to_owned() } else { String::new() },
-            tunnel_id: has_tunnel.then_some(self.tunnel_id),
-            obstacle: obstacle(parsed),
-        }
-    }
-}
-
-/// How far headers could be parsed, in words.
-fn obstacle(parsed: &Parsed) -> String {
-    match (parsed.stop, parsed.fragment) {
-        (Stop::Truncated, _) => "the captured bytes end inside a header",
-        (Stop::Malformed, _) => "a header contradicts itself",
-        (Stop::Unknown, _) => "the next header is of a kind that is not known",
-        (Stop::Complete, Fragment::Later) => "a later fragment: its ports are in the first one",
-        (Stop::Complete, Fragment::Whole | Fragment::First) => "",
-    }
-    .to_owned()
 }
 
 #[tonic::async_trait]

@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use dpdk::Mbuf;
-use sluice_core::classify::{FragmentTable, FragmentTableConfig};
+use sluice_core::classify::{Explanation, FragmentTable, FragmentTableConfig, Subject, explain};
 use sluice_core::decap::{Obstacle, TunnelInfo};
 use sluice_core::verdict::CopyAction;
-use sluice_core::wire::{Parsed, TunnelHeader};
-use sluice_model::{DestinationId, DropReason, Generation, MacAddr, Oversize, PolicyId, PolicySet, PortId};
+use sluice_core::wire::TunnelHeader;
+use sluice_model::{
+    DestinationId, DropReason, Generation, HeaderView, MacAddr, Oversize, PolicyId, PolicySet, PortId,
+};
 
+use super::layers::{self, Layer};
 use super::routes::Route;
 use super::{Engine, StartError};
 use crate::batch::{Batch, RxInfo};
@@ -62,20 +65,12 @@ pub enum ExamineError {
 pub struct Examination {
     /// What becomes of it.
     pub fate: Fate,
-    /// Its bytes as policies see them: with the tunnels off that its port takes off.
-    pub frame: Vec<u8>,
-    /// Original length of that, in bytes.
-    pub wire_len: u32,
-    /// The headers that policies take for the outermost ones.
-    pub outer: Parsed,
-    /// The innermost headers, where a policy reads them; else as `outer`.
-    pub inner: Parsed,
-    /// The tunnels that were taken off or looked through.
-    pub tunnel: TunnelInfo,
+    /// Its headers, outermost first.
+    pub layers: Vec<Layer>,
     /// Why a tunnel was left on.
     pub obstacle: Option<Obstacle>,
-    /// The policies that count it as matched, ascending.
-    pub matched: Vec<PolicyId>,
+    /// Why each policy matches, or does not, by policy number.
+    pub reasons: Vec<Explanation>,
     /// The copies.
     pub copies: Vec<ExaminedCopy>,
 }
@@ -168,7 +163,9 @@ impl Engine {
         let info = RxInfo { wire_len: specimen.wire_len, ..RxInfo::default() };
         // There is room: the batch is empty.
         drop(bench.batch.push(mbuf, info, specimen.ingress));
-        let examination = bench.examine(&mut deployment, &draft.routes, captures);
+        let names: Vec<_> = site.boot.ports.iter().map(|port| port.name.clone()).collect();
+        let asked = (policies, draft.routes.as_slice(), names.as_slice());
+        let examination = bench.examine(&mut deployment, asked, (specimen.frame, captures));
         drop(bench.batch.take(0));
         Ok(examination)
     }
@@ -202,36 +199,47 @@ struct Bench {
 
 impl Bench {
     /// Takes the one packet of the batch through the stages.
-    fn examine(&mut self, deployment: &mut Deployment, routes: &[Route], captures: bool) -> Examination {
+    fn examine(
+        &mut self,
+        deployment: &mut Deployment,
+        (policies, routes, ports): (&PolicySet, &[Route], &[String]),
+        (frame, captures): (&[u8], bool),
+    ) -> Examination {
         let batch = &mut *self.batch;
         rx::run(batch);
         let with_inner = deployment.program.needs_inner();
         let first_inner = with_inner && self.decap.is_none();
         parse::run(batch, &mut self.fragments, first_inner, 0);
         batch.tunnel[0] = TunnelInfo::NONE;
-        let frame = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data);
-        let is_own = deployment.guard.is_own_copy(frame, &batch.outer[0]);
+        let came = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data);
+        let is_own = deployment.guard.is_own_copy(came, &batch.outer[0]);
         if let Some(decap) = self.decap.as_mut().filter(|_| captures && !is_own) {
             decap.run(batch, 0, &mut self.fragments, with_inner, &mut self.ledger);
         }
+        let reached = captures && !is_own;
         let mut outer = *batch.view(0);
-        let mut inner = if with_inner && captures && !is_own { batch.inner[0] } else { outer };
-        let tunnel = batch.tunnel[0];
+        let mut inner = if with_inner && reached { batch.inner[0] } else { outer };
+        let tunnel = if reached { batch.tunnel[0] } else { TunnelInfo::NONE };
         for headers in [&mut outer, &mut inner] {
             // As the classifier is given them: the tunnel that was taken off can still be asked for.
             if tunnel.depth > 0 && headers.tunnel == TunnelHeader::None {
                 (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
             }
         }
+        let left = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data);
+        let reasons = policies.policies().iter().map(|policy| {
+            let headers = match policy.headers {
+                HeaderView::Outer => &outer,
+                HeaderView::Inner => &inner,
+            };
+            let (wire_len, ingress) = (batch.info[0].wire_len, batch.ingress[0]);
+            explain(policy, &Subject { frame: left, headers, wire_len, ingress }, ports)
+        });
         let mut examination = Examination {
             fate: Fate::NotCapturePort,
-            frame: batch.mbufs[0].as_ref().map_or_else(Vec::new, |mbuf| mbuf.data().to_vec()),
-            wire_len: batch.info[0].wire_len,
-            outer,
-            inner,
-            tunnel,
+            layers: layers::seen(frame, left, tunnel.depth.into()),
             obstacle: self.ledger.decap_obstacles.iter().find(|(_, count)| *count > 0).map(|(o, _)| o),
-            matched: Vec::new(),
+            reasons: reasons.collect(),
             copies: Vec::new(),
         };
         if !captures {
@@ -247,7 +255,6 @@ impl Bench {
             balance.prepare(batch, &batch.verdict_runs().collect(batch), classifier, with_inner);
         }
         let set = classifier.action_set(batch.verdicts[0]);
-        examination.matched = set.matched.to_vec();
         examination.fate = match (set.excluded, set.copies.is_empty()) {
             (true, _) => Fate::Excluded,
             (false, true) => Fate::NoPolicy,
