@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, capture, completions, counters, diff, explain, flows, history, man, object, rollback, status,
-    switch, talkers, top,
+    apply, capture, completions, counters, diff, doctor, explain, flows, history, man, object, rollback,
+    status, switch, talkers, top,
 };
 use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
@@ -78,6 +78,8 @@ enum Command {
     Start(switch::Args),
     /// Copy nothing until start.
     Stop(switch::Args),
+    /// Is this machine fit for a broker, and what would mend it?
+    Doctor(doctor::Args),
     /// Completions for a shell, on stdout.
     Completions(completions::Args),
     /// Manual pages, on stdout or into a folder.
@@ -134,6 +136,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Capture(args) => capture::run(*args, context).await,
         Command::Start(args) => switch::start(args, context).await,
         Command::Stop(args) => switch::stop(args, context).await,
+        Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => completions::run(&args, Cli::command(), context),
         Command::Man(args) => man::run(&args, Cli::command(), context),
     }

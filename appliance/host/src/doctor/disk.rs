@@ -32,6 +32,7 @@ pub(crate) fn folders(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec
     folders.sort();
     folders.dedup();
     for folder in folders {
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let subject = folder.display().to_string();
         // A folder that is not there is made in the nearest one that is.
         let there = folder.ancestors().find(|folder| machine.path(folder).is_dir());

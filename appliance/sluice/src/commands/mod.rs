@@ -5,6 +5,7 @@ pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod counters;
 pub(crate) mod diff;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod flows;
 pub(crate) mod history;

@@ -1,0 +1,117 @@
+//! `sluice doctor`: is this machine fit for a broker, and what would mend it?
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use sluice_host::doctor::{Case, Finding, Level, examine, mend};
+use sluice_host::{Host, Machine};
+use sluice_model::spec::{Diagnostics, Loaded, load_boot, load_policy};
+
+use crate::cli::Context;
+use crate::failure::{Exit, Failure};
+use crate::out::{Out, Tone};
+use crate::text::safe;
+
+/// The boot config that is looked at where none is named.
+const USUAL_CONFIG: &str = "/etc/sluice/sluiced.toml";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The boot config that the machine is held against [default: /etc/sluice/sluiced.toml, if it is there].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Run the commands that stop nothing and hold until the next boot at most, then look again.
+    #[arg(long)]
+    fix: bool,
+    /// Tell also what is as it should be.
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
+    let out = context.out;
+    let usual = Path::new(USUAL_CONFIG);
+    let config = args.config.as_deref().or_else(|| usual.is_file().then_some(usual));
+    let boot = config.map(|config| loaded(load_boot(config), out)).transpose()?;
+    let policies = match &boot {
+        Some(boot) if boot.policy.is_file() => Some(loaded(load_policy(&boot.policy), out)?),
+        _ => None,
+    };
+    let machine = Machine::new(Path::new("/"), &Host);
+    let case = Case { boot: boot.as_ref(), policies: policies.as_ref() };
+    let mut findings = examine(&machine, &case);
+    let mut done = Vec::new();
+    if args.fix {
+        done = mend(&machine, &findings);
+        findings = examine(&machine, &case);
+    }
+    let failed = done.iter().any(|(_, result)| result.is_err());
+    if out.json {
+        let done = done
+            .iter()
+            .map(|(remedy, result)| json!({ "command": remedy.command, "error": result.as_ref().err() }));
+        let all = json!({ "findings": findings, "done": done.collect::<Vec<_>>() });
+        out.line(&serde_json::to_string_pretty(&all).unwrap_or_default())?;
+    } else {
+        for (remedy, result) in &done {
+            match result {
+                Ok(()) => out.line(&format!("{}     {}", out.paint(Tone::Good, "done"), remedy.command))?,
+                Err(error) => {
+                    out.line(&format!(
+                        "{}   {}: {}",
+                        out.paint(Tone::Bad, "failed"),
+                        remedy.command,
+                        safe(error)
+                    ))?;
+                }
+            }
+        }
+        show(&findings, args.all, out)?;
+        if config.is_none() {
+            out.note("no boot config was looked at: name one with --config FILE");
+        }
+    }
+    let unfit = findings.iter().any(|finding| finding.level == Level::Error);
+    Ok(if unfit || failed { Exit::Failed } else { Exit::Ok })
+}
+
+/// What a file says; its errors are told.
+fn loaded<T>(result: Result<Loaded<T>, Diagnostics>, out: Out) -> Result<T, Failure> {
+    result.map(|loaded| loaded.value).map_err(|errors| {
+        out.note(&errors.to_string());
+        Failure::told(Exit::Failed)
+    })
+}
+
+/// A paragraph for each finding, then how many there are of each kind.
+fn show(findings: &[Finding], all: bool, out: Out) -> Result<(), Failure> {
+    let mut counts = [0; 4];
+    for finding in findings {
+        let (word, tone) = match finding.level {
+            Level::Ok => ("ok", Some(Tone::Good)),
+            Level::Note => ("note", None),
+            Level::Warning => ("warning", Some(Tone::Warn)),
+            Level::Error => ("error", Some(Tone::Bad)),
+        };
+        if let Some(count) = counts.get_mut(finding.level as usize) {
+            *count += 1;
+        }
+        if finding.level == Level::Ok && !all {
+            continue;
+        }
+        let padded = format!("{word:<8}");
+        let word = tone.map_or_else(|| padded.clone(), |tone| out.paint(tone, &padded));
+        let subject =
+            if finding.subject.is_empty() { String::new() } else { format!(" {}", safe(&finding.subject)) };
+        out.line(&format!("{word} {}{subject}: {}", finding.check, safe(&finding.text)))?;
+        if !finding.cost.is_empty() {
+            out.line(&format!("         cost: {}", safe(&finding.cost)))?;
+        }
+        if let Some(remedy) = &finding.remedy {
+            let safe = if remedy.safe { " (by --fix)" } else { "" };
+            out.line(&format!("         mend{safe}: {}", remedy.command))?;
+        }
+    }
+    let [ok, notes, warnings, errors] = counts;
+    out.line(&format!("{errors} errors, {warnings} warnings, {notes} notes, {ok} as they should be"))
+}
