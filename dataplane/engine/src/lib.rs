@@ -18,6 +18,7 @@ pub mod machine;
 pub mod output;
 pub mod port;
 pub mod port_pairs;
+pub mod recent;
 pub mod replay;
 mod replay_breaker;
 pub mod runtime;

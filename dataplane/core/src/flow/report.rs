@@ -337,7 +337,7 @@ impl FlowMeter {
 }
 
 /// The tunnel as records name it.
-pub(super) fn tunnel_record(tunnel: &TunnelInfo) -> Option<TunnelRecord> {
+fn tunnel_record(tunnel: &TunnelInfo) -> Option<TunnelRecord> {
     let kind = match tunnel.kind {
         TunnelHeader::None => return None,
         TunnelHeader::Vxlan => TunnelType::Vxlan,

@@ -1,12 +1,12 @@
 //! What is in the table now? Entries read one by one, without changing anything.
 
-use sluice_model::{MacAddr, Network, PortId, TunnelRecord};
+use sluice_model::{MacAddr, Network, PortId};
 
 use super::entry::flag;
 use super::key::FlowKey;
 use super::meter::FlowMeter;
-use super::report::tunnel_record;
 use super::tcp::FlowState;
+use crate::decap::TunnelInfo;
 
 /// A flow as it is in the table. Pairs are client first, server second; times are nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct FlowSnapshot {
     /// L4 ports; `None` for protocols without ports, and where they are not known.
     pub ports: Option<[u16; 2]>,
     /// The latest tunnel of each direction.
-    pub tunnels: [Option<TunnelRecord>; 2],
+    pub tunnels: [Option<TunnelInfo>; 2],
     /// The tap that the flow was seen at.
     pub tap: u16,
     /// The port that its first packet came in by.
@@ -89,7 +89,7 @@ impl FlowMeter {
             vlan: cold.head.vlan,
             protocol: key.protocol,
             ports: key.ports.map(|ports| [ports[client], ports[client ^ 1]]),
-            tunnels: cold.tunnels.map(|tunnel| tunnel.as_ref().and_then(tunnel_record)),
+            tunnels: cold.tunnels,
             tap: key.tap,
             port: cold.head.port,
             first_ns: cold.head.first_ns,

@@ -12,6 +12,7 @@ use sluice_model::{FlowRecord, FlowSettings, MetricsRecord};
 use crate::batch::{BATCH, Batch};
 use crate::counters::Counter;
 use crate::flow_read::FlowPage;
+use crate::recent::RecentMetrics;
 
 /// How often flows are looked at while no packets come.
 const IDLE_NS: u64 = 1_000_000;
@@ -111,6 +112,8 @@ pub struct RecordRings {
     pub flows: Arc<ArrayQueue<FlowRecord>>,
     /// Rows of metrics.
     pub metrics: Arc<ArrayQueue<MetricsRecord>>,
+    /// What of the metrics was taken out lately.
+    pub recent: Arc<RecentMetrics>,
 }
 
 impl RecordRings {
@@ -122,6 +125,7 @@ impl RecordRings {
         }
         for _ in 0..self.metrics.capacity() {
             let Some(row) = self.metrics.pop() else { break };
+            self.recent.add(&row);
             sink.metrics(&row);
         }
     }
@@ -224,6 +228,7 @@ impl FlowStage {
             rings: RecordRings {
                 flows: Arc::new(ArrayQueue::new(records.max(1))),
                 metrics: Arc::new(ArrayQueue::new(records.max(1))),
+                recent: Arc::default(),
             },
             stats: Arc::default(),
             vlan_in_key,
