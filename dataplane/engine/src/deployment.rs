@@ -17,6 +17,7 @@ use crate::stage::classify::Classify;
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::Limits;
 use crate::tally::Tallies;
+use crate::tap::Names;
 
 /// What a deployment is made of.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct Deployment {
     pub(crate) files: Option<FileProducer>,
     pub(crate) tallies: Tallies,
     pub(crate) tables: Arc<Tables>,
+    /// What captures call policies and destinations.
+    pub(crate) names: Arc<Names>,
 }
 
 impl Deployment {
@@ -81,7 +84,15 @@ impl Deployment {
             guard,
             files,
             tables,
+            names: Arc::default(),
         })
+    }
+
+    /// With these names of its policies and destinations, which captures ask for.
+    #[must_use]
+    pub fn with_names(mut self: Box<Self>, names: Arc<Names>) -> Box<Self> {
+        self.names = names;
+        self
     }
 
     /// The generation of its policies.

@@ -27,6 +27,8 @@ pub mod shadow;
 pub mod stage;
 pub mod stats;
 pub mod tally;
+pub mod tap;
+mod tap_filter;
 pub mod tunnels;
 mod worker;
 

@@ -32,6 +32,7 @@ use crate::stage::flow::FlowStage;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
 use crate::tally::Books;
+use crate::tap::{TAPS, Tap, Taps};
 use crate::tunnels::TunnelRows;
 
 /// How long the last records of a worker may wait for room.
@@ -84,6 +85,8 @@ pub struct ControlQueues {
     pub shadow_back: Arc<ArrayQueue<Box<Shadow>>>,
     /// Pages for flows, to the worker and back.
     pub pages: PageQueues,
+    /// Control to worker: captures that begin.
+    pub taps: Arc<ArrayQueue<Box<Tap>>>,
 }
 
 impl ControlQueues {
@@ -99,6 +102,7 @@ impl ControlQueues {
             shadow: Arc::new(ArrayQueue::new(1)),
             shadow_back: Arc::new(ArrayQueue::new(1)),
             pages: PageQueues::default(),
+            taps: Arc::new(ArrayQueue::new(TAPS)),
         }
     }
 }
@@ -143,6 +147,7 @@ pub struct Worker {
     recorder: Recorder,
     /// Flows that somebody wants to see.
     page: Option<Box<FlowPage>>,
+    taps: Taps,
 }
 
 impl Worker {
@@ -162,6 +167,7 @@ impl Worker {
             idle: Idle::new(IdleSettings::ALWAYS, &[]),
             recorder: Recorder::new(),
             page: None,
+            taps: Taps::default(),
         };
         worker.housekeeping();
         worker
@@ -344,6 +350,9 @@ impl Worker {
         let packets = batch.len;
         self.ledger.rx_packets += u64::from(batch.live.count_ones());
         rx::run(batch);
+        if self.taps.watches_received() {
+            self.taps.received(batch);
+        }
         let received = self.stats.stage(Stage::Rx, start, packets);
 
         let with_inner = self.parts.deployment.program.needs_inner();
@@ -397,6 +406,10 @@ impl Worker {
             let WorkerParts { decap, fragments, .. } = &mut self.parts;
             shadow.run(&mut self.batch, with_inner, decap.as_ref(), fragments);
         }
+        let tapped = self.taps.watches_sent();
+        if tapped {
+            self.taps.decided(&self.batch, with_inner);
+        }
         let classified = self.stats.stage(Stage::Classify, metered, packets);
 
         let WorkerParts { deployment, ports, .. } = &mut self.parts;
@@ -410,6 +423,7 @@ impl Worker {
             files,
             balance,
             limits,
+            names,
             ..
         } = &mut **deployment;
         let mut ctx = Context {
@@ -421,6 +435,7 @@ impl Worker {
             files: files.as_ref(),
             balance: balance.as_mut(),
             limits: limits.as_mut(),
+            taps: tapped.then_some((&mut self.taps, &**names)),
         };
         self.act.run(&mut self.batch, with_inner, &mut ctx);
         self.batch.clear();
@@ -544,6 +559,7 @@ impl Worker {
         self.take_deployment();
         self.take_shadow();
         self.refresh_outputs();
+        self.taps.housekeeping(&self.parts.control.taps);
         if self.page.is_none() {
             self.page = self.parts.control.pages.wanted.pop();
         }

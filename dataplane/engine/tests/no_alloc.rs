@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dpdk::{Eal, EalConfig, LcoreThread, Mempool, MempoolConfig, Port, PortConfig, SocketId, Tsc};
 use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
@@ -16,6 +16,7 @@ use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::decap::Decap;
 use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::guard::LoopGuard;
+use sluice_engine::tap::{ChunkQueues, Tap, TapControl, TapCounts, TapPoint, TapSettings};
 use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
 use sluice_model::spec::parse_policy;
 use sluice_model::{
@@ -174,13 +175,47 @@ fn a_running_worker_does_not_allocate() {
 
     let _registered = LcoreThread::register(&eal).unwrap();
     let mut worker = worker(&policies, &packets, &headers, exit);
-    let mut received = 0;
+    // Nobody takes what these captures bring: after some chunks packets are left out.
+    let udp =
+        "[[policy]]\nname = \"udp\"\naction = \"drop\"\nprotocol = \"udp\"\npeer = { ports = \"1-65535\" }\n";
+    let udp = parse_policy("udp", udp).unwrap().value.policies()[0].clone();
+    let captures =
+        [(TapPoint::Received, None), (TapPoint::Received, Some(udp.clone())), (TapPoint::Sent, Some(udp))];
+    let captures = captures.map(|(point, filter)| {
+        let settings = TapSettings { point, filter, snaplen: 65_535, ..TapSettings::default() };
+        let (queues, counts, control) = (ChunkQueues::new(4), TapCounts::new(2), TapControl::new(1));
+        let tap = Tap::new(&settings, queues.clone(), Arc::clone(&counts), Arc::clone(&control));
+        assert!(worker.control().taps.push(tap).is_ok());
+        (queues, counts, control)
+    });
+    let [(_, _, control), ..] = &captures;
+    let (mut received, mut before) = (0, 0);
     let allocated = allocation_counter::measure(|| {
         while received < PACKETS {
+            received += worker.poll(&clock);
+            if control.begun.load(Ordering::Relaxed) == 0 {
+                before = received;
+            }
+        }
+        for (_, _, control) in &captures {
+            control.ended.store(true, Ordering::Relaxed);
+        }
+        for _ in 0..64 {
             received += worker.poll(&clock);
         }
     });
     assert_eq!(allocated.count_total, 0, "{allocated:?}");
+    let found = captures.each_ref().map(|(queues, counts, control)| {
+        assert!(control.back.pop().is_some(), "the tap comes back");
+        let mut packets = 0;
+        while let Some(chunk) = queues.full.pop() {
+            packets += chunk.packets().inspect(|packet| assert!(packet.data.len() >= 14)).count() as u64;
+        }
+        assert!(packets > 100 && counts.lost() > 0, "{packets}");
+        packets + counts.lost()
+    });
+    assert!(found[0] > (PACKETS - before) as u64 && found[0] <= (received - before) as u64, "{found:?}");
+    assert!(found[1] < found[0] && found[2] > 0, "{found:?}");
 
     let ledger = worker.ledger().snapshot();
     assert!(ledger.balances(), "{ledger:?}");

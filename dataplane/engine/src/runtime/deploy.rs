@@ -28,6 +28,7 @@ use crate::sequence::{Sequences, Streams};
 use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::{Limits, SharedLimits};
+use crate::tap::Names;
 use crate::worker::ControlQueues;
 
 /// Frames that wait for the file writer, per worker, however many policies share one of them.
@@ -238,6 +239,7 @@ pub(super) struct Draft {
     pub(super) routes: Vec<Route>,
     pub(super) shared: Shared,
     guard: LoopGuard,
+    names: Arc<Names>,
     policies: usize,
     destinations: usize,
 }
@@ -271,6 +273,7 @@ impl Site {
                 groups: SharedGroups::new(policies),
             },
             guard: if boot.loop_guard { LoopGuard::new(policies, &own) } else { LoopGuard::disabled() },
+            names: Arc::new(Names::of(policies)),
             program: Arc::new(program),
             report,
             routes,
@@ -298,7 +301,7 @@ impl Site {
             tables: Arc::new(Tables::new(draft.policies, draft.destinations)),
             program: Arc::clone(program),
         };
-        Deployment::new(parts, self.decapsulates)
+        Deployment::new(parts, self.decapsulates).with_names(Arc::clone(&draft.names))
     }
 }
 

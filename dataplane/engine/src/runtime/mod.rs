@@ -1,6 +1,7 @@
 //! The engine as a running whole: ports, workers, control thread and file writer, started and stopped in order.
 
 mod breaker;
+mod capture;
 mod control;
 mod cores;
 mod dedup_plan;
@@ -22,6 +23,7 @@ mod spread;
 mod tables;
 mod trial;
 
+pub use capture::{Capture, CaptureError, CaptureTotals};
 pub use cores::CorePlan;
 pub use dedup_plan::{DedupPlan, finished_checksums};
 pub use deploy::{DeployError, Deployed};
@@ -69,6 +71,7 @@ use crate::stats::WorkerStats;
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use crate::worker::{ControlQueues, Worker, WorkerParts};
 use breaker::PortBreakers;
+use capture::Captures;
 use control::Control;
 use deploy::{Deployer, FileMessage, InForce, OpenedFiles, Site};
 use open::OpenPorts;
@@ -92,6 +95,7 @@ pub struct Engine {
     queues: Vec<ControlQueues>,
     /// The number of the last request to read flows.
     flow_requests: Mutex<u64>,
+    captures: Arc<Captures>,
     stop_receivers: Arc<AtomicBool>,
     stop_workers: Arc<AtomicBool>,
     stop_rest: Arc<AtomicBool>,
@@ -349,6 +353,7 @@ impl Engine {
             shared: Arc::clone(&shared),
             queues: deployer.queues.clone(),
             flow_requests: Mutex::new(0),
+            captures: Arc::default(),
             deployer: Mutex::new(deployer),
             stop_receivers: Arc::clone(&stop_receivers),
             stop_workers: Arc::clone(&stop_workers),

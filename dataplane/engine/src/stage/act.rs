@@ -5,7 +5,7 @@ use sluice_core::classify::VerdictId;
 use sluice_core::encap::{self, CopyFields};
 use sluice_core::verdict::CopyAction;
 use sluice_core::wire::Parsed;
-use sluice_model::{DestinationId, DropReason, Oversize, PolicyId};
+use sluice_model::{DestinationId, DropReason, Oversize, PolicyId, PortId};
 
 use super::balance::Balance;
 use super::compose::{ADDRESSES, Body, Composer, TAG};
@@ -17,6 +17,7 @@ use crate::output::{ETHERNET_LEN, Egress, Output};
 use crate::port::{Origin, TxPort};
 use crate::sequence::Sequences;
 use crate::tally::Books;
+use crate::tap::{Copied, Names, Taps};
 
 /// No outer IP packet is longer.
 const MAX_IP_PACKET: u32 = 65_535;
@@ -42,6 +43,8 @@ pub struct Context<'a> {
     pub balance: Option<&'a mut Balance>,
     /// Rate limits, if there are any.
     pub limits: Option<&'a mut Limits>,
+    /// Captures of what is sent, and what they call policies and destinations, if there are any.
+    pub(crate) taps: Option<(&'a mut Taps, &'a Names)>,
 }
 
 impl Context<'_> {
@@ -126,6 +129,8 @@ impl Act {
     pub fn run(&mut self, batch: &mut Batch, with_inner: bool, ctx: &mut Context<'_>) {
         let classifier = ctx.books.classifier;
         let mut runs = batch.verdict_runs();
+        // The straight way does not know what a copy is of.
+        let untapped = ctx.taps.is_none();
         if ctx.numbered || ctx.balance.is_some() {
             let runs = runs.clone().collect(batch);
             if let Some(balance) = &mut ctx.balance {
@@ -148,7 +153,7 @@ impl Act {
                         batch.take(place).into_iter().for_each(|mbuf| self.end(mbuf));
                     }
                 }
-                [action] if let Some(way) = StraightWay::new(action, ctx.outputs) => {
+                [action] if untapped && let Some(way) = StraightWay::new(action, ctx.outputs) => {
                     self.straight(&way, &run, batch, with_inner, ctx);
                 }
                 _ => {
@@ -345,6 +350,9 @@ pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx:
                 ctx.drop_copy(DropReason::TxMultiSegment, draft.origin);
                 return;
             }
+            if let Some(taps) = &mut ctx.taps {
+                tap(taps, &frame, Some(port.id), draft, packet);
+            }
             port.push(frame, draft.origin, &mut ctx.books);
         }
         Egress::File => to_file(frame, draft, packet, ctx),
@@ -352,9 +360,33 @@ pub(super) fn emit(mut frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx:
     }
 }
 
+/// Shows a finished frame to who captures what is sent.
+#[cold]
+fn tap(
+    (taps, names): &mut (&mut Taps, &Names),
+    frame: &Mbuf,
+    port: Option<PortId>,
+    draft: &Draft<'_>,
+    packet: &Packet<'_>,
+) {
+    taps.sent(&Copied {
+        frame,
+        place: packet.place,
+        timestamp_ns: packet.info.timestamp_ns,
+        port,
+        destination: draft.action.destination,
+        group: draft.group,
+        policies: draft.sharers,
+        names,
+    });
+}
+
 /// Queues a finished frame for the file writer.
 #[inline(never)]
 fn to_file(frame: Mbuf, draft: &Draft<'_>, packet: &Packet<'_>, ctx: &mut Context<'_>) {
+    if let Some(taps) = &mut ctx.taps {
+        tap(taps, &frame, None, draft, packet);
+    }
     // A tunnel's outer packet is as long as it is; a plain copy keeps the original length beside its own.
     let wire_len = match draft.output.encap {
         Some(_) => frame.pkt_len(),
