@@ -4,6 +4,7 @@
 //! [`Server`] serves it, and what there is to see, on threads of its own.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod history;
 mod policies;
 mod server;

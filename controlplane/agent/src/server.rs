@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sluice_api::v1::capture_service_server::CaptureServiceServer;
 use sluice_api::v1::counter_service_server::CounterServiceServer;
 use sluice_api::v1::explain_service_server::ExplainServiceServer;
+use sluice_api::v1::flow_service_server::FlowServiceServer;
 use sluice_api::v1::history_service_server::HistoryServiceServer;
 use sluice_api::v1::policy_service_server::PolicyServiceServer;
 use sluice_api::v1::status_service_server::StatusServiceServer;
@@ -108,6 +110,10 @@ impl Server {
                 StatusServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
             .add_service(ExplainServiceServer::new(service.clone()).max_decoding_message_size(sized))
+            .add_service(
+                CaptureServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(FlowServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(CounterServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut stop = self.stop.subscribe();
         self.runtime.spawn(async move {

@@ -1,9 +1,11 @@
 //! The services of `sluice.v1`, one file each, over one shared state.
 
+mod capture;
 mod change;
 mod counter;
 mod dry_run;
 mod explain;
+mod flow;
 mod history;
 mod policy;
 mod process;
