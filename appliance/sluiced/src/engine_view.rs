@@ -48,7 +48,11 @@ pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
     let account = engine.account();
     let (tunnels, tunnels_full) = engine.tunnels();
     let (clock_steps, clock_error_ns) = engine.clock_quality();
+    let captures = engine.capture_totals();
     EngineView {
+        captures: captures.running,
+        capture_packets: captures.packets,
+        capture_lost_packets: captures.lost,
         generation,
         counts: counts(&account.ledger),
         held: account.held,

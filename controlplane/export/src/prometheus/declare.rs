@@ -211,6 +211,10 @@ metrics! {
     ParquetRemovedBytes = "sluice_parquet_removed_bytes" Counter [] "Their bytes.";
     ParquetCrashLost = "sluice_parquet_crash_lost_records" Gauge [] "Records that killed runs took and did not bring into whole files, since the folder was made.";
 
+    Captures = "sluice_captures" Gauge [] "Live captures that run.";
+    CapturePackets = "sluice_capture_packets" Counter [] "Packets handed to readers of live captures.";
+    CaptureLostPackets = "sluice_capture_lost_packets" Counter [] "Packets that live captures left out, as their reader was too slow; traffic does not wait for it.";
+
     MbufsTaken = "sluice_taken_mbufs" Gauge [] "Packet buffers in use, those that wait in drivers to be received into included.";
     Mbufs = "sluice_mbufs" Gauge [] "Packet buffers that there are.";
     ClockSteps = "sluice_clock_steps" Counter [] "How often the system clock was found more than a second away from ours.";

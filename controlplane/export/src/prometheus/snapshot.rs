@@ -59,6 +59,9 @@ impl EngineView {
         out.int(M::TunnelUnmeteredPackets, self.tunnels_full);
         threads(&self.threads, out);
         flows(&self.threads, out);
+        out.int(M::Captures, self.captures);
+        out.int(M::CapturePackets, self.capture_packets);
+        out.int(M::CaptureLostPackets, self.capture_lost_packets);
         out.int(M::MbufsTaken, self.mbufs_taken);
         out.int(M::Mbufs, self.mbufs);
         out.int(M::ClockSteps, self.clock_steps);

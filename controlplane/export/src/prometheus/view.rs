@@ -193,6 +193,12 @@ pub struct EngineView {
     pub tunnels: Vec<Tunnels>,
     /// Packets of numbered tunnels for which there was no room.
     pub tunnels_full: u64,
+    /// Live captures that run.
+    pub captures: u64,
+    /// Packets handed to their readers.
+    pub capture_packets: u64,
+    /// Packets that they left out.
+    pub capture_lost_packets: u64,
     /// Packet buffers in use.
     pub mbufs_taken: u64,
     /// Packet buffers that there are.
