@@ -9,7 +9,7 @@ cd "$root"
 install_missing "${build_packages[@]}"
 
 say "building"
-cargo build --release --locked -p sluiced
+cargo build --release --locked -p sluiced -p sluice
 
 out=out/quickstart
 mkdir -p "$out"

@@ -20,11 +20,12 @@ python_with "$analytics" "$root/tests/analytics/requirements.txt"
 export SLUICE_ANALYTICS_PYTHON=$analytics/bin/python
 
 export SLUICED=${CARGO_TARGET_DIR:-$root/target}/release/sluiced
+export SLUICE=${CARGO_TARGET_DIR:-$root/target}/release/sluice
 step "format" cargo fmt --all --check
 step "arrows between crates" scripts/check-arrows.py
 step "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-step "release build" cargo build --release --locked --quiet -p sluiced -p sluice-perf
+step "release build" cargo build --release --locked --quiet -p sluiced -p sluice -p sluice-perf
 step "documentation examples" cargo test --workspace --doc --locked --quiet
 step "promises of the protos" cargo test --workspace --test field_table --locked --quiet
 step "tests" cargo test --workspace --all-targets --locked --no-fail-fast

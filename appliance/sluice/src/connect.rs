@@ -201,7 +201,11 @@ impl Connection {
             return Err(Failure::usage("https needs the certificate that the daemon's is signed by")
                 .help("add --ca FILE, and --cert FILE --key FILE if the daemon asks for ours"));
         };
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca, "certificate")?));
+        let authority = read(ca, "certificate")?;
+        if !String::from_utf8_lossy(&authority).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(Failure::usage(format!("no PEM certificate in {}", ca.display())));
+        }
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 tls = tls.identity(Identity::from_pem(read(cert, "certificate")?, read(key, "key")?));
@@ -226,7 +230,7 @@ fn read(path: &Path, what: &str) -> Result<Vec<u8>, Failure> {
 
 fn unreachable(place: &dyn fmt::Display, error: &dyn Error) -> Failure {
     let causes = causes(error);
-    let help = if causes.contains("UnknownIssuer") {
+    let help = if causes.contains("UnknownIssuer") || causes.contains("BadSignature") {
         "the daemon's certificate is not signed by one of --ca"
     } else if causes.contains("certificate not valid for name") || causes.contains("NotValidForName") {
         "the daemon's certificate has another name: --server-name NAME"

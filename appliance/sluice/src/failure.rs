@@ -1,9 +1,11 @@
 //! What went wrong, what to do about it, and which exit code says so?
 
+use std::error::Error as _;
 use std::process::ExitCode;
 
 use tonic::Code;
 
+use crate::connect::causes;
 use crate::text::safe_lines;
 
 /// What the exit code says; documented in docs/cli.md, never changed.
@@ -74,7 +76,26 @@ impl Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        let message = safe_lines(status.message());
+        let mut message = safe_lines(status.message());
+        if let Some(source) = status.source() {
+            // What is below the call, such as TLS, says more than the call does.
+            let causes = causes(source);
+            if causes.contains("fatal alert") {
+                let text = format!("the daemon refuses our certificate: {causes}");
+                return Self::new(Exit::NotAllowed, text)
+                    .help("give one that it knows and that is still valid: --cert FILE --key FILE");
+            }
+            if matches!(status.code(), Code::Unknown | Code::Internal) {
+                let text = format!("the connection broke: {causes}");
+                return Self::new(Exit::Unreachable, text).help(
+                    "is sluiced still running there? With TLS it also ends connections whose certificate it does not \
+                     take: --cert FILE --key FILE",
+                );
+            }
+            if !message.contains(&causes) {
+                message = format!("{message}: {causes}");
+            }
+        }
         let told =
             |what: &str| if message.is_empty() { what.to_owned() } else { format!("{what}: {message}") };
         match status.code() {
@@ -96,7 +117,7 @@ impl From<tonic::Status> for Failure {
                 Self::new(Exit::Unreachable, told("no answer in time")).help("wait longer with --timeout")
             }
             Code::ResourceExhausted => Self::failed(told("beyond a limit of the daemon")),
-            _ => Self::failed(told("the call failed")),
+            _ => Self::failed(told("the call failed")).help("is that a sluiced? Its log may say more"),
         }
     }
 }

@@ -83,6 +83,15 @@ impl Out {
         drop(writeln!(io::stderr().lock(), "{label}: {text}"));
     }
 
+    /// Shows where something is, on a line of a terminal that the next call replaces; "" takes it away.
+    #[expect(clippy::unused_self, reason = "all messages go through Out")]
+    pub(crate) fn progress(self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        if stderr.is_terminal() {
+            drop(write!(stderr, "\r\u{1b}[K{text}").and_then(|()| stderr.flush()));
+        }
+    }
+
     /// Writes a line to stderr.
     #[expect(clippy::unused_self, reason = "all messages go through Out")]
     pub(crate) fn note(self, text: &str) {

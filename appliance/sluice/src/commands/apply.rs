@@ -16,6 +16,9 @@ use crate::show;
 use crate::table::{numbers, row};
 use crate::text::{ms32, parse_duration, safe};
 
+/// How often counts of live traffic are asked for, in milliseconds.
+const PROGRESS_MS: u32 = 1_000;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The policy file; - is stdin.
@@ -65,9 +68,11 @@ async fn dry_run(
     live_ms: u32,
     out: Out,
 ) -> Result<Exit, Failure> {
-    let request = v1::DryRunRequest { set: Some(set), live_ms, interval_ms: 0 };
+    let interval_ms = if live_ms == 0 { 0 } else { PROGRESS_MS };
+    let request = v1::DryRunRequest { set: Some(set), live_ms, interval_ms };
     let mut stream = client.dry_run(request).await?.into_inner();
-    let mut exit = Exit::Ok;
+    let mut valid = true;
+    let mut counted = live_ms == 0;
     while let Some(response) = stream.message().await? {
         if out.json {
             out.message_line("DryRunResponse", &response)?;
@@ -75,18 +80,32 @@ async fn dry_run(
         match response.step {
             Some(Step::Plan(found)) => {
                 show::findings(&found.findings, out);
-                if !found.valid {
-                    exit = Exit::Failed;
-                }
+                valid = found.valid;
                 if !out.json {
                     out.line(&plan(&found, out))?;
                 }
             }
-            Some(Step::Counts(counts)) if !out.json && counts.last => out.line(&live(&counts))?,
-            Some(Step::Counts(_)) | None => {}
+            Some(Step::Counts(counts)) => {
+                counted |= counts.last;
+                if !out.json && counts.last {
+                    out.progress("");
+                    out.line(&live(&counts))?;
+                } else if !out.json {
+                    let seconds = counts.elapsed_ms / 1_000;
+                    out.progress(&format!("{seconds} s: {} packets looked at", counts.packets));
+                }
+            }
+            None => {}
         }
     }
-    if exit == Exit::Failed { Err(Failure::failed("the set would be refused")) } else { Ok(exit) }
+    match (valid, counted) {
+        (false, _) => Err(Failure::failed("the set would be refused")),
+        (true, false) => {
+            out.progress("");
+            Err(Failure::new(Exit::Unreachable, "the daemon ended the count early"))
+        }
+        (true, true) => Ok(Exit::Ok),
+    }
 }
 
 fn plan(plan: &v1::DryRunPlan, out: Out) -> String {

@@ -19,6 +19,8 @@ use super::apply;
 
 /// The most elements of a page.
 const PAGE: u32 = 10_000;
+/// The most pages: more objects than a set may have.
+const PAGES: u32 = 1_000;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Action {
@@ -80,7 +82,12 @@ fn page(prefix: &str, page_token: String) -> v1::ListRequest {
 macro_rules! all_pages {
     ($client:expr, $method:ident, $prefix:expr, $field:ident) => {{
         let mut all = $client.$method(page($prefix, String::new())).await?.into_inner();
+        let mut pages = 1;
         while !all.next_page_token.is_empty() {
+            pages += 1;
+            if pages > PAGES {
+                return Err(Failure::failed("the list does not end").help("is that a sluiced?"));
+            }
             let token = std::mem::take(&mut all.next_page_token);
             let next = $client.$method(page($prefix, token.clone())).await?.into_inner();
             if next.generation != all.generation {

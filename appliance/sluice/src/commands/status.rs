@@ -17,6 +17,12 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
         context.out.message("Status", &status)?;
     } else {
         context.out.line(&shown(&status, context.out))?;
+        if status.version != env!("CARGO_PKG_VERSION") {
+            let (theirs, ours) = (safe(&status.version), env!("CARGO_PKG_VERSION"));
+            context.out.note(&format!(
+                "the daemon is {theirs}, this sluice is {ours}: they may differ in what they can"
+            ));
+        }
     }
     Ok(Exit::Ok)
 }

@@ -5,10 +5,13 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod mock;
+mod terminal;
+mod tls;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use mock::{IN_FORCE, Mock};
 use serde_json::Value;
@@ -208,6 +211,114 @@ fn captures_go_to_files_and_pipes() {
     );
     assert_eq!(code(&mock.run(&["capture", "-w", "a.pcapng", "-c", "4"])), 0);
     assert_eq!(mock.read("a.pcapng"), b"sectionpackets");
+}
+
+/// Waits until something is so.
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn captures_end_with_their_reader_and_their_daemon() {
+    let mock = Mock::start();
+    let start = |snaplen: &str| {
+        mock.command(&["capture", "--snaplen", snaplen])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut read = [0; 7];
+    // The reader goes while nothing comes, and while more comes than it takes.
+    for snaplen in ["14", "16"] {
+        let mut child = start(snaplen);
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut read).unwrap();
+        drop(stdout);
+        wait_for("the end", || child.try_wait().unwrap().is_some());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stderr(&output).ends_with("; the reader has gone\n"), "{}", stderr(&output));
+    }
+    // Ctrl-C is heard while nothing comes, and what came is there.
+    let mut child = start("14");
+    child.stdout.as_mut().unwrap().read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"section");
+    assert!(Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (code(&output), stderr(&output).as_str()),
+        (0, "2 packets, 7 B, 1 left out as this reader was too slow; interrupted\n")
+    );
+    // A reader that does not read does not hold it: the second Ctrl-C ends it whatever is not written.
+    let mut child = start("16");
+    child.stdout.as_mut().unwrap().read_exact(&mut read).unwrap();
+    wait_for("the end", || {
+        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    // A daemon that goes is an error, and what it sent is there.
+    let output = mock.run(&["capture", "--snaplen", "15", "-w", "early.pcapng"]);
+    assert_eq!(code(&output), 3);
+    assert!(stderr(&output).contains("the daemon ended the capture early"), "{}", stderr(&output));
+    assert_eq!(mock.read("early.pcapng"), b"section");
+}
+
+#[test]
+fn whoever_answers_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let answers: [&[u8]; 4] = [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        &[0; 64],
+        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\xff\xff\xff\xff",
+    ];
+    for answer in answers {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(answer).unwrap();
+            });
+            let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+                .args(["status", "--timeout", "5s"])
+                .env("SLUICE_SERVER", format!("unix:{}", path.display()))
+                .output()
+                .unwrap();
+            assert!([1, 3].contains(&code(&output)), "{answer:?}: {}", stderr(&output));
+            assert!(stderr(&output).starts_with("sluice: error: ") && harmless(&stderr(&output)));
+        });
+    }
+    // Nobody answers.
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["status", "--timeout", "200ms"])
+        .env("SLUICE_SERVER", format!("unix:{}", path.display()))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    assert!(stderr(&output).contains("--timeout"), "{}", stderr(&output));
+}
+
+#[test]
+fn one_picture_of_top_needs_no_terminal() {
+    let mock = Mock::start();
+    let output = mock.run(&["top", "--once"]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    assert!(harmless(&stdout(&output)));
+    golden("top.txt", &stdout(&output));
+    for (arguments, told) in
+        [(&["top"][..], "--once"), (&["top", "--json"], "for people"), (&["top", "-i", "1ms"], "100ms")]
+    {
+        let output = mock.run(arguments);
+        assert!(code(&output) == 2 && stderr(&output).contains(told), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! A server with recorded answers, on a Unix socket in a folder of its own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sluice_api::v1;
 use sluice_api::v1::capture_service_server::{CaptureService, CaptureServiceServer};
@@ -14,10 +17,13 @@ use sluice_api::v1::history_service_server::{HistoryService, HistoryServiceServe
 use sluice_api::v1::policy_service_server::{PolicyService, PolicyServiceServer};
 use sluice_api::v1::status_service_server::{StatusService, StatusServiceServer};
 use sluice_model::spec::{PolicySetSpec, parse_policy_spec};
-use tokio::net::UnixListener;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::{IntervalStream, TcpListenerStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::service::Interceptor;
+use tonic::transport::server::Router;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// What is in force.
@@ -41,7 +47,8 @@ fn stream<T: Send + 'static>(messages: Vec<T>) -> Answer<Streamed<T>> {
 /// The server, and the place of its socket.
 pub(crate) struct Mock {
     folder: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
+    server: String,
+    runtime: Mutex<Option<Runtime>>,
 }
 
 #[derive(Default)]
@@ -49,36 +56,79 @@ struct Recorded {
     asked: AtomicU64,
 }
 
+/// A token that each call must carry.
+#[derive(Clone)]
+struct Secret(Option<&'static str>);
+
+impl Interceptor for Secret {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        match self.0 {
+            Some(secret) if given != Some(&format!("Bearer {secret}")) => {
+                Err(Status::unauthenticated("no such token"))
+            }
+            _ => Ok(request),
+        }
+    }
+}
+
+fn services(builder: Server, secret: Secret) -> Router {
+    let mut builder = builder;
+    builder
+        .add_service(PolicyServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(HistoryServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(ExplainServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(StatusServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(CounterServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(FlowServiceServer::with_interceptor(Recorded::default(), secret.clone()))
+        .add_service(CaptureServiceServer::with_interceptor(Recorded::default(), secret))
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
 impl Mock {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = runtime();
         let path = folder.path().join("s");
-        runtime.spawn(async move {
-            let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
-            let server = Server::builder()
-                .add_service(PolicyServiceServer::new(Recorded::default()))
-                .add_service(HistoryServiceServer::new(Recorded::default()))
-                .add_service(ExplainServiceServer::new(Recorded::default()))
-                .add_service(StatusServiceServer::new(Recorded::default()))
-                .add_service(CounterServiceServer::new(Recorded::default()))
-                .add_service(FlowServiceServer::new(Recorded::default()))
-                .add_service(CaptureServiceServer::new(Recorded::default()));
-            server.serve_with_incoming(listener).await.unwrap();
-        });
-        while !folder.path().join("s").exists() {
-            std::thread::yield_now();
-        }
-        Self { folder, _runtime: runtime }
+        let server = format!("unix:{}", path.display());
+        let listener = runtime.block_on(async { UnixListener::bind(path).unwrap() });
+        let services = services(Server::builder(), Secret(None));
+        runtime.spawn(services.serve_with_incoming(UnixListenerStream::new(listener)));
+        Self { folder, server, runtime: Mutex::new(Some(runtime)) }
+    }
+
+    /// One on TCP with TLS, to which each call must bring a token.
+    pub(crate) fn start_tls(tls: ServerTlsConfig, secret: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime();
+        let listener = runtime.block_on(async { TcpListener::bind("127.0.0.1:0").await.unwrap() });
+        let server = format!("https://{}", listener.local_addr().unwrap());
+        let services = services(Server::builder().tls_config(tls).unwrap(), Secret(Some(secret)));
+        runtime.spawn(services.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { folder, server, runtime: Mutex::new(Some(runtime)) }
+    }
+
+    /// Ends the server at once, and all its connections.
+    pub(crate) fn leave(&self) {
+        self.runtime.lock().unwrap().take().unwrap().shutdown_background();
+    }
+
+    /// The address.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A folder for files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-        command
-            .args(arguments)
-            .env("SLUICE_SERVER", format!("unix:{}", self.folder.path().join("s").display()))
-            .current_dir(self.folder.path());
+        command.args(arguments).env("SLUICE_SERVER", &self.server).current_dir(self.folder.path());
         command.env_remove("NO_COLOR");
         command
     }
@@ -474,7 +524,8 @@ impl StatusService for Recorded {
     type WatchStatusStream = Streamed<v1::Status>;
 
     async fn watch_status(&self, _: Request<v1::WatchStatusRequest>) -> Answer<Self::WatchStatusStream> {
-        stream(vec![status()])
+        let samples = IntervalStream::new(tokio::time::interval(Duration::from_millis(100)));
+        Ok(Response::new(Box::pin(samples.map(|_| Ok(status())))))
     }
 
     async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsResponse> {
@@ -532,9 +583,16 @@ impl CounterService for Recorded {
 
     async fn watch_counters(
         &self,
-        _: Request<v1::WatchCountersRequest>,
+        request: Request<v1::WatchCountersRequest>,
     ) -> Answer<Self::WatchCountersStream> {
-        stream(vec![counters(0), counters(1)])
+        let interval = Duration::from_millis(request.into_inner().interval_ms.into());
+        // Time goes as fast as the samples of a second say.
+        let mut turn = 0;
+        let samples = IntervalStream::new(tokio::time::interval(interval));
+        Ok(Response::new(Box::pin(samples.map(move |_| {
+            turn += 1;
+            Ok(counters(turn - 1))
+        }))))
     }
 }
 
@@ -598,7 +656,8 @@ impl CaptureService for Recorded {
     type CaptureStream = Streamed<v1::CaptureChunk>;
 
     async fn capture(&self, request: Request<v1::CaptureRequest>) -> Answer<Self::CaptureStream> {
-        if request.into_inner().snaplen == 13 {
+        let request = request.into_inner();
+        if request.snaplen == 13 {
             return Err(Status::invalid_argument("snaplen: 13 is out of range"));
         }
         let chunk = |bytes: &[u8], end| v1::CaptureChunk {
@@ -607,9 +666,23 @@ impl CaptureService for Recorded {
             lost: 1,
             end: v1::CaptureEnd::into(end),
         };
-        stream(vec![
-            chunk(b"section", v1::CaptureEnd::Unspecified),
-            chunk(b"packets", v1::CaptureEnd::Packets),
-        ])
+        let begin = chunk(b"section", v1::CaptureEnd::Unspecified);
+        match request.snaplen {
+            // Nothing comes after the beginning.
+            14 => {
+                let begin = tokio_stream::iter([Ok(begin)]);
+                Ok(Response::new(Box::pin(begin.chain(tokio_stream::pending()))))
+            }
+            // The daemon goes without a word.
+            15 => stream(vec![begin]),
+            // More than any pipe holds, for ever.
+            16 => {
+                let much = chunk(&vec![0; 1 << 20], v1::CaptureEnd::Unspecified);
+                Ok(Response::new(Box::pin(tokio_stream::iter(std::iter::repeat_with(move || {
+                    Ok(much.clone())
+                })))))
+            }
+            _ => stream(vec![begin, chunk(b"packets", v1::CaptureEnd::Packets)]),
+        }
     }
 }

@@ -128,10 +128,7 @@ impl Drawn {
             safe(&status.host),
             span(status.started_at_ns, status.time_ns)
         );
-        let flows = new
-            .flow
-            .as_ref()
-            .map_or_else(String::new, |flow| format!("   flows {} of {}", si(flow.flows), si(flow.capacity)));
+        let flows = new.flow.as_ref().map_or_else(String::new, |flow| format!("   flows {}", si(flow.flows)));
         let mut lines = vec![
             Line::from(vec![
                 Span::styled(title, Style::new().add_modifier(Modifier::BOLD)),
