@@ -22,6 +22,7 @@ use sluice_api::{MAX_POLICY_SET_BYTES, MAX_REQUEST_BYTES};
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::policies::Policies;
@@ -37,6 +38,8 @@ const REQUESTS: usize = 16;
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// A connection on which nothing is heard for so long is asked, and closed if it does not answer.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long streams and answers may take to end when the daemon stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Rights of the socket: owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -67,6 +70,7 @@ pub struct Server {
     runtime: Runtime,
     stop: watch::Sender<bool>,
     socket: Option<PathBuf>,
+    serving: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -78,7 +82,7 @@ impl Server {
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(THREADS).max_blocking_threads(BLOCKING_THREADS);
         let runtime = builder.thread_name("sluice-api").enable_all().build().map_err(ServeError::Threads)?;
-        Ok(Self { runtime, stop: watch::Sender::new(false), socket: None })
+        Ok(Self { runtime, stop: watch::Sender::new(false), socket: None, serving: None })
     }
 
     /// Serves `policies` on a Unix socket at `path`, whose folder is made if it is not there.
@@ -116,7 +120,7 @@ impl Server {
             .add_service(FlowServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(CounterServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut stop = self.stop.subscribe();
-        self.runtime.spawn(async move {
+        self.serving = Some(self.runtime.spawn(async move {
             let stopped = async move {
                 // An error: the server itself is gone.
                 let _gone = stop.wait_for(|stop| *stop).await;
@@ -126,7 +130,7 @@ impl Server {
             {
                 tracing::error!(%error, "the API is not served any more");
             }
-        });
+        }));
         tracing::info!(socket = %path.display(), "the API is served");
         Ok(())
     }
@@ -161,8 +165,13 @@ impl Server {
     }
 
     /// Ends all streams and answers, and takes the socket away.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         self.stop.send_replace(true);
+        if let Some(serving) = self.serving.take() {
+            // Streams say why they end. Whoever does not listen is not waited for.
+            let last = async { tokio::time::timeout(LAST_WORDS, serving).await };
+            let _late = self.runtime.block_on(last);
+        }
         if let Some(socket) = &self.socket {
             // Whoever starts next removes it if this does not.
             drop(fs::remove_file(socket));
