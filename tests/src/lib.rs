@@ -11,6 +11,7 @@
 pub mod captures;
 pub mod daemon;
 pub mod dedup_model;
+pub mod feed;
 pub mod flows;
 pub mod fuzz_targets;
 pub mod nest;
