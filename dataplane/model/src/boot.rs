@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{
-    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, MacAddr, MetricsSettings,
-    RateLimit, TapSide, WorkerSettings,
+    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, LogSettings, MacAddr,
+    MetricsSettings, ProtectionSettings, RateLimit, TapSide, WorkerSettings,
 };
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
@@ -39,6 +39,10 @@ pub struct BootConfig {
     pub loop_guard: bool,
     /// Where metrics are served; `None` = nowhere.
     pub metrics: Option<MetricsSettings>,
+    /// How much the daemon may take of its machine.
+    pub protection: ProtectionSettings,
+    /// Where logs go.
+    pub log: LogSettings,
     /// How much is logged.
     pub log_level: LogLevel,
     /// Seconds between two lines of statistics in the log; `None` = no such lines.

@@ -60,6 +60,12 @@ drop_reasons! {
     RateLimit = "rate_limit", intentional: true;
     /// The distribution breaker is open: the output interface carries more than its threshold.
     Breaker = "breaker", intentional: true;
+    /// The packet exceeds the rate at which packets are taken in (`capture_kpps`).
+    CaptureLimit = "capture_limit", intentional: true;
+    /// Somebody stopped the appliance: nothing is copied until it is started again.
+    Stopped = "stopped", intentional: true;
+    /// The daemon needs more processor time or memory than it may, and drops packets until the load falls.
+    Protection = "protection", intentional: false;
     /// The ring from the distributor to the worker is full.
     DistributorFull = "distributor_full", intentional: false;
     /// No mbuf was free for the header of a copy, a fragment or a segment.

@@ -21,9 +21,11 @@ pub mod fields;
 mod flow_record;
 mod flow_settings;
 mod ids;
+mod log_settings;
 mod metrics_record;
 mod metrics_settings;
 mod policy;
+mod protection_settings;
 mod range_set;
 mod rate_limit;
 pub mod spec;
@@ -48,12 +50,14 @@ pub use drop_reason::{DropCounts, DropReason};
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
 pub use flow_settings::{ColumnProfile, DelayLimits, FlowSettings, FlowTimeouts, ParquetOutput};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
+pub use log_settings::{LogFormat, LogSettings, LogTarget};
 pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
 pub use metrics_settings::MetricsSettings;
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,
 };
+pub use protection_settings::{CgroupMode, ProtectionSettings};
 pub use range_set::{RangeSet, RangeValue};
 pub use rate_limit::{BreakerSettings, RateLimit};
 pub use tap_side::TapSide;

@@ -18,9 +18,11 @@ use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
 use super::flow_section::flow_settings;
 use super::limit_section::{breaker_settings, limit_settings};
+use super::log_section::{LEVELS, log_settings};
 use super::metrics_section::metrics_settings;
 use super::names::Names;
 use super::policy_file::read_text;
+use super::protection_section::protection_settings;
 use super::source::{At, Report, quote};
 use super::worker_section::worker_settings;
 
@@ -116,16 +118,16 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         .map(|fields| metrics_settings(fields, report));
     let ports = ports(&mut top, decap, folder, report, purpose);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
-    let log_level = top.choice(
-        "log_level",
-        &[
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-            ("trace", LogLevel::Trace),
-        ],
-    );
+    let protection = top
+        .table("protection", "{ cpu_millicores = 1000 }")
+        .map(|fields| protection_settings(fields, report));
+    let log_level = top.choice("log_level", &LEVELS).map(|at| at.value);
+    let log = top.table("log", "{ to = \"stderr\" }").map(|fields| log_settings(fields, report));
+    let (log, own_level) = log.unwrap_or_default();
+    if let (Some(_), Some(_), Some(place)) = (log_level, own_level, top.place_of("log_level")) {
+        let suggestion = "remove this one".to_owned();
+        report.error(&place, "log_level", "[log] has a level, too", suggestion);
+    }
     let stats_interval = top.integer("stats_interval", 0..=86_400, "seconds between two reports (0 = none)");
     top.finish();
     BootConfig {
@@ -142,7 +144,9 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         ports,
         loop_guard,
         metrics,
-        log_level: log_level.map_or(LogLevel::Info, |at| at.value),
+        protection: protection.unwrap_or_default(),
+        log,
+        log_level: own_level.or(log_level).unwrap_or(LogLevel::Info),
         stats_interval_s: narrow(stats_interval).filter(|&seconds| seconds > 0),
     }
 }
