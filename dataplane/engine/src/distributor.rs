@@ -17,6 +17,7 @@ use sluice_model::{DecapMode, DecapSettings, DropReason, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
+use crate::gate::Gate;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::port::Source;
@@ -65,6 +66,7 @@ pub struct Distributor {
     stats: Arc<WorkerStats>,
     polls: u32,
     idle: Idle,
+    gate: Arc<Gate>,
 }
 
 impl Distributor {
@@ -80,7 +82,14 @@ impl Distributor {
             cell: Arc::default(),
             stats: Arc::default(),
             polls: 0,
+            gate: Arc::default(),
         }
+    }
+
+    /// Lets packets come in as `gate` says; by default all do.
+    #[must_use]
+    pub fn with_gate(self, gate: Arc<Gate>) -> Self {
+        Self { gate, ..self }
     }
 
     /// The numbered tunnels, published, if tunnels are opened.
@@ -167,10 +176,12 @@ impl Distributor {
                 self.batch.take_own(&filter, received, &mut self.ledger);
             }
             let end = self.stats.stage(Stage::Rx, start, received);
-            if capture {
-                self.distribute(end, decap);
-            } else {
+            if !capture {
                 self.drop_all(DropReason::NotCapturePort);
+            } else if let Some(reason) = self.gate.closed() {
+                self.drop_all(reason);
+            } else {
+                self.distribute(end, decap);
             }
             self.batch.clear();
         }

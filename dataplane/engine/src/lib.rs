@@ -11,6 +11,7 @@ mod deployment;
 mod distributor;
 pub mod files;
 pub mod flow_read;
+mod gate;
 pub mod idle;
 pub mod latency;
 pub mod ledger;
@@ -34,4 +35,5 @@ mod worker;
 
 pub use deployment::{Deployment, DeploymentParts};
 pub use distributor::{Distributor, DistributorParts};
+pub use gate::{CaptureLimit, Gate};
 pub use worker::{ControlFrame, ControlQueues, Replacement, Worker, WorkerParts};

@@ -85,6 +85,19 @@ impl Default for WorkerStats {
 }
 
 impl WorkerStats {
+    /// Cycles spent on packets, over all stages.
+    #[must_use]
+    pub fn busy_cycles(&self) -> u64 {
+        self.stages.iter().map(|row| row.cycles.get()).sum()
+    }
+
+    /// Polls so far, those included that brought nothing: what stands still when the thread does.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        // Each poll is in one place of the histogram, that of empty ones included.
+        self.burst_sizes.iter().map(Counter::get).sum()
+    }
+
     /// Counts one poll.
     #[inline]
     pub fn poll(&self, packets: usize) {

@@ -18,6 +18,7 @@ use crate::batch::Batch;
 use crate::clock::Clock;
 use crate::deployment::Deployment;
 use crate::flow_read::{BUSY_PLACES, FlowPage, PageQueues, QUIET_PLACES};
+use crate::gate::{CaptureLimit, Gate};
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
@@ -148,6 +149,8 @@ pub struct Worker {
     /// Flows that somebody wants to see.
     page: Option<Box<FlowPage>>,
     taps: Taps,
+    gate: Arc<Gate>,
+    capture_limit: Option<CaptureLimit>,
 }
 
 impl Worker {
@@ -168,6 +171,8 @@ impl Worker {
             recorder: Recorder::new(),
             page: None,
             taps: Taps::default(),
+            gate: Arc::default(),
+            capture_limit: None,
         };
         worker.housekeeping();
         worker
@@ -178,6 +183,12 @@ impl Worker {
     pub fn with_idle(mut self, settings: IdleSettings) -> Self {
         self.idle = Idle::new(settings, &self.parts.sources);
         self
+    }
+
+    /// Lets packets come in as `gate` says, and no more than `limit`; by default all do.
+    #[must_use]
+    pub fn with_gate(self, gate: Arc<Gate>, limit: Option<CaptureLimit>) -> Self {
+        Self { gate, capture_limit: limit, ..self }
     }
 
     /// What wakes the worker when packets are in its rings.
@@ -317,6 +328,12 @@ impl Worker {
                 }
                 if !capture {
                     self.drop_all(DropReason::NotCapturePort);
+                } else if let Some(reason) = self.gate.closed() {
+                    self.drop_all(reason);
+                } else if let Some(limit) = &self.capture_limit {
+                    let live = u64::from(self.batch.live.count_ones());
+                    let admitted = limit.admit(clock.monotonic_ns(start), live);
+                    self.drop_after(admitted, DropReason::CaptureLimit);
                 }
                 // The times of a capture file are not those of its reception.
                 let sampled = capture && !source_waits && self.recorder.is_due();
@@ -471,8 +488,14 @@ impl Worker {
     }
 
     /// Counts every live packet as received and ends it.
+    #[inline]
     fn drop_all(&mut self, reason: DropReason) {
-        for place in self.batch.live_places() {
+        self.drop_after(0, reason);
+    }
+
+    /// The same, of those after the first `kept` live ones.
+    fn drop_after(&mut self, kept: u64, reason: DropReason) {
+        for place in self.batch.live_places().skip(usize::try_from(kept).unwrap_or(usize::MAX)) {
             self.ledger.rx_packets += 1;
             self.ledger.rx_bytes += u64::from(self.batch.info[place].wire_len);
             self.drop_packet(place, reason);

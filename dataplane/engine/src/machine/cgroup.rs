@@ -54,6 +54,44 @@ impl CgroupLimits {
     }
 }
 
+/// The group of this process in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnGroup {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Whether the hierarchy is of version 2.
+    pub version2: bool,
+    /// The controllers that work there.
+    pub controllers: Vec<String>,
+}
+
+/// The groups of the calling process whose folders are seen, read from `proc` and `sys` under `root`: version 1 first,
+/// as a controller that it has is not in version 2.
+#[must_use]
+pub fn own_groups(root: &Path) -> Vec<OwnGroup> {
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+    let mounts = mounts(&text("proc/self/mounts"));
+    let mut groups = Vec::new();
+    for line in text("proc/self/cgroup").lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(names), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        for mount in mounts.iter().filter(|mount| mount.serves(names)) {
+            let point = root.join(mount.point.trim_start_matches('/'));
+            let own = point.join(path.trim_start_matches('/'));
+            let folder = if own.is_dir() { own } else { point };
+            let controllers = if mount.version2 {
+                let list = read(&folder, "cgroup.controllers").unwrap_or_default();
+                list.split_whitespace().map(str::to_owned).collect()
+            } else {
+                names.split(',').map(str::to_owned).collect()
+            };
+            groups.push(OwnGroup { folder, version2: mount.version2, controllers });
+        }
+    }
+    groups.sort_by_key(|group| group.version2);
+    groups
+}
+
 /// A mounted hierarchy.
 struct Mount {
     point: String,

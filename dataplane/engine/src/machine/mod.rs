@@ -7,7 +7,8 @@ mod cgroup;
 
 use std::path::Path;
 
-pub use cgroup::CgroupLimits;
+pub use cgroup::{CgroupLimits, OwnGroup, own_groups};
+use sluice_model::ProtectionSettings;
 
 /// What the process may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,20 @@ impl Machine {
             memory_bytes,
             memory_limited: memory_bytes < total,
         }
+    }
+
+    /// The same with the limits that the daemon has of its own.
+    #[must_use]
+    pub fn limited(mut self, limits: &ProtectionSettings) -> Self {
+        if let Some(bytes) = limits.memory_mb.map(|limit| u64::from(limit) << 20)
+            && bytes < self.memory_bytes
+        {
+            (self.memory_bytes, self.memory_limited) = (bytes, true);
+        }
+        if let Some(milli) = limits.cpu_millicores.map(u64::from) {
+            self.cpu_quota_milli = Some(self.cpu_quota_milli.map_or(milli, |quota| quota.min(milli)));
+        }
+        self
     }
 
     /// CPUs that can be kept busy: those allowed, or as many as the quota pays for; at least 1.

@@ -18,7 +18,7 @@ use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortId};
 
 use super::StartError;
 use super::observe::{GenerationTotals, NamedDestination};
-use super::routes::{self, PortFacts, Route};
+use super::routes::{self, Hop, PortFacts, Route};
 use super::share::Spreading;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
@@ -131,6 +131,8 @@ pub(super) struct InForce {
     /// By destination number.
     is_group: Vec<bool>,
     tables: Vec<Arc<Tables>>,
+    /// By destination number.
+    hops: Vec<Hop>,
     carried_policies: HashMap<String, PolicyTotals>,
     carried_destinations: HashMap<String, DestinationTotals>,
 }
@@ -141,6 +143,7 @@ impl InForce {
         policies: &PolicySet,
         groups: Option<SharedGroups>,
         tables: Vec<Arc<Tables>>,
+        routes: &[Route],
     ) -> Self {
         Self {
             generation,
@@ -153,6 +156,7 @@ impl InForce {
                 .collect(),
             is_group: policies.destinations().iter().map(|d| d.group().is_some()).collect(),
             tables,
+            hops: routes.iter().map(Route::needs).collect(),
             ..Self::default()
         }
     }
@@ -205,6 +209,12 @@ impl InForce {
                 })
                 .collect(),
         }
+    }
+
+    /// The destinations that no copy reaches at the moment, and the next hops that are missing.
+    pub(super) fn unresolved(&self) -> Vec<(String, Option<IpAddr>)> {
+        let missing = self.destinations.iter().zip(&self.hops).filter(|(_, hop)| hop.is_missing());
+        missing.map(|(name, hop)| (name.clone(), hop.next_hop)).collect()
     }
 
     fn tables(&self) -> Vec<&Tables> {
@@ -366,7 +376,7 @@ impl Deployer {
         // Then the counters of the generation before are final.
         let before = std::mem::replace(&mut self.book, book);
         self.close_files(before);
-        let next = InForce::new(generation, policies, draft.shared.groups.clone(), tables);
+        let next = InForce::new(generation, policies, draft.shared.groups.clone(), tables, &draft.routes);
         let mut in_force = in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = in_force.succeeded_by(next);
         self.current = draft.shared;

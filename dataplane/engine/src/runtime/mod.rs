@@ -56,6 +56,7 @@ use crate::clock::Clock;
 use crate::counters::{DestinationTotals, PolicyTotals};
 use crate::distributor::{Distributor, DistributorParts};
 use crate::files::{FileError, FileSink};
+use crate::gate::{CaptureLimit, Gate};
 use crate::idle::{DEFAULT_MAX_SLEEP, IdleSettings};
 use crate::latency::{Latency, LatencyCell};
 use crate::ledger::{Account, Ledger, LedgerCell};
@@ -125,6 +126,7 @@ struct Shared {
     /// By port number.
     breakers: Vec<Option<Arc<BreakerCell>>>,
     clock: Clock,
+    tsc_hz: u64,
 }
 
 /// What one thread that moves packets did.
@@ -179,7 +181,20 @@ impl Engine {
         policies: &PolicySet,
         generation: Generation,
     ) -> Result<Self, StartError> {
-        let machine = Machine::detect();
+        Self::start_behind(boot, policies, generation, &Arc::default())
+    }
+
+    /// The same, behind a gate, which is asked from the first packet on.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_behind(
+        boot: &BootConfig,
+        policies: &PolicySet,
+        generation: Generation,
+        gate: &Arc<Gate>,
+    ) -> Result<Self, StartError> {
+        let machine = Machine::detect().limited(&boot.protection);
         let cores = CorePlan::new(boot, &machine);
         memory_fits(boot, &cores, &machine)?;
         let plan = MemoryPlan::new(boot, &cores, &machine);
@@ -237,6 +252,7 @@ impl Engine {
             if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
         };
         let breakers = PortBreakers::new(boot);
+        let capture_limit = boot.protection.capture_pps().map(CaptureLimit::new);
         let mut workers = Vec::with_capacity(worker_count);
         let counts = [worker_count, distributor_count];
         let facts = ports.iter().map(PortFacts::of).collect();
@@ -273,7 +289,7 @@ impl Engine {
                 }),
                 control: ControlQueues::new(CONTROL_QUEUE),
             });
-            workers.push(worker.with_idle(idle));
+            workers.push(worker.with_idle(idle).with_gate(Arc::clone(gate), capture_limit.clone()));
         }
         let doorbells =
             if idle.adaptive { workers.iter().map(Worker::doorbell).collect() } else { Vec::new() };
@@ -290,6 +306,7 @@ impl Engine {
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 control: ControlQueues::new(CONTROL_QUEUE),
             })
+            .with_gate(Arc::clone(gate))
         };
         let distributors: Vec<_> = shares.distributors.into_iter().zip(producers).map(distribute).collect();
 
@@ -325,12 +342,19 @@ impl Engine {
                 })
                 .collect(),
             files: sink.ledger(),
-            in_force: Mutex::new(InForce::new(generation, policies, draft.shared.groups.clone(), tables)),
+            in_force: Mutex::new(InForce::new(
+                generation,
+                policies,
+                draft.shared.groups.clone(),
+                tables,
+                &draft.routes,
+            )),
             ports: ports.iter().map(OpenPort::state).collect(),
             links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
             flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
             breakers: breakers.cells(),
             clock: Clock::new(Tsc::hz(&eal)),
+            tsc_hz: Tsc::hz(&eal),
         });
         let stop_receivers = Arc::new(AtomicBool::new(false));
         let stop_workers = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,6 @@
 //! What a running engine shows to those who scrape it: everything with its name, read under one lock.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 use dpdk::Mempool;
@@ -71,6 +72,19 @@ impl Engine {
             flow: handle.flow.clone(),
         };
         workers.chain(distributors).map(view).collect()
+    }
+
+    /// The destinations that no copy reaches at the moment, each with the next hop that is not resolved; without one, no
+    /// port leads there.
+    #[must_use]
+    pub fn unresolved(&self) -> Vec<(String, Option<IpAddr>)> {
+        self.shared.in_force.lock().unwrap_or_else(PoisonError::into_inner).unresolved()
+    }
+
+    /// Cycles of the time stamp counter in a second.
+    #[must_use]
+    pub fn tsc_hz(&self) -> u64 {
+        self.shared.tsc_hz
     }
 
     /// Mbufs of all pools, taken or not.

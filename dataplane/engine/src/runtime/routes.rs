@@ -43,6 +43,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// What is seen of it from outside the workers.
+    pub(super) fn needs(&self) -> Hop {
+        let no_way = self.output.encap.is_some() && self.port.is_none();
+        Hop { next_hop: self.next_hop, cell: self.cell.clone(), no_way }
+    }
+
     /// The row for a worker whose output ports are `exits`.
     pub(super) fn output(&self, exits: &[PortId], breakers: &[Option<Arc<BreakerCell>>]) -> Output {
         let mut output = self.output.clone();
@@ -55,6 +61,22 @@ impl Route {
             output.checksum = OuterChecksum::Offload;
         }
         output
+    }
+}
+
+/// What a destination needs before a copy can leave for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hop {
+    pub(super) next_hop: Option<IpAddr>,
+    cell: Option<Arc<NextHopCell>>,
+    /// No port leads there.
+    no_way: bool,
+}
+
+impl Hop {
+    /// Whether it is not there at the moment.
+    pub(super) fn is_missing(&self) -> bool {
+        self.no_way || self.cell.as_ref().is_some_and(|cell| cell.get().is_none())
     }
 }
 
