@@ -30,6 +30,7 @@ mod lock;
 mod repair;
 #[cfg(test)]
 mod sim;
+mod stop_mark;
 mod store;
 #[cfg(test)]
 mod store_tests;
@@ -39,4 +40,5 @@ pub use error::{Damage, StoreError};
 pub use format::{FORMAT, MAX_FILE_BYTES, decode, encode, seal};
 pub use lock::Holder;
 pub use repair::Repair;
+pub use stop_mark::StopMark;
 pub use store::{KEPT, Store};

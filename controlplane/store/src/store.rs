@@ -13,6 +13,7 @@ use crate::error::{Damage, StoreError};
 use crate::format::{FORMAT, MAX_FILE_BYTES, decode, encode};
 use crate::lock::{self, Lock};
 use crate::repair::Repair;
+use crate::stop_mark;
 
 /// So many generations are kept, the one in force included.
 pub const KEPT: usize = 50;
@@ -299,7 +300,7 @@ struct Found {
 
 impl Found {
     fn sort(&mut self, name: String) {
-        if name == lock::NAME {
+        if name == lock::NAME || name == stop_mark::NAME {
             return;
         }
         match FileName::parse(&name) {
