@@ -6,11 +6,15 @@
 
 mod capture;
 mod history;
+mod life;
 mod policies;
 mod server;
 mod service;
 mod specimen;
 
 pub use history::{History, HistoryError, Origin, Record};
+pub use life::{
+    CgroupLeaf, Code, Enforced, Event, Exception, Life, LifeError, LifeReport, LifeWatch, Round, State,
+};
 pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, parse};
 pub use server::{ServeError, Server};

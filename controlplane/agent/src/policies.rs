@@ -11,6 +11,7 @@ use sluice_model::spec::{Diagnostic, PolicySetSpec, Severity, check_against, par
 use sluice_model::{BootConfig, Generation, PolicySet};
 
 use crate::history::{History, HistoryError, Origin, Record};
+use crate::life::Life;
 
 /// Finds what is wrong with a set that only the machine can tell: lines for people.
 pub type Check = Box<dyn Fn(&PolicySet) -> Vec<String> + Send + Sync>;
@@ -94,6 +95,7 @@ pub struct Policies {
     current: RwLock<Arc<Current>>,
     /// Locked during a change: one comes after the other.
     history: Mutex<History>,
+    life: Arc<Life>,
 }
 
 impl std::fmt::Debug for Policies {
@@ -125,7 +127,19 @@ impl Policies {
         }
         let current = Current { generation, applied_at_ns, spec, policies };
         let current = RwLock::new(Arc::new(current));
-        Ok(Self { boot, engine, check, current, history: Mutex::new(history) })
+        Ok(Self { boot, engine, check, current, history: Mutex::new(history), life: Arc::default() })
+    }
+
+    /// The same, of an appliance with this state and switch.
+    #[must_use]
+    pub fn with_life(self, life: Arc<Life>) -> Self {
+        Self { life, ..self }
+    }
+
+    /// The state of the appliance, and its switch.
+    #[must_use]
+    pub fn life(&self) -> &Arc<Life> {
+        &self.life
     }
 
     /// The set in force.

@@ -8,7 +8,6 @@ mod explain;
 mod flow;
 mod history;
 mod policy;
-mod process;
 mod status;
 
 use std::pin::Pin;

@@ -1,16 +1,25 @@
 //! How is the appliance?
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use sluice_api::v1;
 use sluice_api::v1::status_service_server::StatusService;
 use sluice_engine::runtime::{PortReport, ThreadReport};
 use sluice_model::{DecapMode, MacAddr, Polling, PortConfig};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tonic::{Request, Response, Status};
 
 use super::counter::{account, port, worker};
-use super::{Answers, Service};
+use super::{Answers, Service, caller};
+use crate::life::{Exception, LifeError, State};
 use crate::policies::now_ns;
+
+/// The shortest and the longest time between two messages of a stream of states, and that of who names none.
+const WATCH: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_secs(3_600), Duration::from_secs(10)];
+/// Characters of a comment, at most.
+const LONGEST_COMMENT: usize = 1_000;
 
 impl Service {
     pub(super) fn started_at_ns(&self) -> i64 {
@@ -23,14 +32,15 @@ impl Service {
         let current = self.policies.current();
         let ports = engine.ports();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let usage = super::process::usage();
+        let life = self.policies.life().report();
         v1::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             started_at_ns: self.started_at_ns(),
             time_ns: now_ns(),
-            state: v1::State::Running.into(),
-            state_since_ns: self.started_at_ns(),
+            state: state(life.state).into(),
+            state_since_ns: life.state_since_ns,
+            exceptions: life.exceptions.into_iter().map(exception).collect(),
             generation: current.generation.0,
             generation_applied_at_ns: current.applied_at_ns,
             policy_revision: sluice_api::POLICY_REVISION,
@@ -40,7 +50,10 @@ impl Service {
             ports_up: count(ports.iter().filter(|port| port.up).count()),
             workers: count(engine.worker_stats().len()),
             account: Some(account(&engine.account())),
-            memory_bytes: usage.memory_bytes,
+            cpu_millicores: life.cpu_millicores,
+            cpu_limit_millicores: life.cpu_limit_millicores,
+            memory_bytes: life.memory_bytes,
+            memory_limit_bytes: life.memory_limit_bytes,
             ..v1::Status::default()
         }
     }
@@ -89,7 +102,15 @@ impl StatusService for Service {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        Ok(Response::new(self.repeat(request.get_ref().interval_ms, Self::status)))
+        let interval = match request.get_ref().interval_ms {
+            0 => WATCH[2],
+            ms => Duration::from_millis(ms.into()).clamp(WATCH[0], WATCH[1]),
+        };
+        let (service, stop) = (self.clone(), self.stop.clone());
+        let times = IntervalStream::new(tokio::time::interval(interval)).map(|_| ());
+        let changes = WatchStream::from_changes(self.policies.life().subscribe()).map(|_| ());
+        let moments = times.merge(changes).take_while(move |()| !*stop.borrow());
+        Ok(Response::new(Box::pin(moments.map(move |()| Ok(service.status())))))
     }
 
     async fn list_ports(
@@ -124,11 +145,42 @@ impl StatusService for Service {
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 
-    async fn start(&self, _request: Request<v1::StartRequest>) -> Result<Response<v1::Status>, Status> {
-        Err(Status::unimplemented("the states of the appliance are not there yet"))
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Status>, Status> {
+        let (by, comment) = switched(&request, &request.get_ref().comment)?;
+        self.blocking(move |policies| policies.life().start(&by, &comment).map_err(unkept)).await?;
+        Ok(Response::new(self.status()))
     }
 
-    async fn stop(&self, _request: Request<v1::StopRequest>) -> Result<Response<v1::Status>, Status> {
-        Err(Status::unimplemented("the states of the appliance are not there yet"))
+    async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::Status>, Status> {
+        let (by, comment) = switched(&request, &request.get_ref().comment)?;
+        self.blocking(move |policies| policies.life().stop(&by, &comment).map_err(unkept)).await?;
+        Ok(Response::new(self.status()))
     }
+}
+
+/// Who uses the switch, and why.
+fn switched<T>(request: &Request<T>, comment: &str) -> Result<(String, String), Status> {
+    if comment.chars().count() > LONGEST_COMMENT {
+        return Err(Status::invalid_argument(format!("comment: longer than {LONGEST_COMMENT} characters")));
+    }
+    Ok((caller(request), comment.to_owned()))
+}
+
+fn unkept(error: LifeError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn state(state: State) -> v1::State {
+    match state {
+        State::SelfCheck => v1::State::SelfCheck,
+        State::Running => v1::State::Running,
+        State::Protection => v1::State::Protection,
+        State::Exception => v1::State::Exception,
+        State::Stopped => v1::State::Stopped,
+    }
+}
+
+fn exception(exception: Exception) -> v1::Exception {
+    let Exception { code, subject, text, since_ns } = exception;
+    v1::Exception { code: code.name().to_owned(), subject, text, since_ns }
 }
