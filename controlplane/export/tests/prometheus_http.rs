@@ -23,6 +23,7 @@ impl Source for Fixed {
             version: "1.2.3",
             engine: (self.0 == Health::Ready).then(engine),
             parquet: (self.0 == Health::Ready).then(SinkReport::default),
+            life: None,
         }
     }
 

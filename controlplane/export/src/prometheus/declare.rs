@@ -97,6 +97,12 @@ impl Metric {
 
 metrics! {
     Build = "sluice_build" Info [version] "The version of the daemon.";
+    State = "sluice_state" Gauge [state] "Whether the appliance is in this state: 1 or 0.";
+    Exceptions = "sluice_exceptions" Gauge [code] "What is wrong now: how many exceptions there are of this code.";
+    CpuCores = "sluice_cpu_cores" Gauge [] "Processor time over the last interval, in cores; of cores that poll, what they spent on packets.";
+    CpuLimitCores = "sluice_cpu_limit_cores" Gauge [] "The limit of it; 0 = none.";
+    MemoryBytes = "sluice_memory_bytes" Gauge [] "Memory of the process, hugepages included.";
+    MemoryLimitBytes = "sluice_memory_limit_bytes" Gauge [] "The limit of it; 0 = none.";
     PolicyGeneration = "sluice_policy_generation" Gauge [] "The generation of policies that all workers use.";
     Policies = "sluice_policies" Gauge [] "Policies in force.";
     Destinations = "sluice_destinations" Gauge [] "Destinations in force, groups included.";

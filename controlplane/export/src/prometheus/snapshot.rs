@@ -8,7 +8,9 @@ use super::declare::Metric as M;
 use super::family::{Families, Value};
 use super::http_counts::HttpCounts;
 use super::process::{self, float};
-use super::view::{Counts, Destination, EngineView, Flow, Histogram, Policy, Port, Thread, Tunnels};
+use super::view::{
+    Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Thread, Tunnels,
+};
 
 /// Everything that a scrape shows.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +21,8 @@ pub struct Snapshot {
     pub engine: Option<EngineView>,
     /// The Parquet files, where there are any.
     pub parquet: Option<SinkReport>,
+    /// State and exceptions, once they are looked after.
+    pub life: Option<LifeView>,
 }
 
 impl Snapshot {
@@ -26,6 +30,9 @@ impl Snapshot {
     pub(super) fn families(&self, http: &HttpCounts) -> Families {
         let mut out = Families::default();
         out.add(M::Build, &[self.version], Value::Int(1));
+        if let Some(life) = &self.life {
+            life.add_to(&mut out);
+        }
         if let Some(engine) = &self.engine {
             engine.add_to(&mut out);
         }
@@ -40,6 +47,22 @@ impl Snapshot {
             out.add(M::HttpLostConnections, &[why], Value::Int(connections));
         }
         out
+    }
+}
+
+impl LifeView {
+    fn add_to(&self, out: &mut Families) {
+        for (state, is_so) in &self.states {
+            out.add(M::State, &[state], Value::Int((*is_so).into()));
+        }
+        for (code, count) in &self.exceptions {
+            out.add(M::Exceptions, &[code], Value::Int(*count));
+        }
+        let cores = |millicores: u64| Value::Float(float(millicores) / 1e3);
+        out.add(M::CpuCores, &[], cores(self.cpu_millicores));
+        out.add(M::CpuLimitCores, &[], cores(self.cpu_limit_millicores));
+        out.int(M::MemoryBytes, self.memory_bytes);
+        out.int(M::MemoryLimitBytes, self.memory_limit_bytes);
     }
 }
 

@@ -168,6 +168,23 @@ pub struct Thread {
     pub flow: Option<Flow>,
 }
 
+/// State and exceptions of the appliance, and what it uses.
+#[derive(Clone, Debug, Default)]
+pub struct LifeView {
+    /// Every state, and whether it is that one.
+    pub states: Vec<(&'static str, bool)>,
+    /// Every code of exceptions, and how many of them there are.
+    pub exceptions: Vec<(&'static str, u64)>,
+    /// Processor time over the last interval, thousandths of a core.
+    pub cpu_millicores: u64,
+    /// The limit of it; 0 = none.
+    pub cpu_limit_millicores: u64,
+    /// Memory, hugepages included.
+    pub memory_bytes: u64,
+    /// The limit of it; 0 = none.
+    pub memory_limit_bytes: u64,
+}
+
 /// A running engine.
 #[derive(Clone, Debug, Default)]
 pub struct EngineView {
