@@ -94,7 +94,7 @@ fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
             say!(out, "port \"{}\": {caution}", port.name);
         }
     }
-    let machine = Machine::detect();
+    let machine = Machine::detect().limited(&boot.protection);
     let cores = CorePlan::new(boot, &machine);
     print_plan(out, boot, &machine, &cores);
     print_flows(out, boot, &machine, &cores);

@@ -3,7 +3,9 @@
 
 mod check;
 mod engine_view;
+mod log;
 mod metrics;
+mod notify;
 mod parquet_folder;
 mod parquet_report;
 mod paths;

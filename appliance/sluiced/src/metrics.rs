@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sluice_agent::{Code, Life, State};
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{CorePlan, Engine};
 use sluice_export::parquet::SinkStats;
-use sluice_export::prometheus::{Health, MetricsServer, Snapshot, Source};
+use sluice_export::prometheus::{Health, LifeView, MetricsServer, Snapshot, Source};
 use sluice_model::BootConfig;
 
 use crate::engine_view::view;
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) struct Watched {
     /// Weak: at the end it is the main thread's alone.
     engine: OnceLock<Weak<Engine>>,
+    life: OnceLock<Arc<Life>>,
     /// By port number.
     port_names: Vec<String>,
     parquet: Option<Arc<SinkStats>>,
@@ -44,12 +46,13 @@ impl Metrics {
         let Some(settings) = boot.metrics else { return Ok(None) };
         let watched = Arc::new(Watched {
             engine: OnceLock::new(),
+            life: OnceLock::new(),
             port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
             parquet,
             seen: Mutex::new(Instant::now()),
             stopping: AtomicBool::new(false),
         });
-        let cores = CorePlan::new(boot, &Machine::detect());
+        let cores = CorePlan::new(boot, &Machine::detect().limited(&boot.protection));
         let source: Arc<dyn Source> = watched.clone();
         let server = MetricsServer::start(settings.listen, source, move || keep_off(&cores))?;
         tracing::info!(address = %server.address(), "metrics are served at /metrics");
@@ -57,7 +60,8 @@ impl Metrics {
     }
 
     /// From now on there is an engine.
-    pub(crate) fn watch(&self, engine: &Arc<Engine>) {
+    pub(crate) fn watch(&self, engine: &Arc<Engine>, life: &Arc<Life>) {
+        drop(self.watched.life.set(Arc::clone(life)));
         // There is only one.
         drop(self.watched.engine.set(Arc::downgrade(engine)));
     }
@@ -86,7 +90,8 @@ impl Source for Watched {
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.map(|engine| view(&engine, &self.port_names));
         let parquet = self.parquet.as_ref().map(|stats| stats.report());
-        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet }
+        let life = self.life.get().map(|life| life_view(life));
+        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet, life }
     }
 
     fn health(&self) -> Health {
@@ -99,6 +104,21 @@ impl Source for Watched {
         } else {
             Health::Ready
         }
+    }
+}
+
+/// State and exceptions under the names of metrics.
+fn life_view(life: &Life) -> LifeView {
+    let report = life.report();
+    let state = |state: State| (state.name(), state == report.state);
+    let count = |code: Code| report.exceptions.iter().filter(|own| own.code == code).count() as u64;
+    LifeView {
+        states: State::ALL.map(state).to_vec(),
+        exceptions: Code::ALL.map(|code| (code.name(), count(code))).to_vec(),
+        cpu_millicores: report.cpu_millicores,
+        cpu_limit_millicores: report.cpu_limit_millicores,
+        memory_bytes: report.memory_bytes,
+        memory_limit_bytes: report.memory_limit_bytes,
     }
 }
 

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sluice_agent::{Change, History, Origin, Policies, Server};
+use sluice_agent::{CgroupLeaf, Change, Enforced, History, Life, LifeWatch, Origin, Policies, Server};
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_export::parquet::ParquetSettings;
 use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
-use sluice_model::{BootConfig, DedupMode, DestinationKind, DropReason, Generation, LogLevel, PolicySet};
+use sluice_model::{
+    BootConfig, CgroupMode, DedupMode, DestinationKind, DropReason, Generation, PolicySet, Polling,
+};
 
+use crate::log;
 use crate::metrics::Metrics;
+use crate::notify::Notify;
 use crate::paths;
 use crate::records::{Drain, RecordFiles, Written};
 use crate::report::{self, DedupSummary, Summary};
@@ -31,22 +35,28 @@ type First = (History, Generation, (PolicySetSpec, PolicySet));
 
 pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let Some(boot) = report::load(&load_boot(config)) else { return Ok(ExitCode::FAILURE) };
-    start_log(boot.log_level);
+    let log = log::start(&boot.log, boot.log_level);
+    let notify = Notify::from_env();
     let Some((history, generation, (spec, policies))) = first_policies(config, &boot)? else {
         return Ok(ExitCode::FAILURE);
     };
+
+    let _cgroup = enter_cgroup(&boot);
+    let life = Arc::new(Life::new(boot.protection, boot.api.store.as_deref()));
+    life.check(&boot, &policies);
 
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
     let signals = Signals::watch().context("cannot handle signals")?;
     let mut server = boot.api.enabled.then(Server::new).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
     let metrics = Metrics::start(&boot, drain.as_ref().and_then(Drain::parquet))?;
-    let engine = Arc::new(Engine::start(&boot, &policies, generation)?);
+    let watch = LifeWatch::start(notify.rounds()).context("cannot start the thread of the state")?;
+    let engine = Arc::new(Engine::start_behind(&boot, &policies, generation, life.gate())?);
     if let Some(drain) = &drain {
         drain.take_from(&engine);
     }
     if let Some(metrics) = &metrics {
-        metrics.watch(&engine);
+        metrics.watch(&engine, &life);
     }
     signals.started();
     tracing::info!(
@@ -60,17 +70,24 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         Box::new(move |policies: &_| paths::clashes(Some(&config), Some(&boot), &boot.policy, policies))
     };
     let shared = Arc::clone(&engine);
-    let policies = Arc::new(Policies::new(boot.clone(), shared, check, (spec, policies), history)?);
+    let policies = Policies::new(boot.clone(), shared, check, (spec, policies), history)?;
+    let policies = Arc::new(policies.with_life(Arc::clone(&life)));
+    watch.begin(&policies);
     if let Some(server) = &mut server {
         serve(server, &policies, &boot)?;
     }
     let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
     let mut reported = Instant::now();
+    notify.ready("running");
     while !signals.stop() {
         std::thread::sleep(ROUND);
         metrics.iter().for_each(Metrics::beat);
+        notify.beat();
+        log.report();
         if signals.take_reload() {
+            notify.reloading();
             reload(config, &boot, &policies);
+            notify.ready("running");
         }
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
@@ -78,7 +95,9 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         }
     }
     tracing::info!("stopping: what was received goes out first");
+    notify.stopping();
     metrics.iter().for_each(Metrics::stopping);
+    watch.end();
     if let Some(server) = server {
         server.stop();
     }
@@ -210,20 +229,26 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
     Drain::start(files, port_names).context("cannot start the thread that writes records")
 }
 
-/// Logs go to stderr; `RUST_LOG` overrides the boot config's level.
-fn start_log(level: LogLevel) {
-    let level = match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
+/// Has the kernel hold the daemon to its limits, where the boot config has some and the machine lets it. Before the
+/// memory is taken that counts.
+fn enter_cgroup(boot: &BootConfig) -> Option<CgroupLeaf> {
+    let limits = &boot.protection;
+    let threads = boot.worker.lcores.len().max(1) + boot.worker.distributor_lcores.len();
+    let cores_milli = u32::try_from(threads).unwrap_or(u32::MAX).saturating_mul(1_000);
+    // A core that polls without a pause takes all of its time: it would always be held back.
+    let polls_on = |cpu: &u32| boot.worker.polling == Polling::Always && *cpu <= cores_milli;
+    let enforced = Enforced {
+        cpu_millicores: limits.cpu_millicores.filter(|cpu| !polls_on(cpu)),
+        memory_bytes: limits.memory_mb.map(|limit| u64::from(limit) << 20),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
-    // What cannot be logged cannot be told on stderr either, and trying to would be a panic.
-    log.log_internal_errors(false).init();
+    if limits.cgroup == CgroupMode::Off || enforced == Enforced::default() {
+        return None;
+    }
+    let leaf = CgroupLeaf::enter(Path::new("/"), std::process::id(), enforced);
+    for line in &leaf.told {
+        tracing::info!("limit of {line}");
+    }
+    Some(leaf)
 }
 
 fn log_statistics(engine: &Engine) {
