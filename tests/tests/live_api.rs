@@ -107,6 +107,10 @@ async fn policies_are_steered_by_the_api() {
     assert_eq!(ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["tap0", "out0"]);
     assert!(ports[1].sends && !ports[1].captures && ports[1].up && ports[1].addresses == ["192.0.2.1/24"]);
     assert_eq!(ports[1].mac, tap.broker.mac("out0"));
+    let [hop] = &ports[1].neighbors[..] else { panic!("{:?}", ports[1].neighbors) };
+    assert_eq!((&*hop.address, &hop.mac, &*hop.state), (TOOL[0], &tap.tool.mac("in0"), "resolved"));
+    // veth says that it has 10 Gbit/s.
+    assert_eq!((ports[1].speed_mbps, ports[1].breaker.is_none()), (10_000, true));
 
     // Another set is in force when the answer comes.
     tap.flood(100, 200);

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sluice_api::v1;
 use sluice_api::v1::status_service_server::StatusService;
 use sluice_engine::runtime::{PortReport, ThreadReport};
-use sluice_model::{DecapMode, MacAddr, Polling, PortConfig};
+use sluice_model::{DecapMode, MacAddr, Polling, PortConfig, PortSpec};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tonic::{Request, Response, Status};
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::counter::{account, port, worker};
 use super::{Answers, Service, caller};
 use crate::life::{Exception, LifeError, State};
-use crate::policies::now_ns;
+use crate::policies::{Policies, now_ns};
 
 /// The shortest and the longest time between two messages of a stream of states, and that of who names none.
 const WATCH: [Duration; 3] =
@@ -59,7 +59,21 @@ impl Service {
     }
 
     fn port(setup: &PortConfig, report: &PortReport, (mac, mtu): (MacAddr, u16)) -> v1::PortStatus {
+        let device = match &setup.spec {
+            PortSpec::AfPacket(interface) => format!("/sys/class/net/{interface}"),
+            PortSpec::Pci(device) => {
+                format!("/sys/bus/pci/devices/{}", device.split(',').next().unwrap_or_default())
+            }
+            PortSpec::Devargs(_) | PortSpec::Pcap(_) => String::new(),
+        };
+        // The kernel has -1 for what it does not know.
+        let number = |file: &str| {
+            let text = std::fs::read_to_string(format!("{device}/{file}")).ok()?;
+            text.trim().parse::<u32>().ok()
+        };
         v1::PortStatus {
+            speed_mbps: number("speed").unwrap_or(0),
+            numa_node: number("device/numa_node").or_else(|| number("numa_node")),
             name: report.name.clone(),
             spec: setup.spec.to_string(),
             captures: setup.role.captures(),
@@ -85,6 +99,33 @@ impl Service {
             ..v1::PortStatus::default()
         }
     }
+}
+
+/// All ports. Waits while a generation is put in force, whose next hops are told.
+fn ports(policies: &Policies) -> Vec<v1::PortStatus> {
+    let engine = policies.engine();
+    let (boot, reports, hops) = (policies.boot(), engine.ports(), engine.next_hops());
+    let mut ports: Vec<_> = boot
+        .ports
+        .iter()
+        .zip(&reports)
+        .zip(engine.links())
+        .map(|((setup, report), &link)| Service::port(setup, report, link))
+        .collect();
+    for hop in hops {
+        let Some(port) = ports.get_mut(hop.port.index()) else { continue };
+        port.neighbors.push(v1::Neighbor {
+            address: hop.address.to_string(),
+            mac: hop.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            state: if hop.mac.is_some() { "resolved" } else { "resolving" }.to_owned(),
+        });
+    }
+    if let Some(settings) = &boot.breaker {
+        for breaker in ports.iter_mut().filter_map(|port| port.breaker.as_mut()) {
+            breaker.threshold_mbps = settings.threshold_mbps.into();
+        }
+    }
+    ports
 }
 
 #[tonic::async_trait]
@@ -117,11 +158,9 @@ impl StatusService for Service {
         &self,
         _request: Request<v1::ListPortsRequest>,
     ) -> Result<Response<v1::ListPortsResponse>, Status> {
-        let engine = self.policies.engine();
-        let reports = engine.ports();
-        let ports = self.policies.boot().ports.iter().zip(&reports).zip(engine.links());
-        let ports = ports.map(|((setup, report), &link)| Self::port(setup, report, link)).collect();
-        Ok(Response::new(v1::ListPortsResponse { ports }))
+        self.blocking(|policies| Ok(v1::ListPortsResponse { ports: ports(policies) }))
+            .await
+            .map(Response::new)
     }
 
     async fn list_workers(

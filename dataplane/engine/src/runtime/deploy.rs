@@ -214,7 +214,7 @@ impl InForce {
     /// The destinations that no copy reaches at the moment, and the next hops that are missing.
     pub(super) fn unresolved(&self) -> Vec<(String, Option<IpAddr>)> {
         let missing = self.destinations.iter().zip(&self.hops).filter(|(_, hop)| hop.is_missing());
-        missing.map(|(name, hop)| (name.clone(), hop.next_hop)).collect()
+        missing.map(|(name, hop)| (name.clone(), hop.address)).collect()
     }
 
     fn tables(&self) -> Vec<&Tables> {

@@ -46,7 +46,7 @@ impl Route {
     /// What is seen of it from outside the workers.
     pub(super) fn needs(&self) -> Hop {
         let no_way = self.output.encap.is_some() && self.port.is_none();
-        Hop { next_hop: self.next_hop, cell: self.cell.clone(), no_way }
+        Hop { address: self.next_hop, cell: self.cell.clone(), no_way }
     }
 
     /// The row for a worker whose output ports are `exits`.
@@ -67,7 +67,7 @@ impl Route {
 /// What a destination needs before a copy can leave for it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hop {
-    pub(super) next_hop: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     cell: Option<Arc<NextHopCell>>,
     /// No port leads there.
     no_way: bool,

@@ -8,12 +8,12 @@ use crate::{CgroupMode, ProtectionSettings};
 /// The section. Zero means no limit.
 pub(super) fn protection_settings(mut fields: Fields<'_>, report: &Report<'_>) -> ProtectionSettings {
     let default = ProtectionSettings::default();
-    let mut limit = |key, most: u32, unit: &str, default: Option<u32>| match fields.place_of(key) {
-        None => default,
-        Some(_) => {
-            let given = fields.integer(key, 0..=most.into(), unit);
-            given.and_then(|at| u32::try_from(at.value).ok()).filter(|&limit| limit > 0)
+    let mut limit = |key, most: u32, unit: &str, default: Option<u32>| {
+        if fields.place_of(key).is_none() {
+            return default;
         }
+        let given = fields.integer(key, 0..=most.into(), unit);
+        given.and_then(|at| u32::try_from(at.value).ok()).filter(|&limit| limit > 0)
     };
     let settings = ProtectionSettings {
         cpu_millicores: limit(
