@@ -152,6 +152,8 @@ struct Progress {
 impl Progress {
     fn stalled(&mut self, engine: &Engine, now: Instant) -> Duration {
         let polls = engine.thread_views().into_iter().map(|thread| (thread.name, thread.stats.polls()));
+        // A worker that no port was left for has nothing to poll.
+        let polls = polls.filter(|(_, polls)| *polls > 0);
         self.longest(polls, now)
     }
 
