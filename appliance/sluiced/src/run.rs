@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sluice_agent::{CgroupLeaf, Change, Enforced, History, Life, LifeWatch, Origin, Policies, Server};
+use sluice_agent::{CgroupLeaf, Change, Code, Enforced, History, Life, LifeWatch, Origin, Policies, Server};
 use sluice_engine::runtime::Engine;
 use sluice_engine::stage::flow::FlowTotals;
-use sluice_export::parquet::ParquetSettings;
+use sluice_export::parquet::{ParquetSettings, SinkStats};
 use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
 use sluice_model::{
     BootConfig, CgroupMode, DedupMode, DestinationKind, DropReason, Generation, PolicySet, Polling,
@@ -49,7 +49,8 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let signals = Signals::watch().context("cannot handle signals")?;
     let mut server = boot.api.enabled.then(Server::new).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
-    let metrics = Metrics::start(&boot, drain.as_ref().and_then(Drain::parquet))?;
+    let exports = drain.as_ref().and_then(Drain::parquet);
+    let metrics = Metrics::start(&boot, exports.clone())?;
     let watch = LifeWatch::start(notify.rounds()).context("cannot start the thread of the state")?;
     let engine = Arc::new(Engine::start_behind(&boot, &policies, generation, life.gate())?);
     if let Some(drain) = &drain {
@@ -84,6 +85,9 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         metrics.iter().for_each(Metrics::beat);
         notify.beat();
         log.report();
+        if let (Some(stats), Some(output)) = (&exports, &boot.flow.parquet) {
+            watch_export(&life, stats, &output.folder);
+        }
         if signals.take_reload() {
             notify.reloading();
             reload(config, &boot, &policies);
@@ -227,6 +231,19 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
     }
     let port_names = boot.ports.iter().map(|port| port.name.clone()).collect();
     Drain::start(files, port_names).context("cannot start the thread that writes records")
+}
+
+/// Raises an exception while records cannot be written.
+fn watch_export(life: &Life, stats: &SinkStats, folder: &Path) {
+    let folder = folder.display().to_string();
+    match stats.exception() {
+        Some(error) => {
+            let text =
+                format!("{error}; records are lost until they can be written: make room, or mend the folder");
+            life.raise(Code::ExportFailed, &folder, &text);
+        }
+        None => life.clear(Code::ExportFailed, &folder),
+    }
 }
 
 /// Has the kernel hold the daemon to its limits, where the boot config has some and the machine lets it. Before the
