@@ -5,6 +5,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -281,8 +282,8 @@ fn the_kernel_holds_it_to_its_limits_in_a_group_of_its_own() {
     let tap = Tap::new(&mut lab, 1500, 1600, false);
     tap.vxlan(7, TOOL[0]);
     let _sink = tap.sink();
-    // The daemon finds itself in the groups of the test.
-    let mut command = tap.broker.command("sh");
+    // The daemon finds itself in the groups of the test. `ip netns exec` would hide them behind a /sys of its own.
+    let mut command = Command::new("sh");
     let script = format!(
         "echo $$ > {}/cgroup.procs && echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"",
         cpu.0.display(),
@@ -290,7 +291,8 @@ fn the_kernel_holds_it_to_its_limits_in_a_group_of_its_own() {
     );
     command.arg("-c").arg(script).arg(binary());
     let config = boot("[protection]\ncpu_millicores = 1500\nmemory_mb = 1024\n");
-    let daemon = Daemon::spawn(command, lab.dir(), &config, &policy());
+    let dir = lab.dir().to_owned();
+    let daemon = tap.broker.inside(move || Daemon::spawn(command, &dir, &config, &policy())).join().unwrap();
     daemon.wait_log("running;");
     daemon.wait_resolved(1);
     let own = |group: &Group| group.0.join(format!("sluice-{}", daemon.pid()));
