@@ -9,6 +9,7 @@ use std::time::Duration;
 use sluice_api::v1;
 use sluice_api::v1::capture_service_client::CaptureServiceClient;
 use sluice_api::v1::counter_service_client::CounterServiceClient;
+use sluice_api::v1::policy_service_client::PolicyServiceClient;
 use sluice_capture::CaptureReader;
 use sluice_tests::captures;
 use sluice_tests::daemon::Daemon;
@@ -296,4 +297,62 @@ async fn traffic_does_not_wait_for_a_reader() {
     drop(client);
     let summary = daemon.stop();
     assert_eq!(summary.port("file0")[0], PACKETS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_follows_names_when_policies_change() {
+    let Some(mut lab) = Lab::new("capture-names") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let frame = |port: u16, number: u8| {
+        let client = End::new("10.0.0.1".parse().unwrap(), 40_000);
+        let server = End::new("10.0.0.2".parse().unwrap(), port);
+        traffic::udp(&client, &server, &[], &[number; 20])
+    };
+    let mut file = Builder::new(ETHERNET);
+    for (number, port) in [53, 80, 53, 80].into_iter().flat_map(|port| (0..10).map(move |n| (n, port))) {
+        let data = frame(port, number);
+        let timestamp_ns = 1_700_000_000_000_000_000 + file.records() as u64;
+        file.push(Record { timestamp_ns, wire_len: u32::try_from(data.len()).unwrap(), data: &data });
+    }
+    let half = 24 + (file.bytes().len() - 24) / 2;
+    let feed = Feed::new(lab.dir(), &file.bytes()[..24]);
+    let daemon = Daemon::start(&lab, &tap.broker, &boot(&feed), &policies());
+    daemon.wait_log("the API is served");
+    daemon.wait_resolved(1);
+    let channel = channel(&lab.dir().join("api.sock")).await;
+    let mut client = CaptureServiceClient::new(channel.clone());
+    let request = v1::CaptureRequest {
+        point: v1::CapturePoint::Sent.into(),
+        policies: vec!["dns".to_owned()],
+        max_packets: 40,
+        max_duration_ms: 15_000,
+        ..Default::default()
+    };
+    let captured = tokio::spawn(read_all(begin(&mut client, request).await));
+    feed.send(&file.bytes()[24..half]);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // All numbers change: one more policy and one more destination come first.
+    let more = format!(
+        "[[destination]]\nname = \"another\"\ntype = \"pcap\"\nfile = \"another.pcap\"\n{}",
+        policies().replace(
+            "[[policy]]\nname = \"tls\"",
+            "[[policy]]\nname = \"web\"\npeer = { ports = 80 }\nto = [\"another\"]\n[[policy]]\nname = \"tls\""
+        )
+    );
+    let (spec, _) = sluice_model::spec::parse_policy_spec("p", &more).unwrap().value;
+    let set = Some(v1::PolicySet::try_from(&spec).unwrap());
+    let apply = v1::ApplyPolicySetRequest { set, ..Default::default() };
+    let applied = PolicyServiceClient::new(channel).apply_policy_set(apply).await.unwrap().into_inner();
+    assert!(applied.applied, "{applied:?}");
+    feed.send(&file.bytes()[half..]);
+    feed.end();
+    let captured = captured.await.unwrap();
+    assert_eq!((captured.packets, captured.end), (40, i32::from(v1::CaptureEnd::Packets)));
+    let comments = tshark(lab.dir(), &captured.pcapng, "-T fields -e frame.comment");
+    for destination in ["tool", "file"] {
+        let comment = format!("destination {destination}, policy dns");
+        assert_eq!(comments.lines().filter(|line| *line == comment).count(), 20, "{comments}");
+    }
+    drop(client);
+    daemon.stop();
 }
