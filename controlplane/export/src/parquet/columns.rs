@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{Type, TypePtr};
 use sluice_model::fields::{Field, FieldKind, FieldValue};
 
-use super::encode::{Encoder, Form, Gathered, Texts, Values};
+use super::encode::{Encoder, Form, Gathered, Values};
 
 /// Records that are turned into columns together: they fit the second-level cache.
 const CHUNK_ROWS: usize = 256;
@@ -23,9 +23,11 @@ const CHUNK_ROWS: usize = 256;
 pub(crate) struct Columns<R: 'static> {
     fields: Vec<(&'static Field<R>, Form)>,
     schema: TypePtr,
+    /// The columns of the row group before, whose memory is used again.
+    gathered: Vec<Gathered>,
 }
 
-impl<R: Clone> Columns<R> {
+impl<R> Columns<R> {
     pub(crate) fn new(
         fields: impl Iterator<Item = &'static Field<R>>,
         form: fn(&str, FieldKind) -> Form,
@@ -33,7 +35,8 @@ impl<R: Clone> Columns<R> {
         let fields: Vec<_> = fields.map(|field| (field, form(field.name, field.kind))).collect();
         let columns = fields.iter().map(|(field, _)| Ok(Arc::new(column(field)?)));
         let schema = Type::group_type_builder("sluice").with_fields(columns.collect::<Result<_>>()?);
-        Ok(Self { schema: Arc::new(schema.build()?), fields })
+        let gathered = fields.iter().map(|(field, _)| Gathered::new(field)).collect();
+        Ok(Self { schema: Arc::new(schema.build()?), fields, gathered })
     }
 
     pub(crate) fn schema(&self) -> &TypePtr {
@@ -42,26 +45,25 @@ impl<R: Clone> Columns<R> {
 
     /// Writes the records of `rows` that `order` names, in this order, as a row group.
     pub(crate) fn write<K>(
-        &self,
+        &mut self,
         rows: &[R],
         order: &[(K, u32)],
         encoder: &mut Encoder,
         file: &mut SerializedFileWriter<File>,
     ) -> Result<()> {
-        let mut columns: Vec<_> =
-            self.fields.iter().map(|(field, _)| Gathered::new(field, order.len())).collect();
-        let mut chunk: Vec<R> = Vec::with_capacity(CHUNK_ROWS);
+        self.gathered.iter_mut().for_each(Gathered::clear);
+        let mut chunk: Vec<&R> = Vec::with_capacity(CHUNK_ROWS);
         for places in order.chunks(CHUNK_ROWS) {
             chunk.clear();
-            chunk.extend(places.iter().filter_map(|(_, place)| rows.get(*place as usize)).cloned());
-            for (column, (field, _)) in columns.iter_mut().zip(&self.fields) {
+            chunk.extend(places.iter().filter_map(|(_, place)| rows.get(*place as usize)));
+            for (column, (field, _)) in self.gathered.iter_mut().zip(&self.fields) {
                 column.extend(field.value, &chunk);
             }
         }
         let descriptions = file.schema_descr().columns().to_vec();
         let mut group = file.next_row_group()?;
-        for ((column, (_, form)), description) in columns.into_iter().zip(&self.fields).zip(&descriptions) {
-            let (bytes, close) = encoder.encode(&column, order.len(), *form, description)?;
+        for ((column, (_, form)), description) in self.gathered.iter().zip(&self.fields).zip(&descriptions) {
+            let (bytes, close) = encoder.encode(column, order.len(), *form, description)?;
             group.append_column(&bytes, close)?;
         }
         group.close()?;
@@ -87,12 +89,12 @@ fn column<R>(field: &Field<R>) -> Result<Type> {
 }
 
 impl Gathered {
-    fn new<R>(field: &Field<R>, rows: usize) -> Self {
+    fn new<R>(field: &Field<R>) -> Self {
         let values = match field.kind {
-            FieldKind::U8 | FieldKind::U16 | FieldKind::U32 => Values::Narrow(Vec::with_capacity(rows)),
-            FieldKind::U64 | FieldKind::Time => Values::Wide(Vec::with_capacity(rows)),
+            FieldKind::U8 | FieldKind::U16 | FieldKind::U32 => Values::Narrow(Vec::new()),
+            FieldKind::U64 | FieldKind::Time => Values::Wide(Vec::new()),
             FieldKind::Mac | FieldKind::Ipv4 | FieldKind::Ipv6 | FieldKind::Text => {
-                Values::Text(Box::new(Texts::with_capacity(rows)))
+                Values::Text(Box::default())
             }
         };
         let most = match field.kind {
@@ -102,10 +104,19 @@ impl Gathered {
             FieldKind::Time => i64::MAX.cast_unsigned(),
             _ => u64::MAX,
         };
-        Self { values, most, present: (!field.null.is_empty()).then(|| Vec::with_capacity(rows)) }
+        Self { values, most, present: (!field.null.is_empty()).then(Vec::new) }
     }
 
-    fn extend<R>(&mut self, value: fn(&R) -> FieldValue<'_>, rows: &[R]) {
+    fn clear(&mut self) {
+        match &mut self.values {
+            Values::Narrow(values) => values.clear(),
+            Values::Wide(values) => values.clear(),
+            Values::Text(texts) => texts.clear(),
+        }
+        self.present.iter_mut().for_each(Vec::clear);
+    }
+
+    fn extend<R>(&mut self, value: fn(&R) -> FieldValue<'_>, rows: &[&R]) {
         let most = self.most;
         match &mut self.values {
             Values::Narrow(values) => numbers(&mut self.present, value, rows, |number| {
@@ -133,7 +144,7 @@ impl Gathered {
 fn numbers<R>(
     present: &mut Option<Vec<u8>>,
     value: fn(&R) -> FieldValue<'_>,
-    rows: &[R],
+    rows: &[&R],
     mut push: impl FnMut(u64),
 ) {
     match present {

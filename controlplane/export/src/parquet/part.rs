@@ -93,7 +93,7 @@ impl<R: Row> TableWriter<R> {
             return rest;
         }
         if part.rows.len() >= group_rows {
-            match part.encode(base, &self.columns, &self.properties) {
+            match part.encode(base, &mut self.columns, &self.properties) {
                 Ok(bytes) if bytes >= base.settings.file_bytes => self.finish(base, hour),
                 Ok(_) => {}
                 Err(error @ WriteError::Reserve { .. }) => {
@@ -129,7 +129,7 @@ impl<R: Row> TableWriter<R> {
     /// Ends the file of an hour.
     fn finish(&mut self, base: &mut Base, hour: Hour) {
         let Some(part) = self.parts.get_mut(&hour) else { return };
-        match part.encode(base, &self.columns, &self.properties) {
+        match part.encode(base, &mut self.columns, &self.properties) {
             Ok(_) => {}
             // What is in the file already needs but a little more.
             Err(error @ WriteError::Reserve { .. }) => {
@@ -172,7 +172,7 @@ impl<R: Row> Part<R> {
     fn encode(
         &mut self,
         base: &mut Base,
-        columns: &Columns<R>,
+        columns: &mut Columns<R>,
         properties: &WriterPropertiesPtr,
     ) -> Result<u64, WriteError> {
         let path = base.settings.folder.join(hidden(&self.target));

@@ -109,9 +109,9 @@ fn find<K: Key>(slots: &mut [Slot<K>], round: u32, seed: u64, key: K) -> &mut Sl
 pub(crate) struct Texts {
     pub(super) places: Vec<u32>,
     pub(super) list: TextList,
-    addresses: Places<u128>,
+    short: Places<u64>,
+    long: Places<u128>,
     names: HashMap<String, u32>,
-    latest: Option<(u128, u32)>,
 }
 
 /// Texts one after the other.
@@ -138,54 +138,55 @@ impl TextList {
 }
 
 impl Texts {
-    pub(crate) fn with_capacity(rows: usize) -> Self {
-        Self { places: Vec::with_capacity(rows), ..Self::default() }
+    /// Forgets all texts.
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        self.list.bytes.clear();
+        self.list.ends.clear();
+        self.short.clear();
+        self.long.clear();
+        self.names.clear();
     }
 
-    /// Appends a value; `false` = it is none.
+    /// Appends a value; `false` = it is none. A column has one kind of addresses only: their bits tell them apart.
     pub(crate) fn push(&mut self, value: FieldValue<'_>) -> bool {
-        match value {
+        let (place, new) = match value {
             FieldValue::Null | FieldValue::Number(_) => return false,
             FieldValue::Mac(mac) => {
                 let [a, b, c, d, e, f] = mac.0;
-                let bits = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-                self.push_address(bits.into(), |list| write_mac(mac, list));
+                self.short.place(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
             }
-            FieldValue::Ipv4(address) => {
-                self.push_address(u32::from(address).into(), |list| write_ipv4(address, list));
+            FieldValue::Ipv4(address) => self.short.place(u32::from(address).into()),
+            FieldValue::Ipv6(address) => self.long.place(address.into()),
+            FieldValue::Name(text) | FieldValue::Text(text) => {
+                self.push_text(text);
+                return true;
             }
-            FieldValue::Ipv6(address) => self.push_address(address.into(), |list| write_ipv6(address, list)),
-            FieldValue::Name(text) | FieldValue::Text(text) => self.push_text(text),
+        };
+        self.places.push(place);
+        if new {
+            let out = &mut self.list.bytes;
+            match value {
+                FieldValue::Mac(mac) => write_mac(mac, out),
+                FieldValue::Ipv4(address) => write_ipv4(address, out),
+                FieldValue::Ipv6(address) => write_ipv6(address, out),
+                _ => {}
+            }
+            self.list.end();
         }
         true
     }
 
     fn push_text(&mut self, text: &str) {
-        let place = if let Some(place) = self.names.get(text) {
-            *place
+        let latest = self.places.last().copied().filter(|place| self.list.get(*place as usize) == text);
+        let place = if let Some(place) = latest.or_else(|| self.names.get(text).copied()) {
+            place
         } else {
             let place = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
             self.names.insert(text.to_owned(), place);
             self.list.bytes.push_str(text);
             self.list.end();
             place
-        };
-        self.places.push(place);
-    }
-
-    /// A column has one kind of addresses only: their bits tell them apart.
-    fn push_address(&mut self, bits: u128, write: impl FnOnce(&mut String)) {
-        let place = match self.latest {
-            Some((latest, place)) if latest == bits => place,
-            _ => {
-                let (place, new) = self.addresses.place(bits);
-                if new {
-                    write(&mut self.list.bytes);
-                    self.list.end();
-                }
-                self.latest = Some((bits, place));
-                place
-            }
         };
         self.places.push(place);
     }

@@ -9,7 +9,7 @@ mod dictionary;
 mod packing;
 
 pub(crate) use chunk::{Encoder, Form};
-pub(crate) use dictionary::Texts;
+use dictionary::Texts;
 
 /// The values of a column that are there, and which rows have none.
 #[derive(Debug)]
