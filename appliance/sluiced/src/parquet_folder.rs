@@ -1,22 +1,40 @@
-//! The folder of Parquet files that records go to.
+//! The folder of Parquet files that records go to, and the thread that writes them.
+//!
+//! A row group takes a tenth of a second to encode, a full disk may take longer to answer: meanwhile another thread
+//! empties the rings of the workers.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow};
 use sluice_export::counters::CounterRows;
-use sluice_export::parquet::{Condition, Now, ParquetSettings, ParquetSink, SinkStats, Table};
+use sluice_export::parquet::{Condition, Now, ParquetSettings, ParquetSink, SinkStats, Table, WriteError};
 use sluice_export::prometheus::EngineView;
-use sluice_model::{FlowRecord, MetricsRecord};
+use sluice_model::{CounterRecord, FlowRecord, MetricsRecord};
 
 use crate::records::Written;
 
 /// Records that are handed on together.
 const BATCH: usize = 256;
+/// Batches that wait for the thread: 32 MB. When there are more, records wait in the rings of the workers.
+const QUEUE: usize = 256;
+/// How often files that are due are ended.
+const TICK: Duration = Duration::from_millis(100);
 
-/// A sink, and the records that wait for their batch.
+/// What the thread is to write.
+enum Work {
+    Flows(Vec<FlowRecord>),
+    Metrics(Vec<MetricsRecord>),
+    Counters(Vec<CounterRecord>),
+}
+
+/// The way to the thread, and the records that wait for their batch.
 pub(crate) struct ParquetFolder {
-    sink: ParquetSink,
+    work: SyncSender<Work>,
+    thread: JoinHandle<std::result::Result<(), WriteError>>,
+    stats: Arc<SinkStats>,
     flows: Vec<FlowRecord>,
     metrics: Vec<MetricsRecord>,
     counters: CounterRows,
@@ -24,11 +42,10 @@ pub(crate) struct ParquetFolder {
     interval: Option<Duration>,
     /// When the last rows were made.
     counted: Instant,
-    condition: Condition,
 }
 
 impl ParquetFolder {
-    /// Takes over the folder.
+    /// Takes over the folder, and starts the thread.
     pub(crate) fn open(settings: ParquetSettings) -> Result<Self> {
         let (folder, interval) = (settings.folder.clone(), settings.counters);
         let sink = ParquetSink::open(settings).context("cannot keep Parquet files")?;
@@ -38,20 +55,30 @@ impl ParquetFolder {
             let folder = folder.display();
             tracing::warn!(%folder, records, files, "the last run was killed: records are lost, files removed");
         }
+        let (work, receiver) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("sluice-parquet".to_owned());
+        let thread = thread.spawn(move || write(&receiver, sink));
         Ok(Self {
-            sink,
+            work,
+            thread: thread.context("cannot start the thread that writes Parquet files")?,
+            stats,
             flows: Vec::with_capacity(BATCH),
             metrics: Vec::with_capacity(BATCH),
             counters: CounterRows::default(),
             interval,
             counted: Instant::now(),
-            condition: Condition::Writing,
         })
     }
 
     /// The counters of the sink, for any thread.
     pub(crate) fn stats(&self) -> Arc<SinkStats> {
-        self.sink.stats()
+        Arc::clone(&self.stats)
+    }
+
+    /// Gives the thread something to write; waits while it has too much. Fails only when the thread has ended, which
+    /// its join tells.
+    fn give(&self, work: Work) {
+        drop(self.work.send(work));
     }
 
     /// Whether counters are due.
@@ -67,9 +94,8 @@ impl ParquetFolder {
         let lasted = std::mem::replace(&mut self.counted, Instant::now()).elapsed();
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let report = self.sink.stats().report();
-        let rows = self.counters.rows(engine, Some(&report), time_ns, lasted);
-        self.sink.counters(&rows, Now::read());
+        let rows = self.counters.rows(engine, Some(&self.stats.report()), time_ns, lasted);
+        self.give(Work::Counters(rows));
     }
 
     pub(crate) fn flow(&mut self, record: &FlowRecord) {
@@ -86,51 +112,71 @@ impl ParquetFolder {
         }
     }
 
-    /// Gives the sink what waits.
+    /// Gives the thread what waits.
     pub(crate) fn hand_on(&mut self) {
-        let now = Now::read();
         if !self.flows.is_empty() {
-            self.sink.flows(&self.flows, now);
-            self.flows.clear();
+            let flows = std::mem::replace(&mut self.flows, Vec::with_capacity(BATCH));
+            self.give(Work::Flows(flows));
         }
         if !self.metrics.is_empty() {
-            self.sink.metrics(&self.metrics, now);
-            self.metrics.clear();
-        }
-    }
-
-    /// Does what is due, and logs when writing stops, and when it goes on.
-    pub(crate) fn tick(&mut self) {
-        self.hand_on();
-        self.sink.tick(Now::read());
-        let failure = self.sink.take_failure();
-        let condition = self.sink.stats().condition();
-        let before = std::mem::replace(&mut self.condition, condition);
-        match failure {
-            // A failure that is over within a round is told, too.
-            Some(error) if before == Condition::Writing => {
-                tracing::error!(%error, "export_failed: records are lost until they can be written again");
-            }
-            _ if before != Condition::Writing && condition == Condition::Writing => {
-                tracing::info!("export_failed is over: records are written again");
-            }
-            _ => {}
+            let metrics = std::mem::replace(&mut self.metrics, Vec::with_capacity(BATCH));
+            self.give(Work::Metrics(metrics));
         }
     }
 
     /// Writes out everything, and says what arrived.
     pub(crate) fn close(mut self) -> Written {
         self.hand_on();
-        let stats = self.sink.stats();
-        let failure = self.sink.close(Now::read()).err();
-        let lost = |table| stats.table(table).lost;
+        drop(self.work);
+        let failure = match self.thread.join() {
+            Ok(result) => result.err().map(Error::from),
+            Err(_) => Some(anyhow!("the thread that writes Parquet files panicked")),
+        };
+        let lost = |table| self.stats.table(table).lost;
         let (records_lost, metrics_lost) =
             (lost(Table::Flows), lost(Table::Metrics1s) + lost(Table::Metrics1m));
-        let failure = failure.map(Error::from).or_else(|| {
+        let failure = failure.or_else(|| {
             (records_lost + metrics_lost > 0)
                 .then(|| anyhow!("records could not be written to Parquet files"))
         });
         let failures = failure.into_iter().collect();
-        Written { records_lost, metrics_lost, failures, parquet: Some(stats.report()) }
+        Written { records_lost, metrics_lost, failures, parquet: Some(self.stats.report()) }
+    }
+}
+
+/// Writes until there is nobody left who could have more.
+fn write(receiver: &Receiver<Work>, mut sink: ParquetSink) -> std::result::Result<(), WriteError> {
+    let mut condition = Condition::Writing;
+    let mut ticked = Instant::now();
+    loop {
+        match receiver.recv_timeout(TICK) {
+            Ok(Work::Flows(records)) => sink.flows(&records, Now::read()),
+            Ok(Work::Metrics(rows)) => sink.metrics(&rows, Now::read()),
+            Ok(Work::Counters(rows)) => sink.counters(&rows, Now::read()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return sink.close(Now::read()),
+        }
+        if ticked.elapsed() >= TICK {
+            ticked = Instant::now();
+            sink.tick(Now::read());
+            tell(&mut sink, &mut condition);
+        }
+    }
+}
+
+/// Logs when writing stops, and when it goes on.
+fn tell(sink: &mut ParquetSink, condition: &mut Condition) {
+    let failure = sink.take_failure();
+    let now = sink.stats().condition();
+    let before = std::mem::replace(condition, now);
+    match failure {
+        // A failure that is over within a round is told, too.
+        Some(error) if before == Condition::Writing => {
+            tracing::error!(%error, "export_failed: records are lost until they can be written again");
+        }
+        _ if before != Condition::Writing && now == Condition::Writing => {
+            tracing::info!("export_failed is over: records are written again");
+        }
+        _ => {}
     }
 }

@@ -29,8 +29,6 @@ const BUFFER_BYTES: usize = 1 << 18;
 const ROUND: Duration = Duration::from_millis(5);
 /// How often lines that are collected are written out.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often Parquet files that are due are ended.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What is done with what a file held before. Not earlier than the first write: a run that does not start leaves the file
 /// alone.
@@ -346,7 +344,7 @@ fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String
     let mut rings: Vec<FlowHandle> = Vec::new();
     let mut running = Weak::new();
     let mut last = None;
-    let (mut written, mut ticked) = (Instant::now(), Instant::now());
+    let mut written = Instant::now();
     loop {
         let end = match receiver.recv_timeout(ROUND) {
             Ok(News::Engine { engine, rings: named }) => {
@@ -371,10 +369,6 @@ fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String
                 && let Some(engine) = running.upgrade()
             {
                 folder.counters(&view(&engine, port_names));
-            }
-            if ticked.elapsed() >= TICK {
-                ticked = Instant::now();
-                folder.tick();
             }
         }
         if end {
