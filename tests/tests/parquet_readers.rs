@@ -104,6 +104,34 @@ fn any_record_reads_as_its_json_line() {
     }
 }
 
+/// Row groups of several pages: what pages say is in them decides what a query reads.
+#[test]
+fn filters_find_what_is_there() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(11);
+    let mut flows: Vec<_> = (0..20_000).map(|_| flow(&mut random)).collect();
+    for record in &mut flows {
+        record.start_ns =
+            1_700_000_000_000_000_000 - 1_700_000_000_000_000_000 % HOUR_NS + random.next() % HOUR_NS;
+        // Some addresses and ids come again and again.
+        if random.flag() {
+            record.addresses = [(); 2].map(|()| [random.u8() % 8; 16]);
+            record.flow_id %= 1000;
+        }
+    }
+    let records = folder.path().join("records");
+    let settings =
+        ParquetSettings { flow_cap: None, flush: Duration::MAX, ..ParquetSettings::new(records.clone()) };
+    let mut sink = ParquetSink::open(settings).unwrap();
+    sink.flows(&flows, Now::read());
+    sink.close(Now::read()).unwrap();
+    let flows = lines(folder.path(), FLOW_FIELDS, &flows);
+    let metrics = lines::<MetricsRecord>(folder.path(), METRICS_FIELDS, &[]);
+    let counters = lines::<CounterRecord>(folder.path(), COUNTER_FIELDS, &[]);
+    check(&python, &[&records, &flows, &metrics, &counters]);
+}
+
 /// A file of JSON lines.
 fn lines<R>(folder: &Path, fields: &[Field<R>], records: &[R]) -> PathBuf {
     let mut text = String::new();
