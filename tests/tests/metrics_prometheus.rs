@@ -21,6 +21,10 @@ listen = "127.0.0.1:9464"
 
 [flow]
 
+[flow.parquet]
+folder = "records"
+reserve_mb = 0
+
 [dedup]
 mode = "count"
 
