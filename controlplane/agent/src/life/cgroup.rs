@@ -86,13 +86,12 @@ impl CgroupLeaf {
     fn limit(&mut self, group: &OwnGroup, controller: &'static str, limits: Enforced) -> io::Result<()> {
         let leaf = group.folder.join(format!("sluice-{}", self.pid));
         let known = self.places.iter().position(|place| place.leaf == leaf);
-        let mut place = match known {
-            Some(place) => self.places.remove(place),
-            None => {
-                remove_old(&group.folder);
-                fs::create_dir(&leaf)?;
-                Place { parent: group.folder.clone(), leaf, enabled: Vec::new() }
-            }
+        let mut place = if let Some(place) = known {
+            self.places.remove(place)
+        } else {
+            remove_old(&group.folder);
+            fs::create_dir(&leaf)?;
+            Place { parent: group.folder.clone(), leaf, enabled: Vec::new() }
         };
         let done = if group.version2 {
             place.limit2(self.pid, controller, limits)

@@ -186,13 +186,15 @@ impl StatusService for Service {
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Status>, Status> {
         let (by, comment) = switched(&request, &request.get_ref().comment)?;
-        self.blocking(move |policies| policies.life().start(&by, &comment).map_err(unkept)).await?;
+        self.blocking(move |policies| policies.life().start(&by, &comment).map_err(|error| unkept(&error)))
+            .await?;
         Ok(Response::new(self.status()))
     }
 
     async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::Status>, Status> {
         let (by, comment) = switched(&request, &request.get_ref().comment)?;
-        self.blocking(move |policies| policies.life().stop(&by, &comment).map_err(unkept)).await?;
+        self.blocking(move |policies| policies.life().stop(&by, &comment).map_err(|error| unkept(&error)))
+            .await?;
         Ok(Response::new(self.status()))
     }
 }
@@ -205,7 +207,7 @@ fn switched<T>(request: &Request<T>, comment: &str) -> Result<(String, String), 
     Ok((caller(request), comment.to_owned()))
 }
 
-fn unkept(error: LifeError) -> Status {
+fn unkept(error: &LifeError) -> Status {
     Status::unavailable(error.to_string())
 }
 
