@@ -1,16 +1,22 @@
 //! How does a message look for scripts? With the names of its fields in the protos, numbers as numbers.
 
+use std::sync::LazyLock;
+
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
 use crate::failure::Failure;
 use crate::text::harmful;
 
+/// The types of all messages.
+static POOL: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(sluice_api::FILE_DESCRIPTOR_SET).ok());
+
 /// The message as one JSON object; `name` is that of its type in the protos. Every field is there, also those that have
 /// their default.
 pub(crate) fn text<M: Message>(name: &str, message: &M, pretty: bool) -> Result<String, Failure> {
     let broken = |error: &dyn std::fmt::Display| Failure::failed(format!("cannot write JSON: {error}"));
-    let pool = DescriptorPool::decode(sluice_api::FILE_DESCRIPTOR_SET).map_err(|error| broken(&error))?;
+    let pool = POOL.as_ref().ok_or_else(|| broken(&"no descriptors"))?;
     let descriptor =
         pool.get_message_by_name(&format!("sluice.v1.{name}")).ok_or_else(|| broken(&"no such message"))?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())

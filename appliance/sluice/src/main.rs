@@ -11,6 +11,8 @@ mod policy_file;
 mod show;
 mod table;
 mod text;
+#[cfg(test)]
+mod untrusted;
 
 use std::process::ExitCode;
 

@@ -12,14 +12,17 @@ use crate::failure::{Exit, Failure};
 use crate::out::{Out, Tone};
 use crate::text::safe_lines;
 
-/// The plain values of a file; `-` is stdin. Errors and warnings are told with line and field.
-pub(crate) fn load(path: &Path, out: Out) -> Result<PolicySetSpec, Failure> {
+/// The plain values of a file, and the warnings about it; `-` is stdin. Errors and warnings are told with line and field.
+pub(crate) fn load(path: &Path, out: Out) -> Result<(PolicySetSpec, Vec<String>), Failure> {
     let loaded = if path == Path::new("-") {
         parse_policy_spec("<stdin>", &text(path)?)
     } else {
         load_policy_spec(path)
     };
-    take(loaded.map(|Loaded { value, warnings }| Loaded { value: value.0, warnings }), out)
+    let reason = |warning: &Diagnostic| warning.reason.clone();
+    let known = loaded.as_ref().map(|loaded| loaded.warnings.iter().map(reason).collect());
+    let known = known.unwrap_or_default();
+    Ok((take(loaded.map(|Loaded { value, warnings }| Loaded { value: value.0, warnings }), out)?, known))
 }
 
 /// Tells what was found, and gives the value if there were no errors.

@@ -9,9 +9,9 @@ use crate::out::{Out, Tone};
 use crate::table::{numbers, row};
 use crate::text::{safe, word};
 
-/// Tells what the daemon found in a set.
-pub(crate) fn findings(list: &[v1::Finding], out: Out) {
-    for finding in list {
+/// Tells what the daemon found in a set, but for what is `known`, by its reason.
+pub(crate) fn findings(list: &[v1::Finding], known: &[String], out: Out) {
+    for finding in list.iter().filter(|finding| !known.contains(&finding.reason)) {
         let error = finding.severity() != v1::Severity::Warning;
         let (tone, label) = if error { (Tone::Bad, "error") } else { (Tone::Warn, "warning") };
         let field =
@@ -59,12 +59,12 @@ pub(crate) fn summary(diff: &v1::Diff) -> String {
     )
 }
 
-/// Shows what became of a change.
-pub(crate) fn change(response: &v1::ChangeResponse, out: Out) -> Result<Exit, Failure> {
+/// Shows what became of a change; findings that are `known` are not told again.
+pub(crate) fn change(response: &v1::ChangeResponse, known: &[String], out: Out) -> Result<Exit, Failure> {
     if out.json {
         out.message("ChangeResponse", response)?;
     }
-    findings(&response.findings, out);
+    findings(&response.findings, known, out);
     if !response.applied {
         let why = if response.failure.is_empty() {
             "the set is not valid".to_owned()

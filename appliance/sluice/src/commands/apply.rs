@@ -45,26 +45,28 @@ pub(crate) fn client(wire: Wire) -> PolicyServiceClient<Wire> {
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let out = context.out;
-    let set = policy_file::message(&policy_file::load(&args.file, out)?)?;
+    let (set, known) = policy_file::load(&args.file, out)?;
+    let set = policy_file::message(&set)?;
     let mut client = client(context.connection.open().await?);
     if args.dry_run {
         let live = args.live.unwrap_or_default();
         if live > Duration::from_secs(60) {
             return Err(Failure::usage("--live: at most 60s"));
         }
-        return dry_run(&mut client, set, ms32(live), out).await;
+        return dry_run(&mut client, set, &known, ms32(live), out).await;
     }
     let request = v1::ApplyPolicySetRequest {
         set: Some(set),
         comment: args.comment,
         expected_generation: args.expect_generation,
     };
-    show::change(&client.apply_policy_set(request).await?.into_inner(), out)
+    show::change(&client.apply_policy_set(request).await?.into_inner(), &known, out)
 }
 
 async fn dry_run(
     client: &mut PolicyServiceClient<Wire>,
     set: v1::PolicySet,
+    known: &[String],
     live_ms: u32,
     out: Out,
 ) -> Result<Exit, Failure> {
@@ -79,7 +81,7 @@ async fn dry_run(
         }
         match response.step {
             Some(Step::Plan(found)) => {
-                show::findings(&found.findings, out);
+                show::findings(&found.findings, known, out);
                 valid = found.valid;
                 if !out.json {
                     out.line(&plan(&found, out))?;
@@ -108,7 +110,7 @@ async fn dry_run(
     }
 }
 
-fn plan(plan: &v1::DryRunPlan, out: Out) -> String {
+pub(crate) fn plan(plan: &v1::DryRunPlan, out: Out) -> String {
     let empty = v1::Diff::default();
     let diff = plan.diff.as_ref().unwrap_or(&empty);
     let mut lines = Vec::new();
@@ -127,7 +129,7 @@ fn plan(plan: &v1::DryRunPlan, out: Out) -> String {
     lines.join("\n")
 }
 
-fn live(counts: &v1::LiveCounts) -> String {
+pub(crate) fn live(counts: &v1::LiveCounts) -> String {
     let mut policies = numbers(&["policy would match", "packets", "bytes"]);
     for policy in &counts.policies {
         policies.add_row(row(safe(&policy.name), &[policy.packets, policy.bytes]));

@@ -78,7 +78,7 @@ pub(crate) async fn drops(args: DropArgs, context: &Context) -> Result<Exit, Fai
     Ok(Exit::Ok)
 }
 
-fn shown(counters: &v1::Counters, out: Out) -> String {
+pub(crate) fn shown(counters: &v1::Counters, out: Out) -> String {
     let mut tables = Vec::new();
     if let Some(totals) = &counters.totals {
         tables.extend(whole(totals));

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let out = context.out;
-    let after = policy_file::load(&args.file, out)?;
+    let (after, _) = policy_file::load(&args.file, out)?;
     let mut client = apply::client(context.connection.open().await?);
     let found = client.get_policy_set(v1::GetPolicySetRequest {}).await?.into_inner();
     let before = PolicySetSpec::from(&found.set.unwrap_or_default());

@@ -83,9 +83,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
     let out = context.out;
-    let set = match &args.file {
-        Some(path) => Some(policy_file::message(&policy_file::load(path, out)?)?),
-        None => None,
+    let (set, known) = match &args.file {
+        Some(path) => {
+            let (set, known) = policy_file::load(path, out)?;
+            (Some(policy_file::message(&set)?), known)
+        }
+        None => (None, Vec::new()),
     };
     let request = v1::ExplainRequest {
         ingress: args.ingress.clone(),
@@ -96,7 +99,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let mut client = ExplainServiceClient::new(context.connection.open().await?)
         .max_decoding_message_size(sluice_api::MAX_POLICY_SET_BYTES);
     let response = client.explain(request).await?.into_inner();
-    show::findings(&response.findings, out);
+    show::findings(&response.findings, &known, out);
     if out.json {
         out.message("ExplainResponse", &response)?;
     } else {
@@ -143,13 +146,16 @@ fn beginning(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn shown(response: &v1::ExplainResponse, out: Out) -> String {
+pub(crate) fn shown(response: &v1::ExplainResponse, out: Out) -> String {
     let mut parts = vec![response.headers.iter().map(headers).collect::<Vec<_>>().join("\n")];
     let tone = if response.outcome() == v1::Outcome::Copied { Tone::Good } else { Tone::Warn };
     let outcome = word(response.outcome().as_str_name(), "OUTCOME_");
     let generation =
         response.generation.map_or_else(String::new, |generation| format!(" (generation {generation})"));
-    parts.push(format!("outcome: {}{generation}", out.paint(tone, &outcome)));
+    let flow = response.flow_generation.map_or_else(String::new, |generation| {
+        format!("; the verdict that is kept with the flow is of generation {generation}")
+    });
+    parts.push(format!("outcome: {}{generation}{flow}", out.paint(tone, &outcome)));
     if !response.copies.is_empty() {
         parts.push(copies(&response.copies));
     }

@@ -101,8 +101,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let response = client.list_flows(request).await?.into_inner();
     if context.out.json {
         context.out.message("ListFlowsResponse", &response)?;
-        return Ok(Exit::Ok);
+    } else {
+        context.out.line(&shown(&response))?;
     }
+    Ok(Exit::Ok)
+}
+
+pub(crate) fn shown(response: &v1::ListFlowsResponse) -> String {
     let mut flows = table(&[
         "client", "server", "protocol", "vlan", "tunnel", "state", "packets", "bytes", "lasts", "port",
     ]);
@@ -125,14 +130,12 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             or_dash(safe(&flow.port)),
         ]);
     }
-    context.out.line(&flows.to_string())?;
-    context.out.line(&format!(
-        "{} of {} flows that fit, out of {}",
+    format!(
+        "{flows}\n{} of {} flows that fit, out of {}",
         response.flows.len(),
         response.matched,
         response.examined
-    ))?;
-    Ok(Exit::Ok)
+    )
 }
 
 /// An end of a flow: address and port.

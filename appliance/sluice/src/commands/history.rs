@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     Ok(Exit::Ok)
 }
 
-fn generations(list: &[v1::Generation]) -> String {
+pub(crate) fn generations(list: &[v1::Generation]) -> String {
     let mut generations =
         table(&["generation", "applied", "by", "how", "policies", "groups", "destinations", "comment"]);
     for generation in list {

@@ -140,13 +140,13 @@ pub(crate) async fn policy(action: Action, context: &Context) -> Result<Exit, Fa
                     comment: change.comment.clone(),
                     expected_generation: expected.take(),
                 };
-                show::change(&client.put_policy(request).await?.into_inner(), out)?;
+                show::change(&client.put_policy(request).await?.into_inner(), &[], out)?;
             }
             Ok(Exit::Ok)
         }
         Action::Delete { name, change } => {
             let response = client(context).await?.delete_policy(change.delete(name)).await?;
-            show::change(&response.into_inner(), out)
+            show::change(&response.into_inner(), &[], out)
         }
     }
 }
@@ -192,13 +192,13 @@ pub(crate) async fn group(action: Action, context: &Context) -> Result<Exit, Fai
                     comment: change.comment.clone(),
                     expected_generation: expected.take(),
                 };
-                show::change(&client.put_group(request).await?.into_inner(), out)?;
+                show::change(&client.put_group(request).await?.into_inner(), &[], out)?;
             }
             Ok(Exit::Ok)
         }
         Action::Delete { name, change } => {
             let response = client(context).await?.delete_group(change.delete(name)).await?;
-            show::change(&response.into_inner(), out)
+            show::change(&response.into_inner(), &[], out)
         }
     }
 }
@@ -244,13 +244,13 @@ pub(crate) async fn destination(action: Action, context: &Context) -> Result<Exi
                     comment: change.comment.clone(),
                     expected_generation: expected.take(),
                 };
-                show::change(&client.put_destination(request).await?.into_inner(), out)?;
+                show::change(&client.put_destination(request).await?.into_inner(), &[], out)?;
             }
             Ok(Exit::Ok)
         }
         Action::Delete { name, change } => {
             let response = client(context).await?.delete_destination(change.delete(name)).await?;
-            show::change(&response.into_inner(), out)
+            show::change(&response.into_inner(), &[], out)
         }
     }
 }
@@ -302,7 +302,7 @@ async fn merged(path: &Path, kind: &str, client: &mut Client, out: Out) -> Resul
     policy_file::message(&own)
 }
 
-fn policy_row(policy: &v1::Policy) -> [String; 8] {
+pub(crate) fn policy_row(policy: &v1::Policy) -> [String; 8] {
     let side = |side: &Option<v1::Side>| {
         let side = side.clone().unwrap_or_default();
         let ports =
@@ -342,7 +342,7 @@ fn policy_row(policy: &v1::Policy) -> [String; 8] {
     ]
 }
 
-fn destination_row(destination: &v1::Destination) -> [String; 5] {
+pub(crate) fn destination_row(destination: &v1::Destination) -> [String; 5] {
     let place = destination.remote.clone().or_else(|| destination.file.clone());
     let place = place.map_or_else(|| list(&destination.members, ", "), |place| safe(&place));
     let mut limits = Vec::new();

@@ -28,5 +28,5 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
         comment: args.comment,
         expected_generation: args.expect_generation,
     };
-    show::change(&client.rollback(request).await?.into_inner(), context.out)
+    show::change(&client.rollback(request).await?.into_inner(), &[], context.out)
 }

@@ -64,24 +64,31 @@ pub(crate) fn shown(status: &v1::Status, out: Out) -> String {
         format!("ports        {} of {} up", status.ports_up, status.ports),
         format!("workers      {}", status.workers),
         format!(
-            "processor    {}.{:02} cores{}",
-            status.cpu_millicores / 1000,
-            status.cpu_millicores % 1000 / 10,
-            limit(
-                status.cpu_limit_millicores,
-                format!(
-                    "{}.{:02}",
-                    status.cpu_limit_millicores / 1000,
-                    status.cpu_limit_millicores % 1000 / 10
-                )
-            )
-        ),
-        format!(
             "memory       {}{}",
             bytes(status.memory_bytes),
             limit(status.memory_limit_bytes, bytes(status.memory_limit_bytes))
         ),
     ];
+    // A daemon that does not tell says 0.
+    if status.cpu_millicores > 0 || status.cpu_limit_millicores > 0 {
+        let at = lines.len().saturating_sub(1);
+        lines.insert(
+            at,
+            format!(
+                "processor    {}.{:02} cores{}",
+                status.cpu_millicores / 1000,
+                status.cpu_millicores % 1000 / 10,
+                limit(
+                    status.cpu_limit_millicores,
+                    format!(
+                        "{}.{:02}",
+                        status.cpu_limit_millicores / 1000,
+                        status.cpu_limit_millicores % 1000 / 10
+                    )
+                )
+            ),
+        );
+    }
     if let Some(account) = &status.account {
         lines.push(format!("lost         {} packets before rx", account.lost_before_rx));
         lines.push(format!("account      {}", show::account(account, out)));
@@ -106,8 +113,13 @@ pub(crate) async fn ports(context: &Context) -> Result<Exit, Failure> {
     let response = client.list_ports(v1::ListPortsRequest {}).await?.into_inner();
     if context.out.json {
         context.out.message("ListPortsResponse", &response)?;
-        return Ok(Exit::Ok);
+    } else {
+        context.out.line(&shown_ports(&response))?;
     }
+    Ok(Exit::Ok)
+}
+
+pub(crate) fn shown_ports(response: &v1::ListPortsResponse) -> String {
     let mut places = table(&["port", "device", "role", "link", "mtu", "addresses", "next hops"]);
     let mut counts =
         numbers(&["port", "received", "sent", "lost before rx", "tx errors", "cut", "super-frames"]);
@@ -148,8 +160,7 @@ pub(crate) async fn ports(context: &Context) -> Result<Exit, Failure> {
     if breakers.row_count() > 0 {
         text = format!("{text}\n\n{breakers}");
     }
-    context.out.line(&text)?;
-    Ok(Exit::Ok)
+    text
 }
 
 pub(crate) async fn workers(context: &Context) -> Result<Exit, Failure> {
@@ -157,8 +168,13 @@ pub(crate) async fn workers(context: &Context) -> Result<Exit, Failure> {
     let response = client.list_workers(v1::ListWorkersRequest {}).await?.into_inner();
     if context.out.json {
         context.out.message("ListWorkersResponse", &response)?;
-        return Ok(Exit::Ok);
+    } else {
+        context.out.line(&shown_workers(&response))?;
     }
+    Ok(Exit::Ok)
+}
+
+pub(crate) fn shown_workers(response: &v1::ListWorkersResponse) -> String {
     let mut workers = numbers(&[
         "worker",
         "cpu",
@@ -192,6 +208,5 @@ pub(crate) async fn workers(context: &Context) -> Result<Exit, Failure> {
     if stages.row_count() > 0 {
         text = format!("{text}\n\n{stages}");
     }
-    context.out.line(&text)?;
-    Ok(Exit::Ok)
+    text
 }

@@ -72,8 +72,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
     let response = client.list_top_talkers(request).await?.into_inner();
     if context.out.json {
         context.out.message("ListTopTalkersResponse", &response)?;
-        return Ok(Exit::Ok);
+    } else {
+        context.out.line(&shown(&response))?;
     }
+    Ok(Exit::Ok)
+}
+
+pub(crate) fn shown(response: &v1::ListTopTalkersResponse) -> String {
     let mut talkers =
         table(&["client", "server", "service", "packets", "bytes", "new flows", "retransmissions"]);
     let total = response.total.iter().map(|total| ("all".to_owned(), total));
@@ -94,9 +99,5 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> 
             talker.retransmissions.to_string(),
         ]);
     }
-    context.out.line(&talkers.to_string())?;
-    context
-        .out
-        .line(&format!("over {} s; packets and bytes are those of clients / servers", response.seconds))?;
-    Ok(Exit::Ok)
+    format!("{talkers}\nover {} s; packets and bytes are those of clients / servers", response.seconds)
 }

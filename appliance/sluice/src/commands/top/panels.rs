@@ -225,7 +225,7 @@ fn drops(before: &v1::Counters, after: &v1::Counters, measure: Measure) -> Panel
     let reasons = |counters: &v1::Counters| counters.totals.as_ref().map(|totals| totals.drops.clone());
     let (before, after) =
         (reasons(before).unwrap_or_default(), reasons(after).unwrap_or_else(|| none.clone()));
-    let header = vec!["drop reason".to_owned(), measure.per("packets"), "since start".to_owned()];
+    let header = vec!["drop reason".to_owned(), measure.per("packets"), "total".to_owned()];
     let rows = after.iter().filter(|(_, packets)| **packets > 0).map(|(reason, packets)| {
         let rate = measure.count(before.get(reason).copied().unwrap_or(0), *packets);
         row(reason, vec![rate, *packets])

@@ -129,6 +129,11 @@ impl Drawn {
             span(status.started_at_ns, status.time_ns)
         );
         let flows = new.flow.as_ref().map_or_else(String::new, |flow| format!("   flows {}", si(flow.flows)));
+        // A daemon that does not tell says 0.
+        let cpu = match status.cpu_millicores {
+            0 => String::new(),
+            used => format!("   cpu {}.{:02} cores", used / 1000, used % 1000 / 10),
+        };
         let mut lines = vec![
             Line::from(vec![
                 Span::styled(title, Style::new().add_modifier(Modifier::BOLD)),
@@ -138,14 +143,12 @@ impl Drawn {
                 verdict,
             ]),
             Line::from(format!(
-                "generation {}: {} policies, {} destinations   ports up {} of {}   cpu {}.{:02} cores   memory {}{flows}",
+                "generation {}: {} policies, {} destinations   ports up {} of {}{cpu}   memory {}{flows}",
                 after.generation,
                 status.policies,
                 status.destinations,
                 status.ports_up,
                 status.ports,
-                status.cpu_millicores / 1000,
-                status.cpu_millicores % 1000 / 10,
                 bytes(status.memory_bytes),
             )),
             self.sums(before, after),
@@ -367,7 +370,7 @@ mod tests {
         let shown = lines(&mut app(3), 110, 24);
         let expected = "\
 sluiced 0.1.0 on broker, up 1m 1s   running for 1m   account balanced
-generation 3: 0 policies, 0 destinations   ports up 0 of 0   cpu 0.00 cores   memory 3.0 MiB
+generation 3: 0 policies, 0 destinations   ports up 0 of 0   memory 3.0 MiB
 rx/s: 1000, 800.0 k bit/s   tx/s: 500, 400.0 k bit/s   drops/s: 500   lost before rx/s: 0";
         assert_eq!(shown[..3].join("\n"), expected);
         let text = shown.join("\n");
