@@ -16,24 +16,35 @@ use serde_json::Value;
 /// When it cannot be built.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(binary) = env::var_os("SLUICED") {
-            return PathBuf::from(binary);
-        }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let [release, debug] = ["release", "debug"].map(|profile| target.join(profile).join("sluiced"));
-        let age = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-        if let Some(found) =
-            [&release, &debug].into_iter().max_by_key(|path| age(path)).filter(|path| path.is_file())
-        {
-            return found.clone();
-        }
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo).args(["build", "-q", "-p", "sluiced"]).current_dir(root).status();
-        assert!(built.is_ok_and(|status| status.success()), "cargo build -p sluiced");
-        debug
-    })
+    BINARY.get_or_init(|| built("sluiced", "SLUICED"))
+}
+
+/// The command line `sluice`: env `SLUICE`, else as [`binary`].
+///
+/// # Panics
+/// When it cannot be built.
+pub fn cli() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built("sluice", "SLUICE"))
+}
+
+fn built(package: &str, variable: &str) -> PathBuf {
+    if let Some(binary) = env::var_os(variable) {
+        return PathBuf::from(binary);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let [release, debug] = ["release", "debug"].map(|profile| target.join(profile).join(package));
+    let age = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    if let Some(found) =
+        [&release, &debug].into_iter().max_by_key(|path| age(path)).filter(|path| path.is_file())
+    {
+        return found.clone();
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["build", "-q", "-p", package]).current_dir(root).status();
+    assert!(built.is_ok_and(|status| status.success()), "cargo build -p {package}");
+    debug
 }
 
 /// What a replay left behind.
