@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -13,6 +13,7 @@ use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::pcap_file::{Builder, ETHERNET, Record};
 use sluice_tests::sluiced::cli;
 use sluice_tests::tap::{CLIENT, SERVER, TOOL, Tap};
+use sluice_tests::tcpdump::tshark;
 
 const BOOT: &str = r#"
 [[port]]
@@ -170,19 +171,42 @@ fn a_daemon_is_steered_and_watched_from_the_command_line() {
 
     // What would be matched, of traffic that passes.
     let mut trial = sluice.command("apply -f new.toml --dry-run --live 3s --json");
-    let trial = std::thread::spawn(move || trial.output().unwrap());
-    std::thread::sleep(Duration::from_millis(800));
+    let mut trial = trial.stdout(Stdio::piped()).spawn().unwrap();
+    // The plan comes when counting has begun.
+    let mut steps = serde_json::Deserializer::from_reader(trial.stdout.take().unwrap()).into_iter::<Value>();
+    let plan = steps.next().unwrap().unwrap();
+    assert_eq!(plan["plan"]["valid"], true, "{plan}");
     tap.flood(40, 200);
-    let output = trial.join().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let steps: Vec<Value> = output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect();
+    let steps: Vec<Value> = steps.map(Result::unwrap).collect();
+    assert!(trial.wait().unwrap().success());
     let last = &steps.last().unwrap()["counts"];
     assert_eq!((&last["last"], &last["policies"][0]["packets"]), (&true.into(), &40.into()), "{steps:?}");
     assert_eq!(sluice.json("status")["generation"], history["generations"][0]["generation"]);
+
+    // Who talks, and what passes: tshark reads as many packets as were asked for.
+    let flows = sluice.json("flows --protocol udp");
+    assert_eq!(
+        (&flows["flows"][0]["client"], &flows["flows"][0]["server"]),
+        (&CLIENT[0].into(), &SERVER[0].into())
+    );
+    // A second's rows come when it is over.
+    wait_for("the talkers", Duration::from_secs(10), || {
+        sluice.text("talkers --by client --seconds 60").contains(CLIENT[0]).then_some(())
+    });
+    let mut capture = sluice.command("capture -w live.pcapng --protocol udp -c 20 --time 20s");
+    let capture = std::thread::spawn(move || capture.output().unwrap());
+    wait_for("the file", Duration::from_secs(10), || lab.dir().join("live.pcapng").exists().then_some(()));
+    tap.flood(30, 200);
+    let output = capture.join().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.starts_with("20 packets, ") && told.ends_with("; the number of packets was reached\n"),
+        "{told}"
+    );
+    let captured = tshark(&lab.dir().join("live.pcapng"), "udp.dstport == 9", &["ip.src", "udp.length"], &[]);
+    assert_eq!(captured, vec![format!("{}\t208", CLIENT[0]); 20]);
+    sluice.run("capture -w live.pcapng", 1, "--force");
 
     // A picture of it all.
     let picture = sluice.text("top --once -i 200ms");
