@@ -103,7 +103,11 @@ fn write(records: &[FlowRecord], profile: Profile) -> Result<(f64, usize, u64)> 
     let sink = ParquetSink::open(settings)?;
     let stats = sink.stats();
     let mut drain = Drain { sink, batch: Vec::with_capacity(BATCH) };
-    let rings = RecordRings { flows: Arc::new(ArrayQueue::new(RING)), metrics: Arc::new(ArrayQueue::new(1)) };
+    let rings = RecordRings {
+        flows: Arc::new(ArrayQueue::new(RING)),
+        metrics: Arc::new(ArrayQueue::new(1)),
+        recent: Arc::default(),
+    };
     let time = ThreadTime::current();
     let mut taken = 0;
     for part in records.chunks(RING) {
