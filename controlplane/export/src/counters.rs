@@ -37,9 +37,11 @@ const COUNTS: [Named<Counts>; 17] = [
     ("ctrl_lost", |counts| counts.ctrl_lost),
 ];
 
-const PORT: [Named<Port>; 7] = [
+const PORT: [Named<Port>; 9] = [
     ("rx_packets", |port| port.rx_packets),
+    ("rx_bytes", |port| port.rx_bytes),
     ("tx_packets", |port| port.tx_packets),
+    ("tx_bytes", |port| port.tx_bytes),
     ("lost_before_rx", |port| port.lost_before_rx),
     ("tx_errors", |port| port.tx_errors),
     ("rx_cut", |port| port.rx_cut),

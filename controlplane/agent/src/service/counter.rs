@@ -41,7 +41,9 @@ pub(super) fn port(report: &PortReport) -> v1::PortCounters {
     v1::PortCounters {
         port: report.name.clone(),
         rx_packets: report.rx_packets,
+        rx_bytes: report.rx_bytes,
         tx_packets: report.tx_packets,
+        tx_bytes: report.tx_bytes,
         lost_before_rx: report.lost_before_rx,
         tx_errors: report.tx_errors,
         rx_cut: report.rx_cut,

@@ -132,7 +132,9 @@ metrics! {
 
     PortUp = "sluice_port_up" Gauge [port] "Whether the link is up: 1 or 0.";
     PortRxPackets = "sluice_port_rx_packets" Counter [port] "Packets that the device received, as far as it tells.";
+    PortRxBytes = "sluice_port_rx_bytes" Counter [port] "Bytes that the device received, without FCS, as far as it tells.";
     PortTxPackets = "sluice_port_tx_packets" Counter [port] "Packets that the device sent.";
+    PortTxBytes = "sluice_port_tx_bytes" Counter [port] "Bytes that the device sent, without FCS.";
     PortLostBeforeRxPackets = "sluice_port_lost_before_rx_packets" Counter [port] "Packets lost before they reached a worker.";
     PortTxErrors = "sluice_port_tx_errors" Counter [port] "Packets that the device accepted and then failed to send.";
     PortRxCutPackets = "sluice_port_rx_cut_packets" Counter [port] "Frames received shorter than they were on the wire (snap length).";

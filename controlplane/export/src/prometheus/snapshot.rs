@@ -180,7 +180,9 @@ fn ports(ports: &[Port], out: &mut Families) {
     let mut each = |metric, value: fn(&Port) -> u64| each(out, ports, |port| &port.name, metric, value);
     each(M::PortUp, |port| port.up.into());
     each(M::PortRxPackets, |port| port.rx_packets);
+    each(M::PortRxBytes, |port| port.rx_bytes);
     each(M::PortTxPackets, |port| port.tx_packets);
+    each(M::PortTxBytes, |port| port.tx_bytes);
     each(M::PortLostBeforeRxPackets, |port| port.lost_before_rx);
     each(M::PortTxErrors, |port| port.tx_errors);
     each(M::PortRxCutPackets, |port| port.rx_cut);

@@ -59,8 +59,12 @@ pub struct PortReport {
     pub up: bool,
     /// Packets that the device received, as far as it tells.
     pub rx_packets: u64,
+    /// Bytes that the device received, without FCS, as far as it tells.
+    pub rx_bytes: u64,
     /// Packets that the device sent.
     pub tx_packets: u64,
+    /// Bytes that the device sent, without FCS, as far as it tells.
+    pub tx_bytes: u64,
     /// Packets lost before they reached a worker.
     pub lost_before_rx: u64,
     /// Packets that the device accepted and then failed to send.
@@ -162,6 +166,7 @@ impl PortState {
                 let stats = port.stats().unwrap_or_default();
                 report.rx_packets = stats.ipackets;
                 report.tx_packets = stats.opackets;
+                (report.rx_bytes, report.tx_bytes) = (stats.ibytes, stats.obytes);
                 report.tx_errors = stats.oerrors;
                 report.lost_before_rx += stats.imissed + stats.ierrors + stats.rx_nombuf;
             }
@@ -170,6 +175,8 @@ impl PortState {
                 let stats = port.stats();
                 report.rx_packets += stats.rx_packets;
                 report.tx_packets += stats.tx_packets;
+                report.rx_bytes += stats.rx_bytes;
+                report.tx_bytes += stats.tx_bytes;
                 report.lost_before_rx += stats.kernel_drops;
                 report.tx_errors += stats.tx_errors;
                 report.rx_cut += stats.rx_cut;
