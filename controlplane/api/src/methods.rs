@@ -1,13 +1,6 @@
 //! Who may call what?
 
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// May look at state, policies, counters and flows, but not at payload.
-    Viewer,
-    /// May change policies and capture packets, too.
-    Operator,
-}
+pub use sluice_model::ApiRole as Role;
 
 /// A method and the least role that may call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +11,23 @@ pub struct Method {
     pub role: Role,
     /// Whether the request carries a policy set, and so may be as large as [`MAX_POLICY_SET_BYTES`](crate::MAX_POLICY_SET_BYTES).
     pub large: bool,
+    /// Whether the answer is a stream: it may take as long as it likes.
+    pub stream: bool,
 }
 
 macro_rules! methods {
-    ($($service:literal: $($name:literal $role:ident $($large:ident)?),+;)+) => {
+    ($($service:literal: $($name:literal $role:ident $($kind:ident)*),+;)+) => {
         &[$($(Method {
             path: concat!("/sluice.v1.", $service, "/", $name),
             role: Role::$role,
-            large: methods!(@large $($large)?),
+            large: false $(|| methods!(@large $kind))*,
+            stream: false $(|| methods!(@stream $kind))*,
         },)+)+]
     };
-    (@large) => { false };
     (@large large) => { true };
+    (@large stream) => { false };
+    (@stream large) => { false };
+    (@stream stream) => { true };
 }
 
 /// Every method of `sluice.v1`.
@@ -37,7 +35,7 @@ pub const ALL: &[Method] = methods! {
     "PolicyService":
         "GetPolicySet" Viewer,
         "ApplyPolicySet" Operator large,
-        "DryRun" Operator large,
+        "DryRun" Operator large stream,
         "ListPolicies" Viewer,
         "GetPolicy" Viewer,
         "PutPolicy" Operator,
@@ -59,25 +57,31 @@ pub const ALL: &[Method] = methods! {
         "Explain" Viewer large;
     "StatusService":
         "GetStatus" Viewer,
-        "WatchStatus" Viewer,
+        "WatchStatus" Viewer stream,
         "ListPorts" Viewer,
         "ListWorkers" Viewer,
         "Start" Operator,
         "Stop" Operator;
     "CounterService":
         "GetCounters" Viewer,
-        "WatchCounters" Viewer;
+        "WatchCounters" Viewer stream;
     "FlowService":
         "ListFlows" Viewer,
         "ListTopTalkers" Viewer;
     "CaptureService":
-        "Capture" Operator;
+        "Capture" Operator stream;
 };
+
+/// The method at `path`.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Method> {
+    ALL.iter().find(|method| method.path == path)
+}
 
 /// The least role for the method at `path`; `None` = there is no such method, so nobody may call it.
 #[must_use]
 pub fn role(path: &str) -> Option<Role> {
-    ALL.iter().find(|method| method.path == path).map(|method| method.role)
+    find(path).map(|method| method.role)
 }
 
 #[cfg(test)]
@@ -101,6 +105,7 @@ mod tests {
                     let named = if comment.contains("Role: viewer") { Role::Viewer } else { Role::Operator };
                     assert!(comment.contains("Role: "), "{path} names no role");
                     assert_eq!(role(&path), Some(named), "{path}");
+                    assert_eq!(find(&path).unwrap().stream, method.server_streaming(), "{path}");
                     found.push(path);
                 }
             }

@@ -33,7 +33,7 @@ mod tap_side;
 mod tcp_perf;
 mod worker_settings;
 
-pub use api_settings::ApiSettings;
+pub use api_settings::{ApiClient, ApiLimits, ApiRole, ApiSettings, ApiTcp, ApiTls, ApiToken, TokenSecret};
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
     PortSpec, PortSpecError,

@@ -1,62 +1,27 @@
 //! What does the `[metrics]` section of a boot config say?
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::document::Fields;
+use super::listen::{is_loopback, listen};
 use super::source::Report;
 use crate::MetricsSettings;
 
-/// What is written where nothing better is known.
-const EXAMPLE: &str = "write listen = \"127.0.0.1:9464\"";
+/// The port in suggestions.
+const PORT: u16 = 9464;
 
 /// The section; metrics are served when it is there, on loopback unless it says otherwise.
 pub(super) fn metrics_settings(mut fields: Fields<'_>, report: &Report<'_>) -> MetricsSettings {
     let mut settings = MetricsSettings::default();
-    if let Some(text) = fields.string("listen", "\"127.0.0.1:9464\"") {
-        let field = fields.field("listen");
-        match text.value.trim().parse::<SocketAddr>() {
-            Ok(listen) if listen.port() == 0 => {
-                let suggestion = format!("write listen = \"{}\"", SocketAddr::new(listen.ip(), 9464));
-                report.error(
-                    &text.span,
-                    field,
-                    "port 0 is any port: nobody knows where to scrape",
-                    suggestion,
-                );
-            }
-            Ok(listen) => {
-                if !listen.ip().to_canonical().is_loopback() {
-                    let reason =
-                        format!("{listen} is not loopback: whoever reaches it reads all counters and names");
-                    let suggestion = "filter who may connect, or listen on 127.0.0.1".to_owned();
-                    report.warning(&text.span, field, reason, suggestion);
-                }
-                settings.listen = listen;
-            }
-            Err(_) => {
-                let (reason, suggestion) = problem(text.value.trim());
-                report.error(&text.span, field, reason, suggestion);
-            }
+    if let Some(listen) = listen(&mut fields, PORT, report) {
+        if !is_loopback(listen.value) {
+            let reason =
+                format!("{} is not loopback: whoever reaches it reads all counters and names", listen.value);
+            let suggestion = "filter who may connect, or listen on 127.0.0.1".to_owned();
+            report.warning(&listen.span, fields.field("listen"), reason, suggestion);
         }
+        settings.listen = listen.value;
     }
     fields.finish();
     settings
-}
-
-/// What is wrong with a text that is no address and port, and what to write.
-fn problem(text: &str) -> (String, String) {
-    let reason = format!("{text:?} is not an address and a port");
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return (reason, format!("write listen = \"{}\"", SocketAddr::new(address, 9464)));
-    }
-    if let Ok(port @ 1..) = text.trim_start_matches(':').parse::<u16>() {
-        return (reason, format!("write listen = \"127.0.0.1:{port}\""));
-    }
-    if let Some(port @ 1..) = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok()) {
-        return (reason, format!("write listen = \"127.0.0.1:{port}\""));
-    }
-    (reason, EXAMPLE.to_owned())
 }
 
 #[cfg(test)]

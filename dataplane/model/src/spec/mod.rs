@@ -6,6 +6,7 @@
 
 mod addresses;
 mod api_section;
+mod api_tcp;
 mod boot_file;
 mod check;
 mod contradiction;
@@ -21,6 +22,7 @@ mod group_kind;
 mod groups;
 mod inverse;
 mod limit_section;
+mod listen;
 mod log_section;
 mod metrics_section;
 mod names;
