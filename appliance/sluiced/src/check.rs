@@ -56,6 +56,12 @@ pub(crate) fn check(config: Option<&Path>, policy: Option<&Path>) -> Result<Exit
             whole = false;
         }
     }
+    if let Some(boot) = boot.as_ref().filter(|boot| boot.api.enabled)
+        && let Err(error) = sluice_agent::check_access(&boot.api)
+    {
+        complain!("error: {error}");
+        whole = false;
+    }
     if let Some(boot) = &boot
         && let Err(error) = print_boot(&mut out, boot)
     {

@@ -1,16 +1,16 @@
 //! What the engine counts, handed to the server of metrics at each scrape.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use sluice_agent::{Code, Life, State};
+use sluice_agent::{ApiCounts, Code, Life, State};
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{CorePlan, Engine};
 use sluice_export::parquet::SinkStats;
-use sluice_export::prometheus::{Health, LifeView, MetricsServer, Snapshot, Source};
+use sluice_export::prometheus::{ApiView, Health, LifeView, MetricsServer, Snapshot, Source};
 use sluice_model::BootConfig;
 
 use crate::engine_view::view;
@@ -27,6 +27,7 @@ pub(crate) struct Watched {
     /// By port number.
     port_names: Vec<String>,
     parquet: Option<Arc<SinkStats>>,
+    api: Option<Arc<ApiCounts>>,
     /// When the main thread was last seen.
     seen: Mutex<Instant>,
     stopping: AtomicBool,
@@ -42,13 +43,18 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Starts the server, if the boot config wants one. Before the engine, so that the thread is bound to no core, and
     /// readiness can be asked for from the beginning.
-    pub(crate) fn start(boot: &BootConfig, parquet: Option<Arc<SinkStats>>) -> Result<Option<Self>> {
+    pub(crate) fn start(
+        boot: &BootConfig,
+        parquet: Option<Arc<SinkStats>>,
+        api: Option<Arc<ApiCounts>>,
+    ) -> Result<Option<Self>> {
         let Some(settings) = boot.metrics else { return Ok(None) };
         let watched = Arc::new(Watched {
             engine: OnceLock::new(),
             life: OnceLock::new(),
             port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
             parquet,
+            api,
             seen: Mutex::new(Instant::now()),
             stopping: AtomicBool::new(false),
         });
@@ -91,7 +97,12 @@ impl Source for Watched {
         let engine = engine.map(|engine| view(&engine, &self.port_names));
         let parquet = self.parquet.as_ref().map(|stats| stats.report());
         let life = self.life.get().map(|life| life_view(life));
-        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet, life }
+        let api = self.api.as_ref().map(|counts| ApiView {
+            connections: counts.connections().collect(),
+            requests: counts.requests().collect(),
+            refused: counts.refused().collect(),
+        });
+        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet, life, api }
     }
 
     fn health(&self) -> Health {
@@ -123,7 +134,9 @@ fn life_view(life: &Life) -> LifeView {
 }
 
 /// Binds this thread to the CPUs that move no packets, if there are any.
-fn keep_off(cores: &CorePlan) {
+pub(crate) fn keep_off(cores: &CorePlan) {
+    // Each thread would say the same.
+    static TOLD: Once = Once::new();
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let mut others = CpuSet::new();
     let busy = |cpu: &usize| {
@@ -133,8 +146,12 @@ fn keep_off(cores: &CorePlan) {
     let free = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).filter(|cpu| !busy(cpu));
     free.for_each(|cpu| others.set(cpu));
     if others.count() == 0 {
-        tracing::warn!("every CPU moves packets: scrapes share one with them");
+        TOLD.call_once(|| {
+            tracing::warn!("every CPU moves packets: scrapes and the API share one with them");
+        });
     } else if let Err(error) = sched_setaffinity(None, &others) {
-        tracing::warn!(%error, "scrapes may run on CPUs that move packets");
+        TOLD.call_once(|| {
+            tracing::warn!(%error, "scrapes and the API may run on CPUs that move packets");
+        });
     }
 }

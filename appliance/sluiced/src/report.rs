@@ -3,6 +3,7 @@
 use comfy_table::LineStyle;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
+use sluice_agent::ApiCounts;
 use sluice_engine::counters::{DestinationTotals, PolicyTotals};
 use sluice_engine::ledger::{Account, Ledger};
 use sluice_engine::output::BreakerReport;
@@ -344,6 +345,26 @@ pub(crate) fn drops_json(drops: &DropCounts) -> Value {
         .filter(|&(_, packets)| packets > 0)
         .map(|(reason, packets)| (reason.name(), packets))
         .collect()
+}
+
+/// What the API took and refused.
+pub(crate) fn api_json(counts: &ApiCounts) -> Value {
+    let refused = counts.refused().filter(|&(_, count)| count > 0);
+    let connections = counts.connections().map(|(transport, _, all)| (transport, all));
+    json!({
+        "connections": connections.map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        "requests": counts.requests().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        "refused": refused.map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+    })
+}
+
+/// What the API refused, if it did.
+pub(crate) fn api(counts: &ApiCounts) -> Option<String> {
+    let mut table = numbers(&["the API refused because of", "times"]);
+    for (reason, count) in counts.refused().filter(|&(_, count)| count > 0) {
+        table.add_row(row(reason, &[count]));
+    }
+    table.row_iter().next().is_some().then(|| table.to_string())
 }
 
 /// The ports of a running engine.

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sluice_agent::{CgroupLeaf, Change, Code, Enforced, History, Life, LifeWatch, Origin, Policies, Server};
-use sluice_engine::runtime::Engine;
+use sluice_agent::{
+    ApiCounts, CgroupLeaf, Change, Code, Enforced, History, Life, LifeWatch, Origin, Policies, ServeError,
+    Server,
+};
+use sluice_engine::machine::Machine;
+use sluice_engine::runtime::{CorePlan, Engine};
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_export::parquet::{ParquetSettings, SinkStats};
 use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
@@ -16,7 +20,7 @@ use sluice_model::{
 };
 
 use crate::log;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::notify::Notify;
 use crate::paths;
 use crate::records::{Drain, RecordFiles, Written};
@@ -47,10 +51,10 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
 
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
     let signals = Signals::watch().context("cannot handle signals")?;
-    let mut server = boot.api.enabled.then(Server::new).transpose()?;
+    let mut server = boot.api.enabled.then(|| start_api(&boot)).transpose()?;
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
     let exports = drain.as_ref().and_then(Drain::parquet);
-    let metrics = Metrics::start(&boot, exports.clone())?;
+    let metrics = Metrics::start(&boot, exports.clone(), server.as_ref().map(Server::counts))?;
     let watch = LifeWatch::start(notify.rounds()).context("cannot start the thread of the state")?;
     let engine = Arc::new(Engine::start_behind(&boot, &policies, generation, life.gate())?);
     if let Some(drain) = &drain {
@@ -91,6 +95,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         if signals.take_reload() {
             notify.reloading();
             reload(config, &boot, &policies);
+            server.iter().for_each(reload_access);
             notify.ready("running");
         }
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
@@ -102,16 +107,18 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     notify.stopping();
     metrics.iter().for_each(Metrics::stopping);
     watch.end();
-    if let Some(server) = server {
+    let api = server.map(|server| {
+        let counts = server.counts();
         server.stop();
-    }
+        counts
+    });
     let in_force = policies.current();
     drop(policies);
     let mut engine = alone(engine)?;
     engine.stop();
     let written = drain.map(|drain| drain.end(&engine)).unwrap_or_default();
     let mut out = Out::default();
-    let summary = print_summary(&mut out, &engine, &boot, &in_force.policies, &written, json);
+    let summary = print_summary(&mut out, &engine, &boot, &in_force.policies, &written, api.as_deref(), json);
     let whole = written.complain();
     if let Some(metrics) = metrics {
         metrics.end();
@@ -157,10 +164,26 @@ fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
 fn serve(server: &mut Server, policies: &Arc<Policies>, boot: &BootConfig) -> Result<()> {
     let (named, usual) = (boot.api.socket.as_deref(), Path::new(sluice_api::DEFAULT_SOCKET));
     match server.serve(Arc::clone(policies), named.unwrap_or(usual)) {
-        Err(error) if named.is_none() => tracing::warn!(%error, "running without the API"),
+        Err(error @ (ServeError::Socket { .. } | ServeError::InUse(_))) if named.is_none() => {
+            tracing::warn!(%error, "running without the socket of the API");
+        }
         result => result?,
     }
     Ok(())
+}
+
+/// Reads what the API needs, and makes its threads, which keep off the CPUs that move packets.
+fn start_api(boot: &BootConfig) -> Result<Server, ServeError> {
+    let cores = CorePlan::new(boot, &Machine::detect());
+    Server::new(&boot.api, move || metrics::keep_off(&cores))
+}
+
+/// Reads certificates and tokens of the API anew.
+fn reload_access(server: &Server) {
+    match server.reload() {
+        Ok(()) => tracing::info!("certificates and tokens of the API are read anew"),
+        Err(error) => tracing::error!(%error, "certificates and tokens of the API stay as they were"),
+    }
 }
 
 /// The engine, when nobody else has it any more: the last requests end within seconds.
@@ -312,6 +335,7 @@ fn print_summary(
     boot: &BootConfig,
     policies: &PolicySet,
     written: &Written,
+    api: Option<&ApiCounts>,
     json: bool,
 ) -> ExitCode {
     let account = engine.account();
@@ -340,11 +364,15 @@ fn print_summary(
         let mut object = summary.json();
         object["threads"] = threads::json(&engine.threads());
         object["mbufs_lost"] = left.into();
+        object["api"] = api.map_or(serde_json::Value::Null, report::api_json);
         say!(out, "{object}");
     } else {
         say!(out, "{}", summary.table());
         say!(out, "\n{}", report::ports(&ports));
         say!(out, "\n{}", threads::table(&engine.threads()));
+        if let Some(api) = api.and_then(report::api) {
+            say!(out, "\n{api}");
+        }
         let aside = if kept > 0 { format!(" ({kept} more are kept by their driver)") } else { String::new() };
         say!(out, "\nmbufs not given back: {left}{aside}");
     }

@@ -1,11 +1,12 @@
-//! Who may connect, and how much may they ask for?
+//! Where is the API served?
 //!
-//! The API is served on a Unix socket whose file rights decide who may connect: the owner and the group of the daemon.
-//! Whoever may connect is an operator. Requests are bounded in size, number and time.
+//! On a Unix socket, whose file rights decide who may connect, and on TCP when the boot config says so. Both pass the
+//! same [`Gate`].
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,29 +20,29 @@ use sluice_api::v1::history_service_server::HistoryServiceServer;
 use sluice_api::v1::policy_service_server::PolicyServiceServer;
 use sluice_api::v1::status_service_server::StatusServiceServer;
 use sluice_api::{MAX_POLICY_SET_BYTES, MAX_REQUEST_BYTES};
+use sluice_model::ApiSettings;
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
 
+use crate::access::{AccessError, group};
+use crate::gate::Gate;
+use crate::listen::{Site, bind_tcp};
 use crate::policies::Policies;
+use crate::refusals::ApiCounts;
 use crate::service::Service;
 
 /// Threads that serve requests; what blocks has threads of its own.
 const THREADS: usize = 2;
 /// Threads for what blocks, at most: changes come one after the other anyway.
 const BLOCKING_THREADS: usize = 8;
-/// Requests of one connection that are worked on at a time.
-const REQUESTS: usize = 16;
-/// The longest that a request may take that is no stream.
-const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// A connection on which nothing is heard for so long is asked, and closed if it does not answer.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long streams and answers may take to end when the daemon stops.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Rights of the socket: owner and group.
-const SOCKET_MODE: u32 = 0o660;
+const LAST_WORDS: Duration = Duration::from_millis(1_200);
+/// How often to look whether they ended.
+const LAST_LOOK: Duration = Duration::from_millis(5);
+/// How often it is told what was left out of the log.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why the API is not served.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,19 @@ pub enum ServeError {
     /// The threads cannot be made.
     #[error("cannot start the threads of the API: {0}")]
     Threads(#[source] io::Error),
+    /// Certificates or tokens cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The TCP address cannot be listened on.
+    #[error(
+        "cannot serve the API on {address}: {source}; change `listen` in [api], or end who has the address"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The socket cannot be made.
     #[error("cannot serve the API on {path}: {action}: {source}; choose another `socket` in [api], or `enabled = false`", path = path.display())]
     Socket {
@@ -68,69 +82,64 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Server {
     runtime: Runtime,
+    gate: Arc<Gate>,
     stop: watch::Sender<bool>,
     socket: Option<PathBuf>,
-    serving: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Makes the threads.
+    /// Reads certificates and tokens, and makes the threads, each of which calls `prepare` first.
     ///
     /// # Errors
-    /// [`ServeError::Threads`].
-    pub fn new() -> Result<Self, ServeError> {
+    /// [`ServeError::Threads`], [`ServeError::Access`].
+    pub fn new(
+        settings: &ApiSettings,
+        prepare: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, ServeError> {
+        let gate = Arc::new(Gate::new(settings.clone())?);
         let mut builder = Builder::new_multi_thread();
-        builder.worker_threads(THREADS).max_blocking_threads(BLOCKING_THREADS);
+        builder.worker_threads(THREADS).max_blocking_threads(BLOCKING_THREADS).on_thread_start(prepare);
         let runtime = builder.thread_name("sluice-api").enable_all().build().map_err(ServeError::Threads)?;
-        Ok(Self { runtime, stop: watch::Sender::new(false), socket: None, serving: None })
+        Ok(Self { runtime, gate, stop: watch::Sender::new(false), socket: None })
     }
 
-    /// Serves `policies` on a Unix socket at `path`, whose folder is made if it is not there.
+    /// What it took and refused so far, to be read whenever.
+    #[must_use]
+    pub fn counts(&self) -> Arc<ApiCounts> {
+        Arc::clone(&self.gate.counts)
+    }
+
+    /// Reads certificates and tokens anew. Who is connected stays, but for those with a token that is gone.
     ///
     /// # Errors
-    /// [`ServeError::Socket`], [`ServeError::InUse`].
+    /// The first file that cannot be used; then those before stay.
+    pub fn reload(&self) -> Result<(), AccessError> {
+        self.gate.reload()
+    }
+
+    /// Serves `policies` on TCP, if the boot config says so, and on a Unix socket at `path`, whose folder is made if it
+    /// is not there. The socket comes last: when it fails, TCP is served.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`], [`ServeError::Socket`], [`ServeError::InUse`].
     pub fn serve(&mut self, policies: Arc<Policies>, path: &Path) -> Result<(), ServeError> {
+        let gate = Arc::clone(&self.gate);
+        let stop = self.stop.subscribe();
+        let service = Service::new(policies, SystemTime::now(), stop.clone());
+        let site = Site { gate, routes: routes(service), stop };
+        self.runtime.spawn(flush(Arc::clone(&site.gate)));
+        if let Some(tcp) = self.gate.settings().tcp.clone() {
+            let address = tcp.listen;
+            let listener = {
+                let _inside = self.runtime.enter();
+                bind_tcp(address).map_err(|source| ServeError::Listen { address, source })?
+            };
+            self.runtime.spawn(site.clone().tcp(listener));
+            tracing::info!(%address, tls = tcp.tls.is_some(), "the API is served on TCP");
+        }
         let listener = self.bind(path)?;
         self.socket = Some(path.to_owned());
-        let service = Service::new(policies, SystemTime::now(), self.stop.subscribe());
-        let sized = MAX_POLICY_SET_BYTES + MAX_REQUEST_BYTES;
-        let router = tonic::transport::Server::builder()
-            .concurrency_limit_per_connection(REQUESTS)
-            .max_concurrent_streams(u32::try_from(REQUESTS).ok())
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .timeout(REQUEST_TIME)
-            .add_service(
-                PolicyServiceServer::new(service.clone())
-                    .max_decoding_message_size(sized)
-                    .max_encoding_message_size(sized),
-            )
-            .add_service(
-                HistoryServiceServer::new(service.clone())
-                    .max_decoding_message_size(MAX_REQUEST_BYTES)
-                    .max_encoding_message_size(sized),
-            )
-            .add_service(
-                StatusServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(ExplainServiceServer::new(service.clone()).max_decoding_message_size(sized))
-            .add_service(
-                CaptureServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(FlowServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(CounterServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES));
-        let mut stop = self.stop.subscribe();
-        self.serving = Some(self.runtime.spawn(async move {
-            let stopped = async move {
-                // An error: the server itself is gone.
-                let _gone = stop.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) =
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
-            {
-                tracing::error!(%error, "the API is not served any more");
-            }
-        }));
+        self.runtime.spawn(site.unix(listener));
         tracing::info!(socket = %path.display(), "the API is served");
         Ok(())
     }
@@ -159,23 +168,59 @@ impl Server {
             let _inside = self.runtime.enter();
             UnixListener::bind(path).map_err(error("make it"))?
         };
-        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))
+        let settings = self.gate.settings();
+        if let Some(name) = &settings.socket_group {
+            chown(path, None, Some(group(name)?)).map_err(error("give it to its group"))?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(settings.socket_mode))
             .map_err(error("set its rights"))?;
         Ok(listener)
     }
 
     /// Ends all streams and answers, and takes the socket away.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.stop.send_replace(true);
-        if let Some(serving) = self.serving.take() {
-            // Streams say why they end. Whoever does not listen is not waited for.
-            let last = async { tokio::time::timeout(LAST_WORDS, serving).await };
-            let _late = self.runtime.block_on(last);
-        }
+        // Streams say why they end. Whoever does not listen is not waited for.
+        let counts = self.counts();
+        let ended = async {
+            while counts.connections().any(|(_, open, _)| open > 0) {
+                tokio::time::sleep(LAST_LOOK).await;
+            }
+        };
+        let _late = self.runtime.block_on(async { tokio::time::timeout(LAST_WORDS, ended).await });
         if let Some(socket) = &self.socket {
             // Whoever starts next removes it if this does not.
             drop(fs::remove_file(socket));
         }
         self.runtime.shutdown_timeout(Duration::from_secs(2));
+    }
+}
+
+/// All services. Messages are bounded by the gate first; tonic's own bounds are as large as any may be.
+fn routes(service: Service) -> Routes {
+    let sized = MAX_POLICY_SET_BYTES + MAX_REQUEST_BYTES;
+    Routes::new(
+        PolicyServiceServer::new(service.clone())
+            .max_decoding_message_size(sized)
+            .max_encoding_message_size(sized),
+    )
+    .add_service(
+        HistoryServiceServer::new(service.clone())
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(sized),
+    )
+    .add_service(StatusServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(ExplainServiceServer::new(service.clone()).max_decoding_message_size(sized))
+    .add_service(CaptureServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(FlowServiceServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .add_service(CounterServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES))
+    .prepare()
+}
+
+/// Tells what was left out of the log.
+async fn flush(gate: Arc<Gate>) {
+    loop {
+        tokio::time::sleep(FLUSH).await;
+        gate.counts.flush();
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use sluice_export::parquet::SinkReport;
 use sluice_export::prometheus::{
-    Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, MAX_CONNECTIONS, Metric,
-    MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
+    ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, MAX_CONNECTIONS,
+    Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
 };
 use sluice_model::{DropCounts, DropReason};
 
@@ -24,6 +24,7 @@ impl Source for Fixed {
             engine: (self.0 == Health::Ready).then(engine),
             parquet: (self.0 == Health::Ready).then(SinkReport::default),
             life: None,
+            api: (self.0 == Health::Ready).then(api),
         }
     }
 
@@ -36,6 +37,10 @@ fn drops(packets: u64) -> DropCounts {
     let mut drops = DropCounts::default();
     drops.add(DropReason::NoPolicy, packets);
     drops
+}
+
+fn api() -> ApiView {
+    ApiView { connections: vec![("unix", 1, 2)], requests: vec![("viewer", 3)], refused: vec![("role", 4)] }
 }
 
 /// Something of everything.

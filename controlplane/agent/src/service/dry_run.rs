@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::change::counts;
+use super::policy::confine;
 use super::{Answers, Service, required};
 use crate::policies::Policies;
 
@@ -28,7 +29,7 @@ impl Service {
         request: v1::DryRunRequest,
     ) -> Result<Answers<v1::DryRunResponse>, Status> {
         let v1::DryRunRequest { set, live_ms, interval_ms } = request;
-        let set = required(set, "set")?;
+        let mut set = required(set, "set")?;
         if live_ms > LONGEST_MS {
             return Err(Status::invalid_argument(format!("live_ms: at most {LONGEST_MS}")));
         }
@@ -38,7 +39,7 @@ impl Service {
         }
         let (plan, trial) = self
             .blocking(move |policies| {
-                let (plan, valid) = plan(policies, &set);
+                let (plan, valid) = plan(policies, &mut set);
                 let Some(set) = valid.filter(|_| live_ms > 0) else { return Ok((plan, None)) };
                 let trial = policies.engine().try_out(&set);
                 let trial = trial.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
@@ -119,13 +120,19 @@ fn live_counts(trial: &Trial, set: &PolicySet, elapsed: Duration, last: bool) ->
 }
 
 /// What a set would change, and whether it would be taken.
-fn plan(policies: &Policies, set: &v1::PolicySet) -> (v1::DryRunPlan, Option<PolicySet>) {
+fn plan(policies: &Policies, set: &mut v1::PolicySet) -> (v1::DryRunPlan, Option<PolicySet>) {
     let current = policies.current();
+    let outside = confine(set, policies);
+    let set = &*set;
     let mut plan = v1::DryRunPlan {
         diff: Some(current.spec.diff(&PolicySetSpec::from(set)).into()),
         generation: current.generation.0,
         ..v1::DryRunPlan::default()
     };
+    if !outside.is_empty() {
+        plan.findings = outside;
+        return (plan, None);
+    }
     let mut valid = None;
     match sluice_api::validate(set) {
         Err(Diagnostics(errors)) => plan.findings = findings(&errors),

@@ -14,12 +14,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::net::unix::UCred;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+use crate::access::Caller;
 use crate::policies::Policies;
 
 /// What all services see.
@@ -71,11 +70,10 @@ impl Service {
     }
 }
 
-/// Who asks, for the history and the log: the user at the other end of the socket.
+/// Who asks, for the history and the log: what the gate found out, never what a client claims.
 fn caller<T>(request: &Request<T>) -> String {
-    let info = request.extensions().get::<UdsConnectInfo>();
-    let user = info.and_then(|info| info.peer_cred).map(|peer: UCred| peer.uid());
-    user.map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}"))
+    let caller = request.extensions().get::<Caller>();
+    caller.map_or_else(|| "unknown".to_owned(), |caller| caller.name.clone())
 }
 
 /// A part of a request that has to be there.

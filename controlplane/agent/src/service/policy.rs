@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::change::change;
 use super::{Answers, Service, caller, required};
 use crate::history::Origin;
+use crate::pcap_folder;
 use crate::policies::{Change, Current, Policies};
 
 /// Elements of a page where the request names no number, and at most.
@@ -37,8 +38,18 @@ impl Asked {
     }
 
     /// The change that makes `message` the set in force.
-    fn whole(self, policies: &Policies, message: &v1::PolicySet) -> Result<v1::ChangeResponse, Status> {
-        let spec = PolicySetSpec::from(message);
+    fn whole(self, policies: &Policies, message: &mut v1::PolicySet) -> Result<v1::ChangeResponse, Status> {
+        let outside = confine(message, policies);
+        if !outside.is_empty() {
+            let current = policies.current();
+            return Ok(v1::ChangeResponse {
+                generation: current.generation.0,
+                findings: outside,
+                diff: Some(current.spec.diff(&PolicySetSpec::from(&*message)).into()),
+                ..v1::ChangeResponse::default()
+            });
+        }
+        let spec = PolicySetSpec::from(&*message);
         let validated = sluice_api::validate(message);
         change(policies, spec, validated, |spec, policies| Change {
             spec,
@@ -68,7 +79,7 @@ impl Asked {
         let mut set = message(&current)?;
         set.revision = set.revision.max(revision);
         let edited = edit(&mut set)?;
-        let mut response = self.whole(policies, &set)?;
+        let mut response = self.whole(policies, &mut set)?;
         if let Some((list, place, name)) = edited {
             rebase(&mut response.findings, &format!("{list}[{place}]"), name);
         }
@@ -119,6 +130,11 @@ fn page<T>(mut list: Vec<T>, request: &v1::ListRequest, name: impl Fn(&T) -> &st
     (list, token.unwrap_or_default())
 }
 
+/// Takes the files that a set names into the folder for clients; what is wrong with the others.
+pub(super) fn confine(set: &mut v1::PolicySet, policies: &Policies) -> Vec<v1::Finding> {
+    pcap_folder::confine(set, &policies.current().spec, policies.boot().api.pcap_folder.as_deref())
+}
+
 impl Service {
     /// The set in force as a message, and its generation.
     fn set(&self) -> Result<(v1::PolicySet, u64), Status> {
@@ -143,8 +159,8 @@ impl PolicyService for Service {
     ) -> Result<Response<v1::ChangeResponse>, Status> {
         let told = request.get_ref();
         let asked = Asked::new(&request, &told.comment, told.expected_generation, Origin::Apply)?;
-        let set = required(request.into_inner().set, "set")?;
-        self.blocking(move |policies| asked.whole(policies, &set)).await.map(Response::new)
+        let mut set = required(request.into_inner().set, "set")?;
+        self.blocking(move |policies| asked.whole(policies, &mut set)).await.map(Response::new)
     }
 
     type DryRunStream = Answers<v1::DryRunResponse>;

@@ -236,6 +236,11 @@ metrics! {
     ProcessOpenFds = "process_open_fds" Gauge [] "File descriptors that are open.";
     ProcessMaxFds = "process_max_fds" Gauge [] "File descriptors that may be open.";
 
+    ApiOpenConnections = "sluice_api_connections" Gauge [transport] "Connections to the API that are open.";
+    ApiConnections = "sluice_api_accepted_connections" Counter [transport] "Connections to the API that were let in.";
+    ApiRequests = "sluice_api_requests" Counter [role] "Requests to the API that were let in, by the role of who asked.";
+    ApiRefusals = "sluice_api_refusals" Counter [reason] "Connections and requests that the API refused.";
+
     HttpRequests = "sluice_http_requests" Counter [page, status] "Requests that were answered; pages that there are not count as other.";
     HttpLostConnections = "sluice_http_lost_connections" Counter [why] "Connections closed to make room for newer ones (evicted), and those that ended in garbage, silence or the middle (broken).";
 }

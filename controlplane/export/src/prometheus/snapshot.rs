@@ -9,7 +9,7 @@ use super::family::{Families, Value};
 use super::http_counts::HttpCounts;
 use super::process::{self, float};
 use super::view::{
-    Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Thread, Tunnels,
+    ApiView, Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Thread, Tunnels,
 };
 
 /// Everything that a scrape shows.
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub parquet: Option<SinkReport>,
     /// State and exceptions, once they are looked after.
     pub life: Option<LifeView>,
+    /// The API, where it is served.
+    pub api: Option<ApiView>,
 }
 
 impl Snapshot {
@@ -40,6 +42,9 @@ impl Snapshot {
             files(parquet, &mut out);
         }
         process::add_to(&mut out);
+        if let Some(api) = &self.api {
+            api.add_to(&mut out);
+        }
         for (page, status, requests) in http.pages().filter(|&(_, _, requests)| requests > 0) {
             out.add(M::HttpRequests, &[page, &status], Value::Int(requests));
         }
@@ -63,6 +68,22 @@ impl LifeView {
         out.add(M::CpuLimitCores, &[], cores(self.cpu_limit_millicores));
         out.int(M::MemoryBytes, self.memory_bytes);
         out.int(M::MemoryLimitBytes, self.memory_limit_bytes);
+    }
+}
+
+impl ApiView {
+    fn add_to(&self, out: &mut Families) {
+        for (transport, open, _) in &self.connections {
+            out.add(M::ApiOpenConnections, &[transport], Value::Int(*open));
+        }
+        for (transport, _, all) in &self.connections {
+            out.add(M::ApiConnections, &[transport], Value::Int(*all));
+        }
+        for (metric, rows) in [(M::ApiRequests, &self.requests), (M::ApiRefusals, &self.refused)] {
+            for (label, count) in rows {
+                out.add(metric, &[label], Value::Int(*count));
+            }
+        }
     }
 }
 

@@ -227,3 +227,14 @@ pub struct EngineView {
     /// How far it is away, nanoseconds.
     pub clock_error_ns: u64,
 }
+
+/// What the API took and refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiView {
+    /// Transport, open connections, connections that were let in.
+    pub connections: Vec<(&'static str, u64, u64)>,
+    /// Requests that were let in, by role.
+    pub requests: Vec<(&'static str, u64)>,
+    /// Refusals by reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
