@@ -110,6 +110,8 @@ pub fn api(data: &[u8]) {
         _ => {
             let _ = decoded::<v1::ApplyPolicySetRequest>(bytes);
             let _ = decoded::<v1::DryRunRequest>(bytes);
+            let _ = decoded::<v1::GetPolicySetRequest>(bytes);
+            let _ = decoded::<v1::GetRequest>(bytes);
             let _ = decoded::<v1::ListRequest>(bytes);
             let _ = decoded::<v1::PutPolicyRequest>(bytes);
             let _ = decoded::<v1::PutGroupRequest>(bytes);
@@ -118,6 +120,14 @@ pub fn api(data: &[u8]) {
             let _ = decoded::<v1::RollbackRequest>(bytes);
             let _ = decoded::<v1::DiffGenerationsRequest>(bytes);
             let _ = decoded::<v1::ExplainRequest>(bytes);
+            let _ = decoded::<v1::ListGenerationsRequest>(bytes);
+            let _ = decoded::<v1::GetGenerationRequest>(bytes);
+            let _ = decoded::<v1::GetStatusRequest>(bytes);
+            let _ = decoded::<v1::ListPortsRequest>(bytes);
+            let _ = decoded::<v1::ListWorkersRequest>(bytes);
+            let _ = decoded::<v1::StartRequest>(bytes);
+            let _ = decoded::<v1::StopRequest>(bytes);
+            let _ = decoded::<v1::GetCountersRequest>(bytes);
             let _ = decoded::<v1::WatchStatusRequest>(bytes);
             let _ = decoded::<v1::WatchCountersRequest>(bytes);
             let _ = decoded::<v1::ListFlowsRequest>(bytes);

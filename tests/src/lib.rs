@@ -17,6 +17,7 @@ pub mod fuzz_targets;
 pub mod nest;
 pub mod netns;
 pub mod pcap_file;
+pub mod pki;
 pub mod prometheus;
 pub mod reference;
 pub mod sluiced;
