@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use sluice_export::parquet::SinkReport;
 use sluice_export::prometheus::{
-    ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, MAX_CONNECTIONS,
-    Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
+    ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, LifeView,
+    MAX_CONNECTIONS, Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
 };
 use sluice_model::{DropCounts, DropReason};
 
@@ -23,7 +23,7 @@ impl Source for Fixed {
             version: "1.2.3",
             engine: (self.0 == Health::Ready).then(engine),
             parquet: (self.0 == Health::Ready).then(SinkReport::default),
-            life: None,
+            life: (self.0 == Health::Ready).then(life),
             api: (self.0 == Health::Ready).then(api),
         }
     }
@@ -41,6 +41,10 @@ fn drops(packets: u64) -> DropCounts {
 
 fn api() -> ApiView {
     ApiView { connections: vec![("unix", 1, 2)], requests: vec![("viewer", 3)], refused: vec![("role", 4)] }
+}
+
+fn life() -> LifeView {
+    LifeView { states: vec![("running", true)], exceptions: vec![("disk_low", 1)], ..LifeView::default() }
 }
 
 /// Something of everything.
