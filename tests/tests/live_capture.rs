@@ -316,7 +316,10 @@ async fn a_capture_follows_names_when_policies_change() {
     }
     let half = 24 + (file.bytes().len() - 24) / 2;
     let feed = Feed::new(lab.dir(), &file.bytes()[..24]);
-    let daemon = Daemon::start(&lab, &tap.broker, &boot(&feed), &policies());
+    // The client adds a file below.
+    std::fs::create_dir(lab.dir().join("pcap")).unwrap();
+    let boot = format!("{}pcap_folder = \"pcap\"\n", boot(&feed));
+    let daemon = Daemon::start(&lab, &tap.broker, &boot, &policies());
     daemon.wait_log("the API is served");
     daemon.wait_resolved(1);
     let channel = channel(&lab.dir().join("api.sock")).await;
