@@ -9,8 +9,8 @@ use sluice_core::neighbor::OwnFilter;
 use sluice_core::wire::Parsed;
 use sluice_model::PortId;
 
+use crate::control_queues::ControlFrame;
 use crate::ledger::Ledger;
-use crate::worker::ControlFrame;
 
 /// The most packets in a batch.
 pub const BATCH: usize = 64;

@@ -17,6 +17,7 @@ use sluice_model::{DecapMode, DecapSettings, DropReason, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
+use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
 use crate::gate::Gate;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
@@ -26,9 +27,7 @@ use crate::stage::parse::{DEPTH_LIMIT, PREFETCH_AHEAD};
 use crate::stage::rx;
 use crate::stats::{Stage, WorkerStats};
 use crate::tunnels::TunnelRows;
-use crate::worker::{
-    ControlFrame, ControlQueues, DRAIN_MAX_NS, DRAIN_QUIET_NS, HOUSEKEEPING_POLLS, Replacement,
-};
+use crate::worker::{DRAIN_MAX_NS, DRAIN_QUIET_NS, HOUSEKEEPING_POLLS};
 
 /// What a distributor is made of.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod clock;
+mod control_queues;
 pub mod counters;
 mod deployment;
 mod distributor;
@@ -33,7 +34,8 @@ mod tap_filter;
 pub mod tunnels;
 mod worker;
 
+pub use control_queues::{ControlFrame, ControlQueues, Replacement};
 pub use deployment::{Deployment, DeploymentParts};
 pub use distributor::{Distributor, DistributorParts};
 pub use gate::{CaptureLimit, Gate};
-pub use worker::{ControlFrame, ControlQueues, Replacement, Worker, WorkerParts};
+pub use worker::{Worker, WorkerParts};

@@ -20,6 +20,7 @@ use sluice_model::{
 };
 
 use crate::batch::{BATCH, RxInfo};
+use crate::control_queues::ControlQueues;
 use crate::counters::{DestinationTotals, PolicyTotals, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
 use crate::files::{self, FileError, FileSink};
@@ -37,7 +38,7 @@ use crate::stage::flow::{FlowStage, FlowTotals, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::{Limits, SharedLimits};
 use crate::tunnels::{TunnelTotals, tunnel_totals};
-use crate::worker::{ControlQueues, Worker, WorkerParts};
+use crate::worker::{Worker, WorkerParts};
 
 /// Documentation addresses (RFC 5737, RFC 3849, RFC 9542) for destinations that name none.
 const LOCAL_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

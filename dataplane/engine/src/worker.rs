@@ -7,23 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
-use dpdk::{Burst, Mbuf, Mempool, Tsc};
-use sluice_af_packet::AfPacketRx;
+use dpdk::{Burst, Mempool, Tsc};
 use sluice_core::classify::FragmentTable;
 use sluice_core::flow::Sink;
-use sluice_model::{DropReason, PortId};
+use sluice_model::DropReason;
 
 use crate::batch::Batch;
 use crate::clock::Clock;
+use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
 use crate::deployment::Deployment;
-use crate::flow_read::{BUSY_PLACES, FlowPage, PageQueues, QUIET_PLACES};
+use crate::flow_read::{BUSY_PLACES, FlowPage, QUIET_PLACES};
 use crate::gate::{CaptureLimit, Gate};
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::output::Egress;
-use crate::port::{Source, TxDriver, TxPort};
+use crate::port::{Source, TxPort};
 use crate::port_pairs::PortPairs;
 use crate::shadow::Shadow;
 use crate::stage::act::{Act, Context};
@@ -33,7 +32,7 @@ use crate::stage::flow::FlowStage;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
 use crate::tally::Books;
-use crate::tap::{TAPS, Tap, Taps};
+use crate::tap::Taps;
 use crate::tunnels::TunnelRows;
 
 /// How long the last records of a worker may wait for room.
@@ -46,67 +45,6 @@ pub(crate) const HOUSEKEEPING_POLLS: u32 = 64;
 pub(crate) const DRAIN_QUIET_NS: u64 = 5_000_000;
 /// The longest time for that: not every device can be told to receive no more.
 pub(crate) const DRAIN_MAX_NS: u64 = 1_000_000_000;
-
-/// A frame for the control thread: ARP, ND or echo for one of our own addresses.
-#[derive(Debug)]
-pub struct ControlFrame {
-    /// The port it came in by, or leaves by.
-    pub port: PortId,
-    /// The frame.
-    pub mbuf: Mbuf,
-}
-
-/// New queues of a kernel interface that went away and came back.
-#[derive(Debug)]
-pub struct Replacement {
-    /// Which port.
-    pub port: PortId,
-    /// The receive side, if this worker has it.
-    pub source: Option<Box<AfPacketRx>>,
-    /// The transmit side.
-    pub exit: Option<TxDriver>,
-}
-
-/// The queues between a worker and the control thread.
-#[derive(Clone, Debug)]
-pub struct ControlQueues {
-    /// Worker to control.
-    pub received: Arc<ArrayQueue<ControlFrame>>,
-    /// Control to worker: frames to send.
-    pub to_send: Arc<ArrayQueue<ControlFrame>>,
-    /// Control to worker: interfaces that came back.
-    pub replace: Arc<ArrayQueue<Replacement>>,
-    /// Control to worker: the next generation of policies. One at a time; what was not taken yet can be taken back.
-    pub deploy: Arc<ArrayQueue<Box<Deployment>>>,
-    /// Worker to control: the generation that it has left, which says that the next one is in force there.
-    pub retired: Arc<ArrayQueue<Box<Deployment>>>,
-    /// Control to worker: policies to try from now on; `None` = no more.
-    pub shadow: Arc<ArrayQueue<Option<Box<Shadow>>>>,
-    /// Worker to control: those that it tried before.
-    pub shadow_back: Arc<ArrayQueue<Box<Shadow>>>,
-    /// Pages for flows, to the worker and back.
-    pub pages: PageQueues,
-    /// Control to worker: captures that begin.
-    pub taps: Arc<ArrayQueue<Box<Tap>>>,
-}
-
-impl ControlQueues {
-    /// Queues of `frames` entries each.
-    #[must_use]
-    pub fn new(frames: usize) -> Self {
-        Self {
-            received: Arc::new(ArrayQueue::new(frames)),
-            to_send: Arc::new(ArrayQueue::new(frames)),
-            replace: Arc::new(ArrayQueue::new(16)),
-            deploy: Arc::new(ArrayQueue::new(1)),
-            retired: Arc::new(ArrayQueue::new(1)),
-            shadow: Arc::new(ArrayQueue::new(1)),
-            shadow_back: Arc::new(ArrayQueue::new(1)),
-            pages: PageQueues::default(),
-            taps: Arc::new(ArrayQueue::new(TAPS)),
-        }
-    }
-}
 
 /// What a worker is made of.
 #[derive(Debug)]

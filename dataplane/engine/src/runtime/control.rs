@@ -17,8 +17,8 @@ use super::breaker::PortBreakers;
 use super::deploy::ControlMessage;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
+use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
 use crate::port::TxDriver;
-use crate::worker::{ControlFrame, ControlQueues, Replacement};
 
 /// Time between two rounds: the longest that a reply to ARP or ND waits.
 const ROUND: Duration = Duration::from_millis(2);

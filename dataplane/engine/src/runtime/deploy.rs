@@ -20,6 +20,7 @@ use super::StartError;
 use super::observe::{GenerationTotals, NamedDestination};
 use super::routes::{self, Hop, PortFacts, Route};
 use super::share::Spreading;
+use crate::control_queues::ControlQueues;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
 use crate::files::{self, BookId, FileError, FileProducer};
@@ -29,7 +30,6 @@ use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::{Limits, SharedLimits};
 use crate::tap::Names;
-use crate::worker::ControlQueues;
 
 /// Frames that wait for the file writer, per worker, however many policies share one of them.
 const FILE_QUEUE: usize = 4096;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use dpdk::Mempool;
 use sluice_capture::CaptureReader;
 
+use super::StartError;
 use super::ports::{OpenPort, PortState};
-use super::{StartError, spawn};
+use super::start::spawn;
 use crate::batch::RxInfo;
 use crate::port::Feed;
 

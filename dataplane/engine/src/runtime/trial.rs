@@ -8,8 +8,8 @@ use sluice_core::classify::Program;
 use sluice_model::{Generation, PolicySet};
 
 use super::Engine;
+use crate::control_queues::ControlQueues;
 use crate::shadow::{Row, Shadow, ShadowCounts};
-use crate::worker::ControlQueues;
 
 /// How long the end of a trial waits for the workers to give its memory back; they do when they look next.
 const PATIENCE: Duration = Duration::from_millis(500);
