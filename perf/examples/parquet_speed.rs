@@ -150,6 +150,7 @@ fn patterns(capture: &Path) -> Result<Vec<FlowRecord>> {
         decap: Vec::new(),
         flow: Some(FlowSettings { enabled: true, metrics: false, ..FlowSettings::default() }),
         taps: Vec::new(),
+        mirror: sluice_model::MirrorSettings::default(),
         dedup: sluice_model::DedupSettings::default(),
         limit: None,
         breaker: None,

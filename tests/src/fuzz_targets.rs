@@ -325,6 +325,7 @@ pub fn classify(data: &[u8]) {
             inner: &inner,
             wire_len: &wire_len,
             ingress: &[PortId(0); 64][..batch.len()],
+            taps: &[1; 64][..batch.len()],
         };
         let [many, one] = classifiers.each_mut().map(|classifier| {
             let mut verdicts = [VerdictId::NONE; 64];
@@ -559,6 +560,8 @@ pub fn wire(data: &[u8]) {
         let outer = wire::parse(frame);
         assert_eq!(outer.check(frame.len()), Ok(()), "outer view {outer:?}");
         assert_eq!(outer.l2_offset, 0, "the outer view starts with the frame");
+        let tag = (outer.vlan_count > 0).then_some(outer.vlan_tci);
+        assert_eq!(wire::vlan::outermost(frame), tag, "a mark is the outermost tag");
         for depth_limit in [0, 1, 2, 16, u8::MAX] {
             let inner = wire::parse_innermost(frame, &outer, depth_limit);
             assert_eq!(inner.check(frame.len()), Ok(()), "inner view {inner:?}");

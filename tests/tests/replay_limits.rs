@@ -72,6 +72,7 @@ fn nothing_is_lost_and_identifications_differ() {
         flow: None,
         dedup: sluice_model::DedupSettings::default(),
         taps: Vec::new(),
+        mirror: sluice_model::MirrorSettings::default(),
         limit: None,
         breaker: None,
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use sluice_core::classify::Program;
+use sluice_core::classify::{Origins, Program};
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{
     CorePlan, DedupPlan, FlowPlan, MemoryPlan, StartError, finished_checksums, memory_fits,
@@ -257,7 +257,8 @@ fn quota(machine: &Machine) -> String {
 fn print_policies(out: &mut Out, policies: &PolicySet, boot: Option<&BootConfig>) {
     let names: Vec<String> =
         boot.map(|boot| boot.ports.iter().map(|port| port.name.clone()).collect()).unwrap_or_default();
-    let (program, report) = Program::compile(policies, &names, Generation(1));
+    let taps = boot.map(|boot| boot.mirror.taps.as_slice()).unwrap_or_default();
+    let (program, report) = Program::compile_for(policies, &Origins { ports: &names, taps }, Generation(1));
     let streams = program.streams().len();
     say!(
         out,

@@ -9,9 +9,10 @@ use sluice_engine::runtime::{
     Engine, FlowHandle, GenerationTotals, NamedDestination, PortReport, ThreadView,
 };
 use sluice_engine::stats::{self as engine_stats, WorkerStats};
+use sluice_engine::tap_rows::TapTotals;
 use sluice_engine::tunnels::TunnelTotals;
 use sluice_export::prometheus::{
-    Breaker, Counts, DedupPair, Destination, EngineView, Flow, Histogram, Policy, Port, Stage, Thread,
+    Breaker, Counts, DedupPair, Destination, EngineView, Flow, Histogram, Policy, Port, Stage, Tap, Thread,
     Tunnels,
 };
 use sluice_model::{Generation, PortId};
@@ -61,6 +62,7 @@ pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
         ports: engine.ports().into_iter().map(port).collect(),
         policies: policies.into_iter().map(policy).collect(),
         destinations: destinations.into_iter().map(destination).collect(),
+        taps: engine.taps().into_iter().map(tap).collect(),
         dedup_pairs: engine.dedup_pairs().iter().map(|pair| dedup_pair(pair, port_names)).collect(),
         tunnels: tunnels_by_kind(&tunnels),
         tunnels_full,
@@ -87,6 +89,11 @@ fn port(report: PortReport) -> Port {
         checksums_finished: report.checksums_finished,
         breaker: report.breaker.map(breaker),
     }
+}
+
+fn tap(totals: TapTotals) -> Tap {
+    let TapTotals { name, packets, bytes, duplicates } = totals;
+    Tap { name, packets, bytes, duplicates }
 }
 
 fn policy((name, totals): (String, PolicyTotals)) -> Policy {
@@ -225,6 +232,8 @@ fn counts(ledger: &Ledger) -> Counts {
         fragments_unmatched,
         decapsulated,
         vlan_stripped,
+        marks_stripped,
+        marks_unknown,
         decap_obstacles,
         ctrl_lost,
         to_workers,
@@ -249,6 +258,8 @@ fn counts(ledger: &Ledger) -> Counts {
         fragments_unmatched,
         decapsulated,
         vlan_stripped,
+        marks_stripped,
+        marks_unknown,
         not_decapsulated: not_decapsulated.collect(),
         to_workers,
         from_distributors,

@@ -46,6 +46,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         loop_guard: args.loop_guard,
         flow: flow.enabled.then_some(flow),
         taps: args.inputs.iter().map(|input| tap(boot.as_ref(), input)).collect(),
+        mirror: boot.as_ref().map(|boot| boot.mirror.clone()).unwrap_or_default(),
         dedup,
         limit: boot.as_ref().and_then(|boot| boot.limit),
         breaker: boot.as_ref().and_then(|boot| boot.breaker),
@@ -61,6 +62,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     bar.finish();
     let written = files.close();
     let summary = Summary {
+        taps: &outcome.taps,
         tunnels: &outcome.tunnels,
         tunnels_full: outcome.tunnels_full,
         policies: &config.policies,

@@ -10,6 +10,7 @@ use sluice_engine::output::BreakerReport;
 use sluice_engine::port_pairs::PairTotals;
 use sluice_engine::runtime::PortReport;
 use sluice_engine::stage::flow::FlowTotals;
+use sluice_engine::tap_rows::TapTotals;
 use sluice_engine::tunnels::TunnelTotals;
 use sluice_model::spec::{Diagnostics, Loaded};
 use sluice_model::{DedupMode, Destination, DestinationId, DropCounts, PolicySet, PortId};
@@ -41,6 +42,7 @@ pub(crate) fn load<T: Clone>(result: &Result<Loaded<T>, Diagnostics>) -> Option<
 pub(crate) struct Summary<'a> {
     pub(crate) policies: &'a PolicySet,
     pub(crate) account: &'a Account,
+    pub(crate) taps: &'a [TapTotals],
     pub(crate) tunnels: &'a [TunnelTotals],
     pub(crate) tunnels_full: u64,
     pub(crate) policy_totals: &'a [PolicyTotals],
@@ -136,6 +138,9 @@ impl Summary<'_> {
             "fragments_unmatched": ledger.fragments_unmatched,
             "decapsulated": ledger.decapsulated,
             "vlan_stripped": ledger.vlan_stripped,
+            "marks_stripped": ledger.marks_stripped,
+            "marks_unknown": ledger.marks_unknown,
+            "taps": self.taps.iter().map(tap_json).collect::<Vec<_>>(),
             "not_decapsulated": obstacles_json(ledger),
             "tunnels": self.tunnels.iter().map(tunnel_json).collect::<Vec<_>>(),
             "tunnels_full": self.tunnels_full,
@@ -171,12 +176,19 @@ impl Summary<'_> {
             totals.add_row(row("duplicates", &[ledger.duplicates, ledger.duplicate_bytes]));
             totals.add_row(row("forgotten within the window", &[ledger.dedup_evicted]));
         }
-        for (name, packets) in
-            [("decapsulated", ledger.decapsulated), ("VLAN tags stripped", ledger.vlan_stripped)]
-        {
+        for (name, packets) in [
+            ("decapsulated", ledger.decapsulated),
+            ("VLAN tags stripped", ledger.vlan_stripped),
+            ("marks stripped", ledger.marks_stripped),
+            ("marks of no tap", ledger.marks_unknown),
+        ] {
             if packets > 0 {
                 totals.add_row(row(name, &[packets]));
             }
+        }
+        let mut taps = numbers(&["tap", "packets", "bytes", "duplicates"]);
+        for tap in self.taps {
+            taps.add_row(row(&tap.name, &[tap.packets, tap.bytes, tap.duplicates]));
         }
         let mut obstacles = numbers(&["not decapsulated because of", "packets"]);
         for (obstacle, packets) in ledger.decap_obstacles.iter().filter(|&(_, packets)| packets > 0) {
@@ -235,6 +247,9 @@ impl Summary<'_> {
             self.account.held
         );
         let mut parts = vec![totals.to_string()];
+        if !self.taps.is_empty() {
+            parts.push(taps.to_string());
+        }
         if ledger.decap_obstacles.total() > 0 {
             parts.push(obstacles.to_string());
         }
@@ -324,6 +339,15 @@ fn breaker_json((port, breaker): &(&str, BreakerReport)) -> Value {
 fn obstacles_json(ledger: &Ledger) -> Value {
     let seen = ledger.decap_obstacles.iter().filter(|&(_, packets)| packets > 0);
     seen.map(|(obstacle, packets)| (obstacle.name(), packets)).collect()
+}
+
+fn tap_json(tap: &TapTotals) -> Value {
+    json!({
+        "name": tap.name,
+        "packets": tap.packets,
+        "bytes": tap.bytes,
+        "duplicates": tap.duplicates,
+    })
 }
 
 fn tunnel_json(tunnel: &TunnelTotals) -> Value {

@@ -342,6 +342,7 @@ fn print_summary(
     let ports = engine.ports();
     let (tunnels, tunnels_full) = engine.tunnels();
     let summary = Summary {
+        taps: &engine.taps(),
         tunnels: &tunnels,
         tunnels_full,
         policies,

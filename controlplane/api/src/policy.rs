@@ -11,7 +11,7 @@ use crate::words::{self, number, word};
 
 /// The revision of the policy language that this crate knows (`PolicySet.revision`): raised with every field that is
 /// added to a policy, a group or a destination.
-pub const POLICY_REVISION: u32 = 1;
+pub const POLICY_REVISION: u32 = 2;
 
 /// A choice in plain values that no enumeration has, so that there is no message for them. Validated values have none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +89,7 @@ impl From<&v1::Policy> for PolicySpec {
             length: policy.length.clone(),
             fragment: word(policy.fragment, words::FRAGMENT_MATCH),
             ingress: policy.ingress.clone(),
+            taps: policy.taps.clone(),
             action: word(policy.action, words::ACTION),
             payload: policy.payload,
             tag: policy.tag,
@@ -173,6 +174,7 @@ impl TryFrom<&PolicySpec> for v1::Policy {
             length: spec.length.clone(),
             fragment: choice("fragment", spec.fragment.as_deref(), words::FRAGMENT_MATCH)?,
             ingress: spec.ingress.clone(),
+            taps: spec.taps.clone(),
             action: choice("action", spec.action.as_deref(), words::ACTION)?,
             payload: spec.payload,
             tag: spec.tag,
@@ -309,7 +311,9 @@ mod tests {
     fn a_newer_revision_is_refused() {
         let set = v1::PolicySet { revision: POLICY_REVISION + 1, ..v1::PolicySet::default() };
         let told = validate(&set).unwrap_err().to_string();
-        assert!(told.starts_with("error: revision: the set is written in revision 2"), "{told}");
+        let newer = POLICY_REVISION + 1;
+        let expected = format!("error: revision: the set is written in revision {newer}");
+        assert!(told.starts_with(&expected), "{told}");
         assert!(validate(&v1::PolicySet { revision: POLICY_REVISION, ..set }).is_ok());
     }
 

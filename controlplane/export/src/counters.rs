@@ -11,13 +11,13 @@ use std::time::Duration;
 use sluice_model::{CounterRecord, CounterScope as Scope};
 
 use crate::parquet::SinkReport;
-use crate::prometheus::{Counts, Destination, EngineView, Flow, Policy, Port, Thread};
+use crate::prometheus::{Counts, Destination, EngineView, Flow, Policy, Port, Tap, Thread};
 
 /// A counter's name, and where it is found.
 type Named<T> = (&'static str, fn(&T) -> u64);
 
 /// Of the appliance, and of each worker and distributor.
-const COUNTS: [Named<Counts>; 17] = [
+const COUNTS: [Named<Counts>; 19] = [
     ("rx_packets", |counts| counts.rx_packets),
     ("rx_bytes", |counts| counts.rx_bytes),
     ("tx_packets", |counts| counts.tx_packets),
@@ -29,6 +29,8 @@ const COUNTS: [Named<Counts>; 17] = [
     ("fragments_unmatched", |counts| counts.fragments_unmatched),
     ("decapsulated", |counts| counts.decapsulated),
     ("vlan_stripped", |counts| counts.vlan_stripped),
+    ("marks_stripped", |counts| counts.marks_stripped),
+    ("marks_unknown", |counts| counts.marks_unknown),
     ("duplicates", |counts| counts.duplicates),
     ("duplicate_bytes", |counts| counts.duplicate_bytes),
     ("dedup_evicted", |counts| counts.dedup_evicted),
@@ -48,6 +50,9 @@ const PORT: [Named<Port>; 9] = [
     ("rx_super_frames", |port| port.rx_super_frames),
     ("checksums_finished", |port| port.checksums_finished),
 ];
+
+const TAP: [Named<Tap>; 3] =
+    [("packets", |tap| tap.packets), ("bytes", |tap| tap.bytes), ("duplicates", |tap| tap.duplicates)];
 
 const THREAD: [Named<Thread>; 4] = [
     ("to_workers", |thread| thread.counts.to_workers),
@@ -120,6 +125,9 @@ impl CounterRows {
             let name = Arc::from(port.name.as_str());
             rows.gauge(Scope::Port, &name, "up", port.up.into());
             rows.all(Scope::Port, &name, &PORT, port);
+        }
+        for tap in &engine.taps {
+            rows.all(Scope::Tap, &Arc::from(tap.name.as_str()), &TAP, tap);
         }
         for thread in &engine.threads {
             let name = Arc::from(thread.name.as_str());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sluice_export::parquet::SinkReport;
 use sluice_export::prometheus::{
     ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, LifeView,
-    MAX_CONNECTIONS, Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Thread, Tunnels,
+    MAX_CONNECTIONS, Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Tap, Thread, Tunnels,
 };
 use sluice_model::{DropCounts, DropReason};
 
@@ -82,6 +82,7 @@ fn engine() -> EngineView {
             Destination { name: "group".into(), away: Some(1), drops: drops(1), ..Destination::default() },
         ],
         dedup_pairs: vec![DedupPair { first: "a".into(), second: "b".into(), packets: 1 }],
+        taps: vec![Tap { name: "core".into(), packets: 1, ..Tap::default() }],
         tunnels: vec![Tunnels { kind: "vxlan", ..Tunnels::default() }],
         ..EngineView::default()
     }

@@ -70,8 +70,8 @@ fn measure(program: &Program, classifier: &mut Classifier, packets: &[Parsed], r
     for _ in 0..=rounds {
         let started = Instant::now();
         for outer in packets.chunks(BATCH) {
-            let (wire_len, ingress) = (&[64; BATCH], &[PortId(0); BATCH]);
-            let input = Input { frames: &frames, outer, inner: &[], wire_len, ingress };
+            let (wire_len, ingress, taps) = (&[64; BATCH], &[PortId(0); BATCH], &[1; BATCH]);
+            let input = Input { frames: &frames, outer, inner: &[], wire_len, ingress, taps };
             classifier.classify(program, black_box(&input), &mut verdicts);
             black_box(&verdicts);
         }

@@ -103,7 +103,7 @@ fn run(frames: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Vec<FlowRecord> {
             port: PortId(0),
             is_duplicate: false,
         };
-        meter.prepare(0, packet.headers, packet.tunnel, packet.port, || packet.frame);
+        meter.prepare(0, packet.headers, packet.tunnel, packet.port, None, || packet.frame);
         meter.fetch(0);
         meter.packet(0, &packet, &mut records);
     }

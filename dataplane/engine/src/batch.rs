@@ -39,6 +39,10 @@ pub struct Batch {
     pub info: [RxInfo; BATCH],
     /// The port that each packet came in by.
     pub ingress: [PortId; BATCH],
+    /// The number of the tap that each packet comes from, where [`Batch::tapped`].
+    pub tap: [u16; BATCH],
+    /// Whether taps were told; else each packet is of the tap of its port.
+    pub tapped: bool,
     /// Outermost headers.
     pub outer: [Parsed; BATCH],
     /// Innermost headers; only set when the program needs them, or when the packet's port looks through tunnels: then
@@ -62,6 +66,8 @@ impl Default for Batch {
             live: 0,
             info: [RxInfo::default(); BATCH],
             ingress: [PortId(0); BATCH],
+            tap: [0; BATCH],
+            tapped: false,
             outer: [Parsed::EMPTY; BATCH],
             inner: [Parsed::EMPTY; BATCH],
             tunnel: [TunnelInfo::NONE; BATCH],
@@ -168,6 +174,7 @@ impl Batch {
         debug_assert!(self.mbufs.iter().all(Option::is_none), "a packet was left undecided");
         self.len = 0;
         self.live = 0;
+        self.tapped = false;
         self.looked_through = 0;
         self.duplicates = 0;
     }

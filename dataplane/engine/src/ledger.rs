@@ -38,6 +38,10 @@ pub struct Ledger {
     pub decapsulated: u64,
     /// Packets that VLAN tags were taken off.
     pub vlan_stripped: u64,
+    /// Packets that the mark of their tap was taken off.
+    pub marks_stripped: u64,
+    /// Packets marked with the VLAN id of no tap: they are of the tap of their port.
+    pub marks_unknown: u64,
     /// Packets with a tunnel that was not taken off, by what was in the way.
     pub decap_obstacles: ObstacleCounts,
     /// Control packets lost because the queue to or from the control thread was full.
@@ -55,7 +59,7 @@ pub struct Ledger {
 }
 
 /// Words before the counts by reason.
-const COUNTS: usize = 18;
+const COUNTS: usize = 20;
 const WORDS: usize = COUNTS + Obstacle::COUNT + DropReason::COUNT;
 
 impl Ledger {
@@ -81,6 +85,8 @@ impl Ledger {
             self.dedup_evicted,
             self.decapsulated,
             self.vlan_stripped,
+            self.marks_stripped,
+            self.marks_unknown,
         ]);
         let (obstacles, drops) = drops.split_at_mut(Obstacle::COUNT);
         obstacles.copy_from_slice(&self.decap_obstacles.0);
@@ -113,6 +119,8 @@ impl Ledger {
             dedup_evicted: words[15],
             decapsulated: words[16],
             vlan_stripped: words[17],
+            marks_stripped: words[18],
+            marks_unknown: words[19],
             decap_obstacles,
             drops,
         }

@@ -31,6 +31,7 @@ pub mod stats;
 pub mod tally;
 pub mod tap;
 mod tap_filter;
+pub mod tap_rows;
 pub mod tunnels;
 mod worker;
 

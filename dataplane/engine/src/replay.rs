@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolError, SocketId, Tsc};
 use sluice_capture::{CaptureError, CaptureReader, Progress};
-use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
+use sluice_core::classify::{FragmentTable, FragmentTableConfig, Origins, Program};
 use sluice_core::encap::EncapError;
 use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
 use sluice_model::{
     BreakerSettings, DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation,
-    MacAddr, PolicySet, PortId, RateLimit,
+    MacAddr, MirrorSettings, PolicySet, PortId, RateLimit,
 };
 
 use crate::batch::{BATCH, RxInfo};
@@ -37,6 +37,8 @@ use crate::stage::dedup::Dedup;
 use crate::stage::flow::{FlowStage, FlowTotals, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::{Limits, SharedLimits};
+use crate::stage::mirror::Mirror;
+use crate::tap_rows::{TapRows, TapTotals};
 use crate::tunnels::{TunnelTotals, tunnel_totals};
 use crate::worker::{Worker, WorkerParts};
 
@@ -84,6 +86,8 @@ pub struct ReplayConfig {
     pub flow: Option<FlowSettings>,
     /// Where the inputs stand, by input; inputs beyond the last one as by default.
     pub taps: Vec<TapPort>,
+    /// The taps that have names, and how frames are marked with them.
+    pub mirror: MirrorSettings,
     /// How duplicates are recognised; the checksums in captures are taken for finished ones.
     pub dedup: DedupSettings,
     /// How much may leave for all destinations together, in captured time.
@@ -155,6 +159,8 @@ pub struct ReplayReport {
     pub breaker: Option<BreakerReport>,
     /// Duplicates by the inputs (as ingress ports) of both copies.
     pub dedup_pairs: Vec<PairTotals>,
+    /// What came from each tap that has a name, and from the others; empty when none has.
+    pub taps: Vec<TapTotals>,
     /// What flow metering did; `None` = flows were not metered.
     pub flow: Option<FlowTotals>,
     /// Mbufs not given back at the end: always 0.
@@ -239,13 +245,16 @@ struct Session {
     breaker: Option<ReplayBreaker>,
     /// The latest second of captured time.
     second: u64,
+    /// The names of the taps.
+    taps: Vec<String>,
 }
 
 impl Session {
     fn new(config: &ReplayConfig, files: &[Option<PathBuf>], machine: &Machine) -> Result<Self, ReplayError> {
         let policies = &config.policies;
         let ports: Vec<_> = config.inputs.iter().map(|path| port_name(path)).collect();
-        let (program, _report) = Program::compile(policies, &ports, Generation(1));
+        let origins = Origins { ports: &ports, taps: &config.mirror.taps };
+        let (program, _report) = Program::compile_for(policies, &origins, Generation(1));
         let program = Arc::new(program);
         let mut outputs = policies.destinations().iter().map(replay_output).collect::<Result<Vec<_>, _>>()?;
         let breaker = config.breaker.map(ReplayBreaker::new);
@@ -311,7 +320,20 @@ impl Session {
                 .and_then(|plan| Dedup::new(&config.dedup, plan.entries, config.inputs.len(), true)),
             control: ControlQueues::new(1),
         });
-        Ok(Self { worker, sink, tables, small, large, headers, batch, breaker, second: 0 })
+        let taps: Vec<_> = config.taps.iter().map(|port| port.tap).collect();
+        let worker = worker.with_mirror(Mirror::new(&config.mirror, &taps));
+        Ok(Self {
+            worker,
+            sink,
+            tables,
+            small,
+            large,
+            headers,
+            batch,
+            breaker,
+            second: 0,
+            taps: config.mirror.taps.iter().map(|tap| tap.name.clone()).collect(),
+        })
     }
 
     /// Takes one capture through the pipeline, up to its end or its first damage.
@@ -383,6 +405,7 @@ impl Session {
         let account = Account::new(&written, [self.worker.ledger().snapshot()], 0);
         let sink_tables = self.sink.tables();
         let pairs = self.worker.dedup_pairs();
+        let rows = self.worker.tap_rows();
         let tables = [&*self.tables, &*sink_tables];
         let tunnels = self.worker.tunnels();
         let (tunnels, tunnels_full) = tunnel_totals(&tunnels.iter().map(Arc::as_ref).collect::<Vec<_>>());
@@ -396,6 +419,7 @@ impl Session {
             files,
             breaker: self.breaker.as_ref().map(|breaker| breaker.cell().report()),
             dedup_pairs: PortPairs::totals(pairs.as_deref().as_slice()),
+            taps: TapRows::totals(rows.as_deref().as_slice(), self.taps.iter().map(String::as_str)),
             mbufs_in_use: self.small.in_use() + self.large.in_use() + self.headers.in_use(),
             errors,
         }

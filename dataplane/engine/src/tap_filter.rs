@@ -32,7 +32,13 @@ impl TapFilter {
     /// The predicates of `policy`; what it does with packets does not matter.
     pub(crate) fn new(policy: &Policy) -> Option<Self> {
         // A policy that takes packets out needs no destination.
-        let policy = Policy { action: Action::Drop, to: Vec::new(), ingress: Vec::new(), ..policy.clone() };
+        let policy = Policy {
+            action: Action::Drop,
+            to: Vec::new(),
+            ingress: Vec::new(),
+            taps: Vec::new(),
+            ..policy.clone()
+        };
         let policies = PolicySet::new(vec![policy], Vec::new())?;
         let (program, _report) = Program::compile(&policies, &[], Generation::default());
         Some(Self {
@@ -110,6 +116,7 @@ impl TapFilter {
             inner: if self.program.needs_inner() { &self.inner[..len] } else { &[] },
             wire_len: &self.wire_len[..len],
             ingress: &self.ingress[..len],
+            taps: &batch.tap[..len],
         };
         self.classifier.classify(&self.program, &input, &mut self.verdicts[..len]);
         let mut fitting = 0;

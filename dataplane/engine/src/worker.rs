@@ -29,10 +29,12 @@ use crate::stage::act::{Act, Context};
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
 use crate::stage::flow::FlowStage;
+use crate::stage::mirror::Mirror;
 use crate::stage::{parse, rx};
 use crate::stats::{Stage, WorkerStats};
 use crate::tally::Books;
 use crate::tap::Taps;
+use crate::tap_rows::TapRows;
 use crate::tunnels::TunnelRows;
 
 /// How long the last records of a worker may wait for room.
@@ -87,6 +89,8 @@ pub struct Worker {
     /// Flows that somebody wants to see.
     page: Option<Box<FlowPage>>,
     taps: Taps,
+    /// Which tap packets come from; `None` = no tap has a name.
+    mirror: Option<Mirror>,
     gate: Arc<Gate>,
     capture_limit: Option<CaptureLimit>,
 }
@@ -109,6 +113,7 @@ impl Worker {
             recorder: Recorder::new(),
             page: None,
             taps: Taps::default(),
+            mirror: None,
             gate: Arc::default(),
             capture_limit: None,
         };
@@ -127,6 +132,18 @@ impl Worker {
     #[must_use]
     pub fn with_gate(self, gate: Arc<Gate>, limit: Option<CaptureLimit>) -> Self {
         Self { gate, capture_limit: limit, ..self }
+    }
+
+    /// Lets packets come from the taps of `mirror`; by default no tap has a name.
+    #[must_use]
+    pub fn with_mirror(self, mirror: Option<Mirror>) -> Self {
+        Self { mirror, ..self }
+    }
+
+    /// What came from each tap, if taps have names.
+    #[must_use]
+    pub fn tap_rows(&self) -> Option<Arc<TapRows>> {
+        self.mirror.as_ref().map(Mirror::counts)
     }
 
     /// What wakes the worker when packets are in its rings.
@@ -309,6 +326,9 @@ impl Worker {
             self.taps.received(batch);
         }
         let received = self.stats.stage(Stage::Rx, start, packets);
+        if let Some(mirror) = &mut self.mirror {
+            mirror.run(batch, &mut self.ledger);
+        }
 
         let with_inner = self.parts.deployment.program.needs_inner();
         let first_inner = with_inner && self.parts.decap.is_none();
@@ -331,6 +351,9 @@ impl Worker {
 
         if let Some(dedup) = &mut self.parts.dedup {
             let duplicates = dedup.run(&mut self.batch, &mut self.ledger);
+            if let Some(mirror) = &self.mirror {
+                mirror.count_duplicates(&self.batch);
+            }
             for place in self.batch.live_places_of(duplicates) {
                 self.drop_packet(place, DropReason::Duplicate);
             }

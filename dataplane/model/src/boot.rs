@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::{
     ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, LogSettings, MacAddr,
-    MetricsSettings, ProtectionSettings, RateLimit, TapSide, WorkerSettings,
+    MetricsSettings, MirrorSettings, ProtectionSettings, RateLimit, TapSide, WorkerSettings,
 };
 
 /// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
@@ -35,6 +35,8 @@ pub struct BootConfig {
     pub api: ApiSettings,
     /// The ports, in the order of the file; at least one captures.
     pub ports: Vec<PortConfig>,
+    /// The taps that have names, and how frames are marked with them.
+    pub mirror: MirrorSettings,
     /// Whether Sluice ignores its own copies on capture ports.
     pub loop_guard: bool,
     /// Where metrics are served; `None` = nowhere.
@@ -116,8 +118,8 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Bytes kept of each frame at reception; `None` = all.
     pub snaplen_bytes: Option<u32>,
-    /// The tap it belongs to, from 1: flows of different taps are different flows, ports of one tap (the two directions
-    /// of a link, say) share them.
+    /// The number of the tap that its frames are of unless they are [marked](MirrorSettings), from 1: flows of different
+    /// taps are different flows, ports of one tap (the two directions of a link, say) share them.
     pub tap: u16,
     /// Which side of the path it sees: the `tap_side` of flow records.
     pub tap_side: TapSide,

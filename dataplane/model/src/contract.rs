@@ -49,9 +49,10 @@ fn policy(destinations: Vec<Destination>, sets: &[Arc<AddressSet>]) -> impl Stra
     );
     let targets = subsequence((0..destinations.len()).collect::<Vec<_>>(), 1..=destinations.len());
     let copies = (any::<bool>(), of(any::<u16>()), 0..=Tag::MAX, targets.prop_shuffle());
-    let ingress = btree_set("[ -~]{1,12}", 0..3);
-    (name(), side(sets), side(sets), numbers, choices, copies, ingress).prop_map(
-        move |(name, collect, peer, numbers, (headers, fragment, flags), copies, ingress)| {
+    let names = || btree_set("[ -~]{1,12}", 0..3);
+    let places = (names(), names());
+    (name(), side(sets), side(sets), numbers, choices, copies, places).prop_map(
+        move |(name, collect, peer, numbers, (headers, fragment, flags), copies, (ingress, taps))| {
             let (protocol, vlan, vlan_inner, tunnel_id, ethertype, length) = numbers;
             let (copy, payload, tag, to) = copies;
             let tcp_flags = flags.map(|(mask, value)| TcpFlagsMatch { mask, value: value & mask });
@@ -72,6 +73,7 @@ fn policy(destinations: Vec<Destination>, sets: &[Arc<AddressSet>]) -> impl Stra
                 length,
                 fragment,
                 ingress: ingress.into_iter().collect(),
+                taps: taps.into_iter().collect(),
                 ..Policy::default()
             };
             if copy {

@@ -34,12 +34,21 @@ pub enum CounterScope {
     Drop,
     /// The records of one table of Parquet files.
     Table,
+    Tap,
 }
 
 impl CounterScope {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Appliance, Self::Port, Self::Worker, Self::Policy, Self::Destination, Self::Drop, Self::Table];
+    pub const ALL: [Self; 8] = [
+        Self::Appliance,
+        Self::Port,
+        Self::Worker,
+        Self::Policy,
+        Self::Destination,
+        Self::Drop,
+        Self::Table,
+        Self::Tap,
+    ];
 
     /// Its name in tables.
     #[must_use]
@@ -52,6 +61,7 @@ impl CounterScope {
             Self::Destination => "destination",
             Self::Drop => "drop",
             Self::Table => "table",
+            Self::Tap => "tap",
         }
     }
 }

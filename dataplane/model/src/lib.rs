@@ -24,6 +24,7 @@ mod ids;
 mod log_settings;
 mod metrics_record;
 mod metrics_settings;
+mod mirror_settings;
 mod policy;
 mod protection_settings;
 mod range_set;
@@ -53,6 +54,7 @@ pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Ta
 pub use log_settings::{LogFormat, LogSettings, LogTarget};
 pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
 pub use metrics_settings::MetricsSettings;
+pub use mirror_settings::{MirrorSettings, Tap};
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,

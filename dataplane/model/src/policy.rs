@@ -74,6 +74,8 @@ pub struct Policy {
     pub fragment: Option<FragmentMatch>,
     /// Names of the ingress ports; empty = any.
     pub ingress: Vec<String>,
+    /// Names of the taps that the packet may come from; empty = any.
+    pub taps: Vec<String>,
     /// Copy, or take out.
     pub action: Action,
     /// Payload bytes kept after the L4 header; `None` = the whole packet.

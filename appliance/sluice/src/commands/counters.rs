@@ -12,7 +12,7 @@ use crate::text::safe;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only policies, destinations, ports and workers of these names.
+    /// Only policies, destinations, ports, workers and taps of these names.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// The most rows of each part, those with the most packets.
@@ -100,6 +100,11 @@ pub(crate) fn shown(counters: &v1::Counters, out: Out) -> String {
         destinations.add_row(row(safe(&destination.destination), &counts));
     }
     add(destinations);
+    let mut taps = numbers(&["tap", "packets", "bytes", "duplicates"]);
+    for tap in &counters.taps {
+        taps.add_row(row(safe(&tap.tap), &[tap.packets, tap.bytes, tap.duplicates]));
+    }
+    add(taps);
     let mut tunnels =
         numbers(&["numbered tunnel", "id", "received", "lost", "reordered", "duplicates", "restarts"]);
     for t in &counters.tunnels {
@@ -126,6 +131,8 @@ fn whole(totals: &v1::TotalCounters) -> Vec<String> {
         ("cut to the MTU", totals.truncated),
         ("decapsulated", totals.decapsulated),
         ("VLAN tags stripped", totals.vlan_stripped),
+        ("marks stripped", totals.marks_stripped),
+        ("marks of no tap", totals.marks_unknown),
         ("control packets received", totals.ctrl_rx),
         ("control packets sent", totals.ctrl_tx),
         ("control packets lost", totals.ctrl_lost),

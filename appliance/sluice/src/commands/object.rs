@@ -320,6 +320,7 @@ pub(crate) fn policy_row(policy: &v1::Policy) -> [String; 8] {
         ("flags ", &policy.tcp_flags),
         ("length ", &policy.length),
         ("from ", &policy.ingress),
+        ("taps ", &policy.taps),
     ] {
         if !words.is_empty() {
             also.push(format!("{name}{}", shortened(words)));

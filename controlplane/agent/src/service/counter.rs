@@ -176,6 +176,8 @@ impl Service {
             fragments_unmatched: ledger.fragments_unmatched,
             decapsulated: ledger.decapsulated,
             vlan_stripped: ledger.vlan_stripped,
+            marks_stripped: ledger.marks_stripped,
+            marks_unknown: ledger.marks_unknown,
             not_decapsulated: obstacles
                 .map(|(obstacle, count)| (obstacle.name().to_owned(), count))
                 .collect(),
@@ -250,6 +252,15 @@ impl Service {
                 restarts: tunnel.restarts,
             });
             counters.tunnels = tunnels.take(limit).collect();
+        }
+        if wants(v1::CounterPart::Taps) {
+            let taps = engine.taps().into_iter().filter(|tap| named(&tap.name)).map(|tap| v1::TapCounters {
+                tap: tap.name,
+                packets: tap.packets,
+                bytes: tap.bytes,
+                duplicates: tap.duplicates,
+            });
+            counters.taps = taps.take(limit).collect();
         }
         counters
     }

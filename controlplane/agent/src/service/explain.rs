@@ -59,6 +59,7 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
     };
     let boot = policies.boot();
     let mut ingress = ingress(boot, &request.ingress)?;
+    let mut tap = None;
     let frame = match request.packet {
         None => Err("packet: missing; describe one, or send one of a capture file".to_owned()),
         Some(Packet::Description(description)) => specimen::described(&description),
@@ -73,6 +74,7 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
             if request.ingress.is_empty() {
                 ingress = flow.port;
             }
+            tap = Some(flow.tap);
             let from_client = wanted.fits(&flow).unwrap_or(true);
             response.flow_generation = Some(policies.current().generation.0);
             if let Some(tunnel) = flow.tunnels[usize::from(!from_client)] {
@@ -82,7 +84,7 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
         }
     };
     let Frame { data, wire_len } = frame.map_err(Status::invalid_argument)?;
-    let specimen = Specimen { frame: &data, wire_len, ingress };
+    let specimen = Specimen { frame: &data, wire_len, ingress, tap };
     let examination = policies
         .engine()
         .examine(&asked.policies, &specimen)
@@ -94,7 +96,7 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
     response.outcome = outcome(examination.fate).into();
     let [default, most] = POLICIES;
     let most = if request.max_policies == 0 { default } else { request.max_policies.min(most) };
-    let mut all = explanations(&asked, &examination, &names);
+    let mut all = explanations(&asked, &examination, boot);
     let left_out = all.len().saturating_sub(most as usize);
     all.truncate(most as usize);
     response.policies_left_out = u32::try_from(left_out).unwrap_or(u32::MAX);
@@ -136,7 +138,7 @@ fn outcome(fate: Fate) -> v1::Outcome {
 }
 
 /// All policies of the set, those that match first.
-fn explanations(asked: &Asked, examination: &Examination, ports: &[String]) -> Vec<v1::PolicyExplanation> {
+fn explanations(asked: &Asked, examination: &Examination, boot: &BootConfig) -> Vec<v1::PolicyExplanation> {
     let mut switched_on = asked.policies.policies().iter().zip(&examination.reasons).peekable();
     let mut all: Vec<_> = asked
         .spec
@@ -153,7 +155,7 @@ fn explanations(asked: &Asked, examination: &Examination, ports: &[String]) -> V
             let mismatches = reasons.mismatches.iter().map(|mismatch| v1::Mismatch {
                 field: mismatch.field.to_owned(),
                 wanted: wanted(spec, mismatch.field),
-                found: found(&mismatch.found, mismatch.field, ports),
+                found: found(&mismatch.found, mismatch.field, boot),
             });
             v1::PolicyExplanation {
                 policy: policy.name.clone(),
@@ -189,6 +191,7 @@ fn wanted(policy: &PolicySpec, field: &str) -> String {
         "tcp_flags" => &policy.tcp_flags,
         "length" => &policy.length,
         "ingress" => &policy.ingress,
+        "taps" => &policy.taps,
         _ => return policy.fragment.clone().unwrap_or_default(),
     };
     let text = list.join(", ");
@@ -199,10 +202,13 @@ fn wanted(policy: &PolicySpec, field: &str) -> String {
 }
 
 /// What the packet has, with the names that policies use.
-fn found(found: &Found, field: &str, ports: &[String]) -> String {
+fn found(found: &Found, field: &str, boot: &BootConfig) -> String {
     match found {
         Found::Number(number) if field == "protocol" => protocol(*number),
-        Found::Ingress(port) => ports.get(port.index()).cloned().unwrap_or_default(),
+        Found::Ingress(port) => {
+            boot.ports.get(port.index()).map(|port| port.name.clone()).unwrap_or_default()
+        }
+        Found::Tap(tap) => boot.mirror.name_of(*tap).map_or_else(|| found.to_string(), str::to_owned),
         other => other.to_string(),
     }
 }

@@ -122,6 +122,8 @@ metrics! {
     DecapsulatedPackets = "sluice_decapsulated_packets" Counter [] "Packets that tunnels were taken off, or that were looked through.";
     NotDecapsulatedPackets = "sluice_not_decapsulated_packets" Counter [reason] "Packets with a tunnel that was left on, by what was in the way.";
     VlanStrippedPackets = "sluice_vlan_stripped_packets" Counter [] "Packets that VLAN tags were taken off.";
+    MarksStrippedPackets = "sluice_marks_stripped_packets" Counter [] "Packets that the mark of their tap was taken off.";
+    MarksUnknownPackets = "sluice_marks_unknown_packets" Counter [] "Packets marked with the VLAN id of no tap: they are of the tap of their port.";
     CtrlRxPackets = "sluice_ctrl_rx_packets" Counter [] "ARP, ND and echo received for our own addresses.";
     CtrlTxPackets = "sluice_ctrl_tx_packets" Counter [] "ARP, ND and echo that we sent ourselves.";
     CtrlLostPackets = "sluice_ctrl_lost_packets" Counter [] "Control packets lost because the queue to or from the control thread was full.";
@@ -143,6 +145,10 @@ metrics! {
     PortBreakerOpen = "sluice_port_breaker_open" Gauge [port] "Whether distribution by the port is stopped: 1 or 0.";
     PortBreakerOpened = "sluice_port_breaker_openings" Counter [port] "How often it was stopped.";
     PortEgress = "sluice_port_egress_bytes_per_second" Gauge [port] "The average egress rate of the interface over the last interval of the breaker, whoever sent.";
+
+    TapPackets = "sluice_tap_packets" Counter [tap] "Packets that came from the tap; (others) are the taps that have no name.";
+    TapBytes = "sluice_tap_bytes" Counter [tap] "Their original lengths, with the marks that were on them.";
+    TapDuplicatePackets = "sluice_tap_duplicate_packets" Counter [tap] "Those of them that were seen before within the deduplication window, from this tap or another.";
 
     PolicyMatchedPackets = "sluice_policy_matched_packets" Counter [policy] "Packets that the policy matched.";
     PolicyMatchedBytes = "sluice_policy_matched_bytes" Counter [policy] "Their original lengths.";

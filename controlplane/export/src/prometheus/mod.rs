@@ -19,5 +19,5 @@ pub use snapshot::Snapshot;
 pub use text::Format;
 pub use view::{
     ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port,
-    Stage, Thread, Tunnels,
+    Stage, Tap, Thread, Tunnels,
 };

@@ -9,7 +9,7 @@ use super::family::{Families, Value};
 use super::http_counts::HttpCounts;
 use super::process::{self, float};
 use super::view::{
-    ApiView, Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Thread, Tunnels,
+    ApiView, Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Tap, Thread, Tunnels,
 };
 
 /// Everything that a scrape shows.
@@ -97,6 +97,10 @@ impl EngineView {
             out.add(M::DedupPairPackets, &[&pair.first, &pair.second], Value::Int(pair.packets));
         }
         ports(&self.ports, out);
+        let mut taps = |metric, value: fn(&Tap) -> u64| each(out, &self.taps, |tap| &tap.name, metric, value);
+        taps(M::TapPackets, |tap| tap.packets);
+        taps(M::TapBytes, |tap| tap.bytes);
+        taps(M::TapDuplicatePackets, |tap| tap.duplicates);
         policies(&self.policies, out);
         destinations(&self.destinations, out);
         tunnels(&self.tunnels, out);
@@ -134,6 +138,8 @@ impl EngineView {
             out.add(M::NotDecapsulatedPackets, &[reason], Value::Int(*packets));
         }
         out.int(M::VlanStrippedPackets, counts.vlan_stripped);
+        out.int(M::MarksStrippedPackets, counts.marks_stripped);
+        out.int(M::MarksUnknownPackets, counts.marks_unknown);
         out.int(M::CtrlRxPackets, counts.ctrl_rx);
         out.int(M::CtrlTxPackets, counts.ctrl_tx);
         out.int(M::CtrlLostPackets, counts.ctrl_lost);

@@ -20,6 +20,8 @@ pub struct Counts {
     pub fragments_unmatched: u64,
     pub decapsulated: u64,
     pub vlan_stripped: u64,
+    pub marks_stripped: u64,
+    pub marks_unknown: u64,
     /// By the name of what was in the way.
     pub not_decapsulated: Vec<(&'static str, u64)>,
     pub to_workers: u64,
@@ -91,6 +93,16 @@ pub struct DedupPair {
     pub second: String,
     /// Duplicates.
     pub packets: u64,
+}
+
+/// One tap, or those without a name together.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each is the metric of its name")]
+pub struct Tap {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+    pub duplicates: u64,
 }
 
 /// All numbered tunnels of one kind.
@@ -208,6 +220,8 @@ pub struct EngineView {
     pub destinations: Vec<Destination>,
     /// Duplicates by ports.
     pub dedup_pairs: Vec<DedupPair>,
+    /// The taps that have names, and the others together.
+    pub taps: Vec<Tap>,
     /// Numbered tunnels by kind.
     pub tunnels: Vec<Tunnels>,
     /// Packets of numbered tunnels for which there was no room.

@@ -14,6 +14,7 @@ pub(super) struct Batch<'a> {
     parsed: &'a [Parsed],
     wire_len: &'a [u32],
     ingress: &'a [PortId],
+    taps: &'a [u16],
 }
 
 /// One of them.
@@ -23,6 +24,8 @@ pub(super) struct Packet<'a> {
     pub(super) parsed: &'a Parsed,
     pub(super) wire_len: u32,
     pub(super) ingress: PortId,
+    /// The number of the tap.
+    pub(super) tap: u16,
 }
 
 impl<'a> Batch<'a> {
@@ -33,13 +36,16 @@ impl<'a> Batch<'a> {
         parsed: &'a [Parsed],
         wire_len: &'a [u32],
         ingress: &'a [PortId],
+        taps: &'a [u16],
     ) -> Self {
-        let len = frames.len().min(parsed.len()).min(wire_len.len()).min(ingress.len()).min(BATCH);
+        let len = frames.len().min(parsed.len()).min(wire_len.len()).min(ingress.len()).min(taps.len());
+        let len = len.min(BATCH);
         Self {
             frames: cut(frames, len),
             parsed: cut(parsed, len),
             wire_len: cut(wire_len, len),
             ingress: cut(ingress, len),
+            taps: cut(taps, len),
         }
     }
 
@@ -54,15 +60,17 @@ impl<'a> Batch<'a> {
             parsed: self.parsed.get(index)?,
             wire_len: *self.wire_len.get(index)?,
             ingress: *self.ingress.get(index)?,
+            tap: *self.taps.get(index)?,
         })
     }
 
     /// Puts the class of each packet into its word of a key, `shift` bits up.
     #[inline(always)]
     pub(super) fn add(&self, keys: &mut [u64; BATCH], shift: u32, class: impl Fn(&Packet<'_>) -> u32) {
-        let fields = self.parsed.iter().zip(self.frames).zip(self.wire_len).zip(self.ingress);
-        for (key, (((parsed, frame), &wire_len), &ingress)) in keys.iter_mut().zip(fields) {
-            *key |= u64::from(class(&Packet { frame, parsed, wire_len, ingress })) << shift;
+        let places = self.ingress.iter().zip(self.taps);
+        let fields = self.parsed.iter().zip(self.frames).zip(self.wire_len).zip(places);
+        for (key, (((parsed, frame), &wire_len), (&ingress, &tap))) in keys.iter_mut().zip(fields) {
+            *key |= u64::from(class(&Packet { frame, parsed, wire_len, ingress, tap })) << shift;
         }
     }
 }

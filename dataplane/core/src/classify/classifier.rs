@@ -61,6 +61,8 @@ pub struct Input<'a> {
     pub wire_len: &'a [u32],
     /// Where each packet came in.
     pub ingress: &'a [PortId],
+    /// The number of the tap that each packet came from.
+    pub taps: &'a [u16],
 }
 
 /// One worker's verdicts for one [`Program`]. All memory is taken by [`Classifier::new`].
@@ -95,8 +97,8 @@ impl Classifier {
         if !self.sets.has_room() {
             self.forget();
         }
-        let outer = Batch::new(input.frames, input.outer, input.wire_len, input.ingress);
-        let inner = Batch::new(input.frames, input.inner, input.wire_len, input.ingress);
+        let outer = Batch::new(input.frames, input.outer, input.wire_len, input.ingress, input.taps);
+        let inner = Batch::new(input.frames, input.inner, input.wire_len, input.ingress, input.taps);
         let views = [outer, inner];
         let packets = verdicts.len().min(outer.len());
         let verdicts = verdicts.get_mut(..packets).unwrap_or_default();

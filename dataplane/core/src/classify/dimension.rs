@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use sluice_model::{FragmentMatch, Policy, PortId, RangeSet, RangeValue};
+use sluice_model::{FragmentMatch, Policy, RangeSet, RangeValue};
 
 use super::address::Boundaries;
 use super::batch::{BATCH, Batch, Packet};
+use super::origins::Origins;
 use super::rows::{Row, Rows};
 use super::sweep::{Classes, Interval, Users, sweep};
 use crate::wire::{Fragment, L3, Parsed, TunnelHeader};
@@ -25,12 +26,13 @@ pub(super) enum Scalar {
     TunnelId,
     Fragment,
     Ingress,
+    Tap,
     TcpFlags,
     Length,
 }
 
 impl Scalar {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Protocol,
         Self::Ethertype,
         Self::Vlan,
@@ -38,6 +40,7 @@ impl Scalar {
         Self::TunnelId,
         Self::Fragment,
         Self::Ingress,
+        Self::Tap,
         Self::TcpFlags,
         Self::Length,
     ];
@@ -51,6 +54,7 @@ impl Scalar {
             Self::TunnelId => "tunnel_id",
             Self::Fragment => "fragment",
             Self::Ingress => "ingress",
+            Self::Tap => "taps",
             Self::TcpFlags => "tcp_flags",
             Self::Length => "length",
         }
@@ -64,7 +68,7 @@ impl Scalar {
     /// Whether it is the same in all packets that come from one end of a flow, because it is part of the flow's key.
     pub(super) const fn is_fixed_in_flow(self, vlan_in_key: bool) -> bool {
         match self {
-            Self::Protocol => true,
+            Self::Protocol | Self::Tap => true,
             Self::Vlan | Self::VlanInner => vlan_in_key,
             // Several ports may belong to a tap, several tunnels to a flow between their ends, MPLS may come and go; the
             // others are of single packets.
@@ -79,7 +83,8 @@ impl Scalar {
 
     /// The value of a packet; `None` = the packet has none, and no policy that asks for one matches.
     #[inline(always)]
-    pub(super) fn value(self, parsed: &Parsed, wire_len: u32, ingress: PortId) -> Option<u32> {
+    pub(super) fn value(self, packet: &Packet<'_>) -> Option<u32> {
+        let &Packet { parsed, wire_len, ingress, tap, .. } = packet;
         let is_ip = matches!(parsed.l3, L3::Ipv4 | L3::Ipv6);
         match self {
             Self::Protocol => is_ip.then_some(parsed.protocol.into()),
@@ -103,6 +108,7 @@ impl Scalar {
                 Fragment::Later => 2,
             }),
             Self::Ingress => Some(ingress.0.into()),
+            Self::Tap => Some(tap.into()),
             // A TCP header may be cut between ports and flags; a later fragment has the flags with the ports.
             Self::TcpFlags => {
                 let known = parsed.l4_offset > 0 || (parsed.fragment == Fragment::Later && parsed.has_ports);
@@ -113,7 +119,7 @@ impl Scalar {
     }
 
     /// What `policy` asks of it, as ranges; `None` = nothing.
-    pub(super) fn wanted(self, policy: &Policy, ports: &[String]) -> Option<Vec<(u128, u128)>> {
+    pub(super) fn wanted(self, policy: &Policy, origins: &Origins<'_>) -> Option<Vec<(u128, u128)>> {
         match self {
             Self::Protocol => policy.protocol.as_ref().map(ranges),
             Self::Ethertype => policy.ethertype.as_ref().map(ranges),
@@ -131,8 +137,12 @@ impl Scalar {
                 ranges(&fitting.map(|flags| flags..=flags).collect::<RangeSet<u8>>())
             }),
             Self::Ingress => (!policy.ingress.is_empty()).then(|| {
-                let known = (0_u16..).zip(ports).filter(|(_, name)| policy.ingress.contains(name));
+                let known = (0_u16..).zip(origins.ports).filter(|(_, name)| policy.ingress.contains(name));
                 ranges(&known.map(|(id, _)| id..=id).collect::<RangeSet<u16>>())
+            }),
+            Self::Tap => (!policy.taps.is_empty()).then(|| {
+                let known = origins.taps.iter().filter(|tap| policy.taps.contains(&tap.name));
+                ranges(&known.map(|tap| tap.number..=tap.number).collect::<RangeSet<u16>>())
             }),
         }
     }
@@ -143,7 +153,7 @@ impl Scalar {
             Self::TunnelId => 32,
             Self::Protocol | Self::TcpFlags | Self::Fragment => 8,
             Self::Vlan | Self::VlanInner => 12,
-            Self::Ethertype | Self::Ingress | Self::Length => 16,
+            Self::Ethertype | Self::Ingress | Self::Tap | Self::Length => 16,
         }
     }
 }
@@ -233,13 +243,13 @@ impl ScalarTable {
         scalar: Scalar,
         policies: &[(u32, &Policy)],
         total: usize,
-        ports: &[String],
+        origins: &Origins<'_>,
     ) -> Option<Self> {
         let mut members = Members::default();
         let mut users = Users::default();
         let mut any = Vec::new();
         for &(number, policy) in policies {
-            match scalar.wanted(policy, ports) {
+            match scalar.wanted(policy, origins) {
                 Some(set) => users.add(members.number(set), number),
                 None => any.push(number),
             }
@@ -270,12 +280,12 @@ impl ScalarTable {
                 }
             };
         }
-        by_field!(Protocol, Ethertype, Vlan, VlanInner, TunnelId, Fragment, Ingress, TcpFlags, Length);
+        by_field!(Protocol, Ethertype, Vlan, VlanInner, TunnelId, Fragment, Ingress, Tap, TcpFlags, Length);
     }
 
     #[inline(always)]
     fn class_of(&self, scalar: Scalar, packet: &Packet<'_>) -> u32 {
-        let value = scalar.value(packet.parsed, packet.wire_len, packet.ingress);
+        let value = scalar.value(packet);
         value.map_or(0, |value| self.table.class(value))
     }
 

@@ -7,6 +7,7 @@ use sluice_model::{MacAddr, Policy, PortId, Side};
 
 use super::batch::Packet;
 use super::dimension::{Scalar, has_ethernet};
+use super::origins::Origins;
 use crate::wire::{L3, Parsed};
 
 /// What a packet has of one field of a policy that does not fit.
@@ -31,6 +32,8 @@ pub enum Found {
     TcpFlags(u8),
     /// The port that it came in by.
     Ingress(PortId),
+    /// The number of the tap that it came from.
+    Tap(u16),
     /// `whole`, `first` or `later`.
     Fragment(&'static str),
     /// An address.
@@ -49,6 +52,7 @@ impl fmt::Display for Found {
                 f.write_str(&names.join(" "))
             }
             Self::Ingress(PortId(port)) => write!(f, "port number {port}"),
+            Self::Tap(tap) => write!(f, "tap number {tap}"),
             Self::Fragment(name) => f.write_str(name),
             Self::Address(text) => f.write_str(text),
         }
@@ -91,15 +95,17 @@ pub struct Subject<'a> {
     pub wire_len: u32,
     /// Where it came in.
     pub ingress: PortId,
+    /// The number of the tap that it came from.
+    pub tap: u16,
 }
 
-/// Holds every predicate of `policy` against a packet; `ports` are the names of the ingress ports by number.
+/// Holds every predicate of `policy` against a packet, which may come from `origins`.
 ///
 /// This is the slow way to what [`Classifier::classify`](super::Classifier::classify) finds by tables; it says why.
 #[must_use]
-pub fn explain(policy: &Policy, subject: &Subject<'_>, ports: &[String]) -> Explanation {
-    let &Subject { frame, headers, wire_len, ingress } = subject;
-    let packet = Packet { frame, parsed: headers, wire_len, ingress };
+pub fn explain(policy: &Policy, subject: &Subject<'_>, origins: &Origins<'_>) -> Explanation {
+    let &Subject { frame, headers, wire_len, ingress, tap } = subject;
+    let packet = Packet { frame, parsed: headers, wire_len, ingress, tap };
     let [src, dst] = [End::source(&packet), End::destination(&packet)];
     let reading = |collect: &End, peer: &End| {
         let mut found = Vec::new();
@@ -111,8 +117,8 @@ pub fn explain(policy: &Policy, subject: &Subject<'_>, ports: &[String]) -> Expl
     let fits = [egress.is_empty(), ingress.is_empty()];
     let mut mismatches = if ingress.len() < egress.len() { ingress } else { egress };
     for scalar in Scalar::ALL {
-        let Some(wanted) = scalar.wanted(policy, ports) else { continue };
-        let value = scalar.value(packet.parsed, packet.wire_len, packet.ingress);
+        let Some(wanted) = scalar.wanted(policy, origins) else { continue };
+        let value = scalar.value(&packet);
         let within = |value: u32| wanted.iter().any(|&(first, last)| (first..=last).contains(&value.into()));
         if !value.is_some_and(within) {
             mismatches.push(Mismatch { field: scalar.name(), found: found(scalar, value) });
@@ -127,6 +133,7 @@ fn found(scalar: Scalar, value: Option<u32>) -> Found {
         Scalar::Ethertype => Found::Ethertype(value),
         Scalar::TcpFlags => Found::TcpFlags(u8::try_from(value).unwrap_or(u8::MAX)),
         Scalar::Ingress => Found::Ingress(PortId(u16::try_from(value).unwrap_or(u16::MAX))),
+        Scalar::Tap => Found::Tap(u16::try_from(value).unwrap_or(u16::MAX)),
         Scalar::Fragment => Found::Fragment(["whole", "first", "later"].get(value as usize).unwrap_or(&"")),
         Scalar::Protocol | Scalar::Vlan | Scalar::VlanInner | Scalar::TunnelId | Scalar::Length => {
             Found::Number(value)

@@ -8,6 +8,7 @@ use sluice_model::{
 };
 
 use super::dimension::Scalar;
+use super::origins::Origins;
 use super::view::{Dimension, View};
 use crate::verdict::Keep;
 
@@ -78,14 +79,25 @@ pub struct CompileReport {
 }
 
 impl Program {
-    /// Compiles `policies`; `ports` are the names of the ingress ports by number. Pure: no I/O, no clock.
+    /// Compiles `policies`; `ports` are the names of the ingress ports by number, and no tap has a name. Pure: no I/O, no
+    /// clock.
     #[must_use]
     pub fn compile(policies: &PolicySet, ports: &[String], generation: Generation) -> (Self, CompileReport) {
+        Self::compile_for(policies, &Origins { ports, taps: &[] }, generation)
+    }
+
+    /// Compiles `policies` for packets from `origins`. Pure: no I/O, no clock.
+    #[must_use]
+    pub fn compile_for(
+        policies: &PolicySet,
+        origins: &Origins<'_>,
+        generation: Generation,
+    ) -> (Self, CompileReport) {
         let total = policies.policies().len();
         let view = |headers: HeaderView| {
             let own: Vec<(u32, &Policy)> =
                 policies.iter().filter(|(_, p)| p.headers == headers).map(|(id, p)| (id.0, p)).collect();
-            View::new(&own, total, ports)
+            View::new(&own, total, origins)
         };
         let (outer, inner) = (view(HeaderView::Outer), view(HeaderView::Inner));
 

@@ -5,6 +5,7 @@ use sluice_model::Policy;
 use super::batch::{BATCH, Batch, Packet};
 use super::dimension::{Scalar, ScalarTable, has_ethernet};
 use super::ends::{Addresses, Operand, Ports, mac};
+use super::origins::Origins;
 use super::rows::{Row, Rows, summaries};
 use crate::wire::Parsed;
 
@@ -59,7 +60,7 @@ const SIDED: usize = 4;
 
 impl View {
     /// The tables over `policies`, of `total` in the set; `None` when there are none.
-    pub(super) fn new(policies: &[(u32, &Policy)], total: usize, ports: &[String]) -> Option<Self> {
+    pub(super) fn new(policies: &[(u32, &Policy)], total: usize, origins: &Origins<'_>) -> Option<Self> {
         if policies.is_empty() {
             return None;
         }
@@ -72,7 +73,7 @@ impl View {
             ports: Ports::new(policies, total),
             scalars: Scalar::ALL
                 .iter()
-                .filter_map(|&s| ScalarTable::new(s, policies, total, ports))
+                .filter_map(|&s| ScalarTable::new(s, policies, total, origins))
                 .collect(),
         })
     }

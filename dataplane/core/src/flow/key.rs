@@ -155,7 +155,7 @@ impl FlowKey {
             addresses,
             ports: (known && kind & 3 != 3).then_some([(ports >> 48) as u16, (ports >> 32) as u16]),
             protocol: (third >> 8) as u8,
-            tap: (third >> 48) as u16,
+            tap: tap(words),
         }
     }
 
@@ -179,6 +179,13 @@ pub fn vlan_id(headers: &Parsed) -> u16 {
 pub(super) fn protocol(words: &[u64; 3]) -> u8 {
     let [.., protocol, _] = words[2].to_be_bytes();
     protocol
+}
+
+/// The tap in the words of a key.
+#[inline(always)]
+pub(super) fn tap(words: &[u64; 3]) -> u16 {
+    let [high, low, ..] = words[2].to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 /// The protocol addresses of an ARP packet for IPv4: sender and target.

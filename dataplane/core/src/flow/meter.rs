@@ -220,7 +220,8 @@ impl FlowMeter {
         self.metrics.as_ref().map_or_else(MetricsCounts::default, MetricsTable::counts)
     }
 
-    /// First step, for packet `place` of the batch: its key, and a hint for the index. `frame` gives its bytes.
+    /// First step, for packet `place` of the batch: its key, and a hint for the index. `tap`: the number of the tap it is
+    /// of; `None` = that of its port. `frame` gives its bytes.
     #[inline(always)]
     pub fn prepare<'a>(
         &mut self,
@@ -228,9 +229,10 @@ impl FlowMeter {
         headers: &Parsed,
         tunnel: &TunnelInfo,
         port: PortId,
+        tap: Option<u16>,
         frame: impl FnOnce() -> &'a [u8],
     ) {
-        let tap = self.tap(port).tap;
+        let tap = tap.unwrap_or_else(|| self.tap(port).tap);
         let keyed = FlowKey::of(frame, headers, tunnel, tap, self.config.vlan);
         self.index.prefetch(keyed.hash);
         self.keyed[place % BATCH] = keyed;

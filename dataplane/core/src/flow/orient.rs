@@ -7,7 +7,7 @@ use sluice_model::Network;
 
 use super::direction::{Endpoint, Evidence};
 use super::entry::flag;
-use super::key::FlowKey;
+use super::key::{self, FlowKey};
 use super::meter::{FlowMeter, Packet};
 use super::table::Slot;
 use super::tcp::flags::{ACK, SYN};
@@ -85,7 +85,7 @@ impl FlowMeter {
     /// Decides by the scores of both endpoints.
     fn weigh(&mut self, slot: Slot, end: usize, packet: &Packet<'_>, evidence: Evidence) {
         let headers = packet.headers;
-        let tap = self.tap(packet.port).tap;
+        let tap = key::tap(&self.entries[slot.index()].hot.words);
         let is_ipv6 = headers.l3 == L3::Ipv6;
         let src = Endpoint { address: headers.src_addr, port: headers.src_port, tap, is_ipv6 };
         let dst = Endpoint { address: headers.dst_addr, port: headers.dst_port, tap, is_ipv6 };

@@ -14,6 +14,15 @@ pub fn is_tpid(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN | ethertype::OLD_SERVICE_VLAN)
 }
 
+/// The tag control information of the tag right behind the addresses of an Ethernet frame, if one is there, whole, with
+/// the EtherType that follows it.
+#[inline]
+#[must_use]
+pub fn outermost(frame: &[u8]) -> Option<u16> {
+    let head: &[u8; 18] = frame.first_chunk()?;
+    is_tpid(be16::<12, _>(head)).then(|| be16::<14, _>(head))
+}
+
 /// A VLAN tag after its TPID.
 #[derive(Clone, Copy, Debug)]
 pub struct VlanTag<'a>(&'a [u8; TAG_LEN]);
@@ -48,5 +57,22 @@ mod tests {
         assert_eq!((tag.tci(), tag.ethertype(), rest), (0xe064, 0x0800, &[9][..]));
         assert!(VlanTag::split(&[0; 3]).is_none());
         assert!(is_tpid(0x88a8) && !is_tpid(0x8847));
+    }
+
+    #[test]
+    fn the_outermost_tag_is_there_with_what_follows_it() {
+        let mut frame = [0; 22];
+        frame[12..20].copy_from_slice(&[0x81, 0x00, 0xa0, 0x65, 0x81, 0x00, 0x00, 0x07]);
+        assert_eq!(outermost(&frame), Some(0xa065));
+        assert_eq!(
+            (outermost(&frame[..18]), outermost(&frame[..17]), outermost(&[])),
+            (Some(0xa065), None, None)
+        );
+        for tpid in [0x88a8_u16, 0x9100] {
+            frame[12..14].copy_from_slice(&tpid.to_be_bytes());
+            assert_eq!(outermost(&frame), Some(0xa065));
+        }
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        assert_eq!(outermost(&frame), None);
     }
 }

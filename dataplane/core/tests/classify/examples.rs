@@ -67,7 +67,7 @@ fn packet(text: &str) -> Layer {
 
 fn verdict(program: &Program, layer: &Layer) -> Outcome {
     let mut packets = Packets::default();
-    packets.push(packet::build(layer), 64, 0);
+    packets.push(packet::build(layer), 64, 0, 0);
     let mut classifier = Classifier::new(program, ClassifierConfig { cache_entries: 64, sets: 64 });
     let mut verdict = Outcome::default();
     packets.classify(program, &mut classifier, |_, set| verdict = outcome(program, set));

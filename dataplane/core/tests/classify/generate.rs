@@ -14,6 +14,8 @@ use crate::reference::Place;
 
 /// Names of the ingress ports.
 pub const PORTS: [&str; 3] = ["tap0", "tap1", "tap2"];
+/// Names and numbers of the taps; tap 3 has no name.
+pub const TAPS: [(&str, u16); 4] = [("core", 1), ("", 3), ("edge", 250), ("lab", 65_535)];
 
 const V4: [u32; 14] = [
     0,
@@ -169,6 +171,11 @@ pub fn policy(dice: &mut Dice, groups: &[Arc<AddressSet>], destinations: u16, in
         }),
         ingress: dice
             .maybe(12, |dice| vec![dice.pick(&["tap0", "tap1", "gone"]).to_owned()])
+            .unwrap_or_default(),
+        taps: dice
+            .maybe(8, |dice| {
+                (0..=dice.below(2)).map(|_| dice.pick(&["core", "edge", "lab", "gone"]).to_owned()).collect()
+            })
             .unwrap_or_default(),
         action,
         payload: dice.maybe(2, |dice| dice.pick(&[0, 20, 30, 65_535])),

@@ -1,13 +1,15 @@
 //! Random policies, random packets: classifier and reference agree, whatever the memory.
 
 use proptest::prelude::*;
-use sluice_core::classify::{Classifier, ClassifierConfig, Input, Program, Subject, VerdictId, explain};
+use sluice_core::classify::{
+    Classifier, ClassifierConfig, Input, Origins, Program, Subject, VerdictId, explain,
+};
 use sluice_core::verdict::{ActionSet, Keep};
 use sluice_core::wire::{self, Parsed};
 use sluice_model::spec::parse_policy;
-use sluice_model::{Generation, HeaderView, Policy, PolicySet, PortId};
+use sluice_model::{Generation, HeaderView, Policy, PolicySet, PortId, Tap};
 
-use crate::generate::{self, Dice, PORTS};
+use crate::generate::{self, Dice, PORTS, TAPS};
 use crate::packet::{self, Built};
 use crate::reference::{self, Copy, Facts, Kept, Outcome, Place};
 
@@ -24,18 +26,21 @@ pub struct Packets {
     inner: Vec<Parsed>,
     wire_len: Vec<u32>,
     ingress: Vec<PortId>,
+    taps: Vec<u16>,
     pub facts: Vec<Facts>,
 }
 
 impl Packets {
-    pub fn push(&mut self, built: Built, length: u32, ingress: usize) {
+    pub fn push(&mut self, built: Built, length: u32, ingress: usize, tap: usize) {
         self.frames.push(built.frame);
         self.outer.push(built.parsed_outer);
         self.inner.push(built.parsed_inner);
         self.wire_len.push(length);
         self.ingress.push(PortId(ingress as u16));
-        let ingress = PORTS[ingress].to_owned();
-        self.facts.push(Facts { outer: built.outer, inner: built.inner, length, ingress });
+        let (tap, number) = TAPS[tap];
+        self.taps.push(number);
+        let (ingress, tap) = (PORTS[ingress].to_owned(), tap.to_owned());
+        self.facts.push(Facts { outer: built.outer, inner: built.inner, length, ingress, tap });
     }
 
     /// As many random packets.
@@ -56,7 +61,7 @@ impl Packets {
                     (parsed.tcp_flags, parsed.has_ports) = (flags, true);
                 }
             }
-            packets.push(built, generate::length(dice), dice.below(PORTS.len()));
+            packets.push(built, generate::length(dice), dice.below(PORTS.len()), dice.below(TAPS.len()));
         }
         packets
     }
@@ -72,6 +77,7 @@ impl Packets {
             headers: &headers[index],
             wire_len: self.wire_len[index],
             ingress: self.ingress[index],
+            tap: self.taps[index],
         }
     }
 
@@ -94,6 +100,7 @@ impl Packets {
                 inner: if program.needs_inner() { &self.inner[range.clone()] } else { &[] },
                 wire_len: &self.wire_len[range.clone()],
                 ingress: &self.ingress[range.clone()],
+                taps: &self.taps[range.clone()],
             };
             classifier.classify(program, &input, &mut verdicts[..range.len()]);
             for (index, id) in range.clone().zip(verdicts) {
@@ -130,9 +137,16 @@ pub fn outcome(program: &Program, set: &ActionSet<'_>) -> Outcome {
     }
 }
 
-/// Compiles for the ingress ports of these tests.
+/// The taps that have names.
+fn taps() -> Vec<Tap> {
+    let named = TAPS.iter().filter(|(name, _)| !name.is_empty());
+    named.map(|&(name, number)| Tap { name: name.to_owned(), number, vlan: None }).collect()
+}
+
+/// Compiles for the ingress ports and taps of these tests.
 pub fn compile(policies: &PolicySet) -> Program {
-    Program::compile(policies, &PORTS.map(str::to_owned), Generation(1)).0
+    let ports = PORTS.map(str::to_owned);
+    Program::compile_for(policies, &Origins { ports: &ports, taps: &taps() }, Generation(1)).0
 }
 
 proptest! {
@@ -163,10 +177,11 @@ proptest! {
         let mut dice = Dice::new(seed);
         let policies = generate::policies(&mut dice, 12);
         let packets = Packets::random(&mut dice, 50);
-        let ports = PORTS.map(str::to_owned);
+        let (ports, taps) = (PORTS.map(str::to_owned), taps());
+        let origins = Origins { ports: &ports, taps: &taps };
         for (index, facts) in packets.facts.iter().enumerate() {
             for policy in policies.policies() {
-                let reasons = explain(policy, &packets.subject(index, policy), &ports);
+                let reasons = explain(policy, &packets.subject(index, policy), &origins);
                 let (egress, ingress) = reference::readings(policy, facts);
                 assert_eq!(reasons.matches(), egress || ingress, "{policy:?} {facts:?} {reasons:?}");
                 if reasons.matches() {
@@ -184,7 +199,7 @@ proptest! {
 fn reasons_name_the_field_and_what_was_found() {
     let text = "[[destination]]\nname = \"d\"\ntype = \"pcap\"\nfile = \"d\"\n[[policy]]\nname = \"p\"\nto = [\"d\"]\n\
         collect = { addresses = [\"10.0.0.0/8\", \"02:00:00:00:00:09\"], ports = \"80\" }\nvlan = \"7\"\ntcp_flags = \"syn\"\n\
-        ethertype = \"0x86dd\"\nfragment = \"fragments\"\nlength = \"100-\"";
+        ethertype = \"0x86dd\"\nfragment = \"fragments\"\nlength = \"100-\"\ntaps = [\"core\"]";
     let text = text.replace("100-", "100-200");
     let policies = parse_policy("reasons.toml", &text).unwrap_or_else(|errors| panic!("{errors}")).value;
     // 192.0.2.1:443 > 10.1.2.3:40000, TCP, ACK and PSH.
@@ -192,8 +207,8 @@ fn reasons_name_the_field_and_what_was_found() {
     frame.extend([192, 0, 2, 1, 10, 1, 2, 3, 1, 187, 0x9c, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18]);
     frame.extend([0; 6]);
     let headers = wire::parse(&frame);
-    let subject = Subject { frame: &frame, headers: &headers, wire_len: 60, ingress: PortId(0) };
-    let reasons = explain(&policies.policies()[0], &subject, &[]);
+    let subject = Subject { frame: &frame, headers: &headers, wire_len: 60, ingress: PortId(0), tap: 9 };
+    let reasons = explain(&policies.policies()[0], &subject, &Origins::default());
     let told: Vec<String> = reasons.mismatches.iter().map(|m| format!("{}: {}", m.field, m.found)).collect();
     // By its destination only the port is wrong; by its source the address would be, too.
     let expected = [
@@ -201,6 +216,7 @@ fn reasons_name_the_field_and_what_was_found() {
         "ethertype: 0x0800",
         "vlan: none",
         "fragment: whole",
+        "taps: tap number 9",
         "tcp_flags: psh ack",
         "length: 60",
     ];
@@ -246,7 +262,7 @@ fn labels_below_a_tunnel_are_no_ethernet_header() {
     let policies = parse_policy("labels.toml", text).unwrap_or_else(|errors| panic!("{errors}")).value;
     let program = compile(&policies);
     let mut packets = Packets::default();
-    packets.push(built, 64, 0);
+    packets.push(built, 64, 0, 0);
     let mut classifier = Classifier::new(&program, TINY);
     packets.classify(&program, &mut classifier, |_, set| assert!(set.matched.is_empty()));
 }
@@ -275,8 +291,9 @@ fn nothing_is_allocated_after_the_start() {
         let packets = Packets::random(&mut dice, 64);
         let frames: Vec<&[u8]> = packets.frames.iter().map(Vec::as_slice).collect();
         let inner = if program.needs_inner() { packets.inner.as_slice() } else { &[] };
-        let (outer, wire_len, ingress) = (&packets.outer, &packets.wire_len, &packets.ingress);
-        let input = Input { frames: &frames, outer, inner, wire_len, ingress };
+        let (outer, wire_len) = (&packets.outer, &packets.wire_len);
+        let (ingress, taps) = (&packets.ingress, &packets.taps);
+        let input = Input { frames: &frames, outer, inner, wire_len, ingress, taps };
         for config in [ClassifierConfig::default(), TINY] {
             let mut classifier = Classifier::new(&program, config);
             let allocated = allocation_counter::measure(|| {

@@ -41,6 +41,8 @@ pub struct Facts {
     pub inner: Fields,
     pub length: u32,
     pub ingress: String,
+    /// The name of the tap; empty = it has none.
+    pub tap: String,
 }
 
 /// What the policies make of a packet.
@@ -145,6 +147,7 @@ fn common(policy: &Policy, fields: &Fields, facts: &Facts) -> bool {
             FragmentMatch::Whole => fields.fragment == Place::Whole,
         })
         && (policy.ingress.is_empty() || policy.ingress.contains(&facts.ingress))
+        && (policy.taps.is_empty() || policy.taps.contains(&facts.tap))
 }
 
 /// Whether an end with these addresses and this port fits.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
-use sluice_core::classify::{CompileReport, Program};
+use sluice_core::classify::{CompileReport, Origins, Program};
 use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortId};
 
 use super::StartError;
@@ -264,7 +264,8 @@ impl Site {
     ) -> Result<Draft, StartError> {
         let boot = &self.boot;
         let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
-        let (program, report) = Program::compile(policies, &names, generation);
+        let origins = Origins { ports: &names, taps: &boot.mirror.taps };
+        let (program, report) = Program::compile_for(policies, &origins, generation);
         let routes = routes::all(policies, &boot.ports, &self.ports)?;
         let own: Vec<IpAddr> = boot
             .ports

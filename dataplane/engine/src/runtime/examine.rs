@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use dpdk::Mbuf;
-use sluice_core::classify::{Explanation, FragmentTable, FragmentTableConfig, Subject, explain};
+use sluice_core::classify::{Explanation, FragmentTable, FragmentTableConfig, Origins, Subject, explain};
 use sluice_core::decap::{Obstacle, TunnelInfo};
 use sluice_core::verdict::CopyAction;
 use sluice_core::wire::TunnelHeader;
@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::output::{Egress, Output};
 use crate::stage::compose::{ADDRESSES, TAG};
 use crate::stage::decap::Decap;
+use crate::stage::mirror::Mirror;
 use crate::stage::{parse, rx};
 
 /// A packet to examine.
@@ -32,6 +33,8 @@ pub struct Specimen<'a> {
     pub wire_len: u32,
     /// The port that it comes in by.
     pub ingress: PortId,
+    /// The number of the tap that it comes from; `None` = as its mark says, or its port.
+    pub tap: Option<u16>,
 }
 
 /// What becomes of a packet as a whole.
@@ -149,12 +152,14 @@ impl Engine {
         if let Some(balance) = &mut deployment.balance {
             balance.refresh(&deployment.outputs);
         }
-        let captures = site.boot.ports.get(specimen.ingress.index()).is_some_and(|port| port.role.captures());
+        let port = site.boot.ports.get(specimen.ingress.index());
+        let captures = port.is_some_and(|port| port.role.captures());
         let pool = self.pools.iter().max_by_key(|pool| pool.data_room());
         let mbuf = pool.and_then(|pool| pool.copy_from(specimen.frame));
         let mbuf = mbuf.ok_or(ExamineError::NoMbuf)?;
         let decap: Vec<_> = site.boot.ports.iter().map(|port| port.decap).collect();
         let mut bench = Bench {
+            mirror: Mirror::of(&site.boot),
             decap: Decap::new(&decap).map(Decap::without_meter),
             fragments: FragmentTable::new(&FragmentTableConfig { datagrams: 16, life_ns: 1 }),
             ledger: Ledger::default(),
@@ -164,8 +169,11 @@ impl Engine {
         // There is room: the batch is empty.
         drop(bench.batch.push(mbuf, info, specimen.ingress));
         let names: Vec<_> = site.boot.ports.iter().map(|port| port.name.clone()).collect();
-        let asked = (policies, draft.routes.as_slice(), names.as_slice());
-        let examination = bench.examine(&mut deployment, asked, (specimen.frame, captures));
+        let origins = Origins { ports: &names, taps: &site.boot.mirror.taps };
+        let asked = (policies, draft.routes.as_slice(), origins);
+        // Without names of taps nobody else says it.
+        let tap = specimen.tap.or(port.filter(|_| bench.mirror.is_none()).map(|port| port.tap));
+        let examination = bench.examine(&mut deployment, asked, (tap, captures));
         drop(bench.batch.take(0));
         Ok(examination)
     }
@@ -191,6 +199,7 @@ fn adopt(routes: &[Route], known: &[NextHop]) {
 
 /// A worker's stages without its ports.
 struct Bench {
+    mirror: Option<Mirror>,
     decap: Option<Decap>,
     fragments: FragmentTable,
     ledger: Ledger,
@@ -202,11 +211,19 @@ impl Bench {
     fn examine(
         &mut self,
         deployment: &mut Deployment,
-        (policies, routes, ports): (&PolicySet, &[Route], &[String]),
-        (frame, captures): (&[u8], bool),
+        (policies, routes, origins): (&PolicySet, &[Route], Origins<'_>),
+        (tap, captures): (Option<u16>, bool),
     ) -> Examination {
         let batch = &mut *self.batch;
         rx::run(batch);
+        if let Some(mirror) = self.mirror.as_mut().filter(|_| captures) {
+            mirror.run(batch, &mut self.ledger);
+        }
+        if let Some(tap) = tap {
+            batch.tap[0] = tap;
+        }
+        // A mark that was taken off is no header any more.
+        let frame = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data).to_vec();
         let with_inner = deployment.program.needs_inner();
         let first_inner = with_inner && self.decap.is_none();
         parse::run(batch, &mut self.fragments, first_inner, 0);
@@ -232,12 +249,12 @@ impl Bench {
                 HeaderView::Outer => &outer,
                 HeaderView::Inner => &inner,
             };
-            let (wire_len, ingress) = (batch.info[0].wire_len, batch.ingress[0]);
-            explain(policy, &Subject { frame: left, headers, wire_len, ingress }, ports)
+            let (wire_len, ingress, tap) = (batch.info[0].wire_len, batch.ingress[0], batch.tap[0]);
+            explain(policy, &Subject { frame: left, headers, wire_len, ingress, tap }, &origins)
         });
         let mut examination = Examination {
             fate: Fate::NotCapturePort,
-            layers: layers::seen(frame, left, tunnel.depth.into()),
+            layers: layers::seen(&frame, left, tunnel.depth.into()),
             obstacle: self.ledger.decap_obstacles.iter().find(|(_, count)| *count > 0).map(|(o, _)| o),
             reasons: reasons.collect(),
             copies: Vec::new(),

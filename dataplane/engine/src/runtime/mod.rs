@@ -49,8 +49,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dpdk::{Eal, Mempool};
-use sluice_core::classify::{CompileReport, Program};
-use sluice_model::{DestinationId, Generation, MacAddr, PolicySet};
+use sluice_core::classify::{CompileReport, Origins, Program};
+use sluice_model::{DestinationId, Generation, MacAddr, PolicySet, Tap};
 
 use crate::clock::Clock;
 use crate::control_queues::ControlQueues;
@@ -62,6 +62,7 @@ use crate::port_pairs::{PairTotals, PortPairs};
 use crate::stage::balance::SharedGroups;
 use crate::stage::flow::{FlowStats, RecordRings};
 use crate::stats::WorkerStats;
+use crate::tap_rows::{TapRows, TapTotals};
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use capture::Captures;
 use deploy::{Deployer, InForce};
@@ -98,6 +99,8 @@ struct Shared {
     files: Arc<LedgerCell>,
     in_force: Mutex<InForce>,
     ports: Vec<Arc<PortState>>,
+    /// The taps that have names.
+    taps: Vec<Tap>,
     /// By port number: its MAC address, and its MTU as it was opened.
     links: Vec<(MacAddr, u16)>,
     /// Flows that all workers together have room for.
@@ -137,6 +140,7 @@ struct WorkerHandle {
     flow: Option<FlowHandle>,
     tunnels: Option<Arc<TunnelRows>>,
     dedup_pairs: Option<Arc<PortPairs>>,
+    tap_rows: Option<Arc<TapRows>>,
 }
 
 /// The flow stage of a worker as seen from outside.
@@ -183,7 +187,8 @@ impl Engine {
     pub fn compile(&self, policies: &PolicySet) -> (CompileReport, Duration) {
         let begin = Instant::now();
         let names: Vec<_> = self.shared.ports.iter().map(|port| port.name().to_owned()).collect();
-        let (_program, report) = Program::compile(policies, &names, Generation::default());
+        let origins = Origins { ports: &names, taps: &self.shared.taps };
+        let (_program, report) = Program::compile_for(policies, &origins, Generation::default());
         (report, begin.elapsed())
     }
 
@@ -223,6 +228,14 @@ impl Engine {
         let pairs: Vec<_> =
             self.shared.workers.iter().filter_map(|worker| worker.dedup_pairs.as_deref()).collect();
         PortPairs::totals(&pairs)
+    }
+
+    /// What came from each tap that has a name, and from all others together; empty when none has.
+    #[must_use]
+    pub fn taps(&self) -> Vec<TapTotals> {
+        let rows: Vec<_> =
+            self.shared.workers.iter().filter_map(|worker| worker.tap_rows.as_deref()).collect();
+        TapRows::totals(&rows, self.shared.taps.iter().map(|tap| tap.name.as_str()))
     }
 
     /// The numbered tunnels that come in where tunnels are taken off, and how many of their packets were not counted

@@ -33,6 +33,7 @@ use crate::machine::Machine;
 use crate::port::{Source, TxPort};
 use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
+use crate::stage::mirror::Mirror;
 use crate::worker::{Worker, WorkerParts};
 
 /// Frames that wait between a worker and the control thread.
@@ -156,7 +157,8 @@ impl Engine {
                 }),
                 control: ControlQueues::new(CONTROL_QUEUE),
             });
-            workers.push(worker.with_idle(idle).with_gate(Arc::clone(gate), capture_limit.clone()));
+            let worker = worker.with_mirror(Mirror::of(boot)).with_idle(idle);
+            workers.push(worker.with_gate(Arc::clone(gate), capture_limit.clone()));
         }
         let doorbells =
             if idle.adaptive { workers.iter().map(Worker::doorbell).collect() } else { Vec::new() };
@@ -193,6 +195,7 @@ impl Engine {
                         capacity: flow_plan.map_or(0, |plan| plan.flows),
                     }),
                     dedup_pairs: w.dedup_pairs(),
+                    tap_rows: w.tap_rows(),
                 })
                 .collect(),
             distributors: distributors
@@ -205,6 +208,7 @@ impl Engine {
                     latency: None,
                     flow: None,
                     dedup_pairs: None,
+                    tap_rows: None,
                     tunnels: d.tunnels(),
                 })
                 .collect(),
@@ -217,6 +221,7 @@ impl Engine {
                 &draft.routes,
             )),
             ports: ports.iter().map(OpenPort::state).collect(),
+            taps: boot.mirror.taps.clone(),
             links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
             flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
             breakers: breakers.cells(),

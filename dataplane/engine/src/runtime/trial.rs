@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_core::classify::Program;
+use sluice_core::classify::{Origins, Program};
 use sluice_model::{Generation, PolicySet};
 
 use super::Engine;
@@ -70,7 +70,8 @@ impl Engine {
             return Err(TrialError::Busy);
         }
         let names: Vec<_> = site.boot.ports.iter().map(|port| port.name.clone()).collect();
-        let (program, _) = Program::compile(policies, &names, Generation::default());
+        let origins = Origins { ports: &names, taps: &site.boot.mirror.taps };
+        let (program, _) = Program::compile_for(policies, &origins, Generation::default());
         let program = Arc::new(program);
         let rows = [policies.policies().len(), policies.destinations().len()];
         let mut trial = Trial { counts: Vec::with_capacity(queues.len()), queues, sampling: 1, busy };

@@ -14,6 +14,7 @@ pub struct Classify {
     inner: [Parsed; BATCH],
     wire_len: [u32; BATCH],
     ingress: [PortId; BATCH],
+    taps: [u16; BATCH],
     verdicts: [VerdictId; BATCH],
     /// Whether the id of a tunnel that was taken off can still be asked for.
     with_tunnels: bool,
@@ -29,6 +30,7 @@ impl Classify {
             inner: [Parsed::EMPTY; BATCH],
             wire_len: [0; BATCH],
             ingress: [PortId(0); BATCH],
+            taps: [0; BATCH],
             verdicts: [VerdictId::default(); BATCH],
             with_tunnels: decapsulates && program.reads_tunnel_id(),
             with_inner: program.needs_inner(),
@@ -62,6 +64,7 @@ impl Classify {
             inner: if self.with_inner { &batch.inner[..len] } else { &[] },
             wire_len: &self.wire_len[..len],
             ingress: &batch.ingress[..len],
+            taps: &batch.tap[..len],
         };
         classifier.classify(program, &input, &mut batch.verdicts[..len]);
     }
@@ -87,6 +90,7 @@ impl Classify {
             }
             self.wire_len[len] = batch.info[place].wire_len;
             self.ingress[len] = batch.ingress[place];
+            self.taps[len] = batch.tap[place];
             len += 1;
         }
         let input = Input {
@@ -95,6 +99,7 @@ impl Classify {
             inner: if self.with_inner { &self.inner[..len] } else { &[] },
             wire_len: &self.wire_len[..len],
             ingress: &self.ingress[..len],
+            taps: &self.taps[..len],
         };
         classifier.classify(program, &input, &mut self.verdicts[..len]);
         for (place, verdict) in batch.live_places_of(places).zip(self.verdicts) {

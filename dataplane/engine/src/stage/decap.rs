@@ -21,7 +21,7 @@ const METERED_TUNNELS: usize = 1024;
 /// Bytes that are put into one piece before tunnels of a packet in several segments are followed.
 pub(crate) const CONTIGUOUS_TUNNELS: u16 = 1024;
 /// Bytes of a VLAN tag.
-const VLAN_TAG: u16 = 4;
+pub(super) const VLAN_TAG: u16 = 4;
 /// Both addresses of an Ethernet header.
 const ADDRESSES: usize = 12;
 
@@ -297,7 +297,7 @@ fn take_off(mbuf: &mut Mbuf, found: &Unwrapped) -> bool {
 
 /// Copies the addresses of an Ethernet header; false when the bytes are not there.
 #[inline]
-fn move_addresses(bytes: &mut [u8], from: usize, to: usize) -> bool {
+pub(super) fn move_addresses(bytes: &mut [u8], from: usize, to: usize) -> bool {
     let there = from.max(to) + ADDRESSES + 2 <= bytes.len();
     if there {
         bytes.copy_within(from..from + ADDRESSES, to);

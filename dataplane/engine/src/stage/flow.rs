@@ -397,7 +397,8 @@ pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worke
 #[inline(always)]
 fn prepare<const INNER: bool>(meter: &mut FlowMeter, batch: &Batch, place: usize) {
     let headers = batch.view_if::<INNER>(place);
-    meter.prepare(place, headers, &batch.tunnel[place], batch.ingress[place], || frame(batch, place));
+    let (tunnel, tap) = (&batch.tunnel[place], batch.tapped.then_some(batch.tap[place]));
+    meter.prepare(place, headers, tunnel, batch.ingress[place], tap, || frame(batch, place));
 }
 
 /// A packet as the meter sees it.

@@ -1,4 +1,4 @@
-//! The packet's way, one file per stage: rx, parse, guard, decap, dedup, flow, classify, act (limit, balance), tx.
+//! The packet's way, one file per stage: rx, mirror, parse, guard, decap, dedup, flow, classify, act (limit, balance), tx.
 //!
 //! A stage takes the whole batch. At the end of each stage a packet is still live, or has exactly one end.
 
@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod flow;
 pub mod guard;
 pub mod limit;
+pub mod mirror;
 pub mod parse;
 mod pieces;
 pub mod rx;

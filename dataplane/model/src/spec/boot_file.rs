@@ -23,7 +23,8 @@ use super::metrics_section::metrics_settings;
 use super::names::Names;
 use super::policy_file::read_text;
 use super::protection_section::protection_settings;
-use super::source::{At, Report, quote};
+use super::source::{At, Report, Span, quote};
+use super::tap_section::mirror_settings;
 use super::worker_section::worker_settings;
 
 /// The most ports.
@@ -116,7 +117,8 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let metrics = top
         .table("metrics", "{ listen = \"127.0.0.1:9464\" }")
         .map(|fields| metrics_settings(fields, report));
-    let ports = ports(&mut top, decap, folder, report, purpose);
+    let (mut ports, own_taps) = ports(&mut top, decap, folder, report, purpose);
+    let mirror = mirror_settings(&mut top, &mut ports, &own_taps, report);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let protection = top
         .table("protection", "{ cpu_millicores = 1000 }")
@@ -142,6 +144,7 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         breaker,
         api,
         ports,
+        mirror,
         loop_guard,
         metrics,
         protection: protection.unwrap_or_default(),
@@ -173,13 +176,14 @@ fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {
     MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room) }
 }
 
+/// The ports, and of each the place of its own `tap`.
 fn ports<'d>(
     top: &mut Fields<'d>,
     decap: DecapSettings,
     folder: &Path,
     report: &'d Report<'d>,
     purpose: Use,
-) -> Vec<PortConfig> {
+) -> (Vec<PortConfig>, Vec<Option<Span>>) {
     let mut tables = top.tables("port");
     if let Some(first) = tables.get(MAX_PORTS) {
         let reason = format!("{} ports are more than the {MAX_PORTS} that are possible", tables.len());
@@ -189,11 +193,13 @@ fn ports<'d>(
     let mut names = Names::new("port");
     let mut devices = HashMap::new();
     let mut ports = Vec::with_capacity(tables.len());
+    let mut own_taps = Vec::with_capacity(tables.len());
     let given = tables.len();
     for (index, mut fields) in tables.into_iter().enumerate() {
         let name = names.enter(&mut fields, index, report);
         let place = fields.place_of("spec").unwrap_or(fields.span.clone());
         let (field, label) = (fields.field("spec"), fields.label.clone());
+        let own_tap = fields.place_of("tap");
         let Some(port) = port(fields, name, decap, folder, report, purpose) else { continue };
         if let Some(other) = devices.insert(device(&port.spec), label) {
             report.error(
@@ -204,13 +210,14 @@ fn ports<'d>(
             );
         }
         ports.push(port);
+        own_taps.push(own_tap);
     }
     let capturing = ports.iter().any(|port: &PortConfig| port.role.captures());
     if !capturing && purpose == Use::Run && ports.len() == given && report.is_well_formed() {
         let suggestion = "add a [[port]] with role = \"capture\"".to_owned();
         report.error(&(0..0), "port", "no port captures: nothing would come in", suggestion);
     }
-    ports
+    (ports, own_taps)
 }
 
 /// What two ports must not share: the device without its options.

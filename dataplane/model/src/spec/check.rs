@@ -13,7 +13,7 @@ use super::suggest::did_you_mean;
 const ETHERNET_MTU: u16 = 1_500;
 
 /// Holds a policy set against the ports of a boot config: every destination must be reachable through a port that
-/// sends, and every ingress port must exist and capture. Findings are about the policy file and have no line, since a
+/// sends, every ingress port must exist and capture, and every tap must exist. Findings are about the policy file and have no line, since a
 /// [`PolicySet`] knows none.
 #[must_use]
 pub fn check_against(policies: &PolicySet, boot: &BootConfig) -> Vec<Diagnostic> {
@@ -27,6 +27,7 @@ pub fn check_against(policies: &PolicySet, boot: &BootConfig) -> Vec<Diagnostic>
         }
     }
     check.ingress(policies);
+    check.taps(policies);
     check.findings
 }
 
@@ -170,6 +171,19 @@ impl<'b> Check<'b> {
             }
         }
     }
+
+    fn taps(&mut self, policies: &PolicySet) {
+        let taps = &self.boot.mirror.taps;
+        for policy in policies.policies() {
+            for name in policy.taps.iter().filter(|name| taps.iter().all(|tap| tap.name != **name)) {
+                let field = format!("policy {:?}: taps", policy.name);
+                let suggestion = did_you_mean(name, taps.iter().map(|tap| tap.name.as_str()))
+                    .unwrap_or_else(|| format!("add [[tap]] name = {name:?} to the boot config"));
+                let reason = format!("no tap {name:?} in the boot config: nothing comes from there");
+                self.add(Severity::Warning, field, reason, suggestion);
+            }
+        }
+    }
 }
 
 fn has_gateway(port: &PortConfig, remote: IpAddr) -> bool {
@@ -215,6 +229,22 @@ mod tests {
         ] {
             assert_eq!(findings(&destination, &ports), [""; 0], "{destination} {ports}");
         }
+    }
+
+    #[test]
+    fn unknown_taps_are_told() {
+        let policy = "[[destination]]\nname = \"f\"\ntype = \"pcap\"\nfile = \"f.pcap\"\n\
+                      [[policy]]\nname = \"all\"\ntaps = [\"core\", \"cores\"]\nto = [\"f\"]\n";
+        let boot = "policy = \"p\"\n[[port]]\nname = \"cap0\"\nspec = \"af_packet:eth0\"\nrole = \"capture\"\n\
+                    [[tap]]\nname = \"core\"\nnumber = 4\nports = [\"cap0\"]\n";
+        let policies = parse_policy("p", policy).unwrap().value;
+        let found = check_against(&policies, &parse_boot("b", boot).unwrap().value);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = found[0].to_string();
+        assert!(
+            found.contains("warning: policy \"all\": taps: no tap \"cores\"") && found.contains("\"core\"?"),
+            "{found}"
+        );
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn policy_spec(policy: &Policy, groups: &mut Groups, name: &impl Fn(DestinationI
         length: words(policy.length.as_ref()),
         fragment: fragment.map(str::to_owned),
         ingress: policy.ingress.clone(),
+        taps: policy.taps.clone(),
         action: action.map(str::to_owned),
         payload: policy.payload.map(u32::from),
         tag: (tag > 0).then_some(tag),

@@ -34,6 +34,7 @@ mod ranges;
 mod shadow;
 mod source;
 mod suggest;
+mod tap_section;
 mod tree;
 mod worker_section;
 

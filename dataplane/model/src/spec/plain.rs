@@ -83,6 +83,9 @@ pub struct PolicySpec {
     /// Names of ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<String>,
+    /// Names of taps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub taps: Vec<String>,
     /// `copy` or `drop`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,

@@ -70,7 +70,8 @@ impl<'d> Context<'_, 'd> {
                 ("whole", FragmentMatch::Whole),
             ],
         );
-        let ingress = self.ingress(f);
+        let ingress = self.names(f, "ingress", "port");
+        let taps = self.names(f, "taps", "tap");
         let action = f.choice("action", &[("copy", Action::Copy), ("drop", Action::Drop)]);
         let action = action.map_or(Action::Copy, |at| at.value);
         let payload = f.integer("payload", 0..=0xffff, "payload (bytes kept after the headers)");
@@ -96,6 +97,7 @@ impl<'d> Context<'_, 'd> {
             length,
             fragment: fragment.map(|at| at.value),
             ingress,
+            taps,
             action,
             payload: payload.and_then(|at| u16::try_from(at.value).ok()),
             tag,
@@ -165,11 +167,12 @@ impl<'d> Context<'_, 'd> {
         Some(flags)
     }
 
-    fn ingress(&self, fields: &mut Fields<'d>) -> Vec<String> {
-        let Some(items) = fields.strings("ingress", "[\"tap0\"]") else { return Vec::new() };
-        let field = fields.field("ingress");
+    /// Names of ports or taps (`kind`), which the boot config knows.
+    fn names(&self, fields: &mut Fields<'d>, key: &'static str, kind: &str) -> Vec<String> {
+        let Some(items) = fields.strings(key, &format!("[\"{kind}0\"]")) else { return Vec::new() };
+        let field = fields.field(key);
         if items.value.is_empty() {
-            let suggestion = "leave ingress out for any port".to_owned();
+            let suggestion = format!("leave {key} out for any {kind}");
             self.report.error(&items.span, &field, "an empty list matches nothing", suggestion);
         }
         let mut names: Vec<String> = Vec::with_capacity(items.value.len());
@@ -178,8 +181,8 @@ impl<'d> Context<'_, 'd> {
                 self.report.error(
                     &item.span,
                     &field,
-                    "an empty port name",
-                    "write the name of a port".to_owned(),
+                    format!("an empty {kind} name"),
+                    format!("write the name of a {kind}"),
                 );
             } else if names.iter().any(|name| name == item.value) {
                 let reason = format!("{} is given twice", quote(item.value));

@@ -89,11 +89,12 @@ enum Dimension {
     Ethertype,
     Length,
     Ingress,
+    Taps,
     Copies,
 }
 
 impl Dimension {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Collect,
         Self::Peer,
         Self::CollectPorts,
@@ -105,6 +106,7 @@ impl Dimension {
         Self::Ethertype,
         Self::Length,
         Self::Ingress,
+        Self::Taps,
         Self::Copies,
     ];
 }
@@ -124,6 +126,10 @@ impl<'p> Subject<'p> {
         fn list<T: RangeValue + Into<u128>>(set: Option<&RangeSet<T>>) -> Option<Vec<(Point, Point)>> {
             Some(set?.iter().map(|r| ((0, (*r.start()).into()), (0, (*r.end()).into()))).collect())
         }
+        fn names(names: &[String]) -> Option<Vec<(Point, Point)>> {
+            let point = |name: &String| ((0, hash(name)), (0, hash(name)));
+            (!names.is_empty()).then(|| names.iter().map(point).collect())
+        }
         let policy = self.policy;
         match dimension {
             Dimension::Collect | Dimension::Peer => None,
@@ -135,8 +141,8 @@ impl<'p> Subject<'p> {
             Dimension::TunnelId => list(policy.tunnel_id.as_ref()),
             Dimension::Ethertype => list(policy.ethertype.as_ref()),
             Dimension::Length => list(policy.length.as_ref()),
-            Dimension::Ingress => (!policy.ingress.is_empty())
-                .then(|| policy.ingress.iter().map(|name| ((0, hash(name)), (0, hash(name)))).collect()),
+            Dimension::Ingress => names(&policy.ingress),
+            Dimension::Taps => names(&policy.taps),
             Dimension::Copies => (policy.action == Action::Copy)
                 .then(|| self.copies.iter().map(|&c| ((0, c.into()), (0, c.into()))).collect()),
         }
@@ -152,7 +158,7 @@ impl<'p> Subject<'p> {
         (!side.addresses.is_empty()).then_some(&side.addresses)
     }
 
-    /// One value along a dimension that whoever covers this policy must hold. For ingress, the first name.
+    /// One value along a dimension that whoever covers this policy must hold. For ingress and taps, the first name.
     fn point(&self, dimension: Dimension) -> Option<Point> {
         match self.sets(dimension) {
             Some(sets) => sets.iter().find_map(|set| set_ranges(set).next()).map(|(low, _)| low),
@@ -183,8 +189,8 @@ impl<'p> Subject<'p> {
             && within(self.protocols.as_ref(), other.protocols.as_ref())
             && within(self.collect.ports.as_ref(), other.collect.ports.as_ref())
             && within(self.peer.ports.as_ref(), other.peer.ports.as_ref())
-            && (a.ingress.is_empty()
-                || (!b.ingress.is_empty() && b.ingress.iter().all(|n| a.ingress.contains(n))))
+            && names_within(&a.ingress, &b.ingress)
+            && names_within(&a.taps, &b.taps)
             && match (a.fragment, b.fragment) {
                 (None, _) | (Some(FragmentMatch::Fragments), Some(FragmentMatch::Later)) => true,
                 (a_fragment, b_fragment) => a_fragment == b_fragment,
@@ -213,6 +219,11 @@ impl<'p> Subject<'p> {
             && policy.fragment.is_none();
         !plain || policy.headers == HeaderView::Inner
     }
+}
+
+/// Whether a list of names, where an empty one stands for all, holds all of `narrow`.
+fn names_within(wide: &[String], narrow: &[String]) -> bool {
+    wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(|name| wide.contains(name)))
 }
 
 /// The subjects that have a point along one dimension, ascending by it.

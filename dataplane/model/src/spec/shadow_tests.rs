@@ -138,7 +138,7 @@ fn the_work_grows_with_the_policies_not_with_their_square() {
     let wide = addresses(0x0a00_0000..=0x0aff_ffff);
     let base = Policy { to: vec![DestinationId(0)], ..Policy::default() };
     let port = |i: u32| Some(PortSet::new([i as u16..=i as u16]));
-    let cases: [(&str, Make<'_>, usize); 6] = [
+    let cases: [(&str, Make<'_>, usize); 7] = [
         ("hosts", &|i| Policy { collect: addresses(i..=i), ..base.clone() }, 0),
         (
             "a network, many peers",
@@ -147,6 +147,7 @@ fn the_work_grows_with_the_policies_not_with_their_square() {
         ),
         ("many ports", &|i| Policy { collect: Side { ports: port(i), ..wide.clone() }, ..base.clone() }, 0),
         ("everything, many tags", &|i| Policy { tag: Tag::new(i).unwrap(), ..base.clone() }, 0),
+        ("many taps", &|i| Policy { taps: vec![format!("tap{i}")], ..base.clone() }, 0),
         ("many ingress ports", &|i| Policy { ingress: vec![format!("tap{i}")], ..base.clone() }, 0),
         ("all alike", &|_| base.clone(), N - 1),
     ];

@@ -167,10 +167,11 @@ fn any_spec() -> impl Strategy<Value = PolicySetSpec> {
     let lists =
         (word_list(3), word_list(3), word_list(3), word_list(3), word_list(3), word_list(3), word_list(3));
     let choices = (sometimes(word()), sometimes(word()), sometimes(word()));
-    let copies = (number(), number(), word_list(3), sometimes(any::<bool>()), word_list(3));
+    let copies = (number(), number(), word_list(3), sometimes(any::<bool>()), (word_list(3), word_list(3)));
     let policy = (word(), side(), side(), lists, choices, copies).prop_map(
-        |(name, collect, peer, lists, (headers, fragment, action), (payload, tag, to, enabled, ingress))| {
+        |(name, collect, peer, lists, (headers, fragment, action), (payload, tag, to, enabled, places))| {
             let (protocol, vlan, vlan_inner, tunnel_id, ethertype, tcp_flags, length) = lists;
+            let (ingress, taps) = places;
             PolicySpec {
                 name,
                 collect,
@@ -185,6 +186,7 @@ fn any_spec() -> impl Strategy<Value = PolicySetSpec> {
                 length,
                 fragment,
                 ingress,
+                taps,
                 action,
                 payload,
                 tag,
