@@ -82,8 +82,7 @@ fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
     for port in &boot.ports {
         let device = match &port.spec {
             PortSpec::Pci(device) | PortSpec::Devargs(device) => device.clone(),
-            PortSpec::Pcap(path) => format!("pcap:{}", path.display()),
-            PortSpec::AfPacket(interface) => format!("af_packet:{interface}"),
+            other => other.to_string(),
         };
         let role = match port.role {
             PortRole::Capture => "capture",

@@ -196,6 +196,8 @@ pub enum PortSpec {
     Pcap(PathBuf),
     /// A kernel interface by Sluice's own driver: `af_packet:IFACE`.
     AfPacket(String),
+    /// The socket that a vhost-user switch, such as OVS-DPDK, connects to: `vhost:PATH`.
+    Vhost(PathBuf),
 }
 
 /// Text that names no device.
@@ -207,10 +209,13 @@ pub enum PortSpecError {
     /// The name cannot be that of a kernel interface.
     #[error("{0:?} is no name of a network interface (1 to 15 characters, no slash, no space)")]
     Interface(String),
+    /// The path cannot be that of a socket, or not be told to DPDK.
+    #[error("{0:?} is no path of a socket (1 to 107 letters, digits and / . _ - + @)")]
+    Socket(String),
     /// Nothing of all that.
     #[error(
         "{0:?} is no port: write a PCI address (0000:01:00.0), DPDK devargs (net_af_packet0,iface=eth0), \
-         pcap:FILE or af_packet:IFACE"
+         pcap:FILE, af_packet:IFACE or vhost:SOCKET"
     )]
     Unknown(String),
 }
@@ -228,6 +233,13 @@ impl FromStr for PortSpec {
                 "" => Err(PortSpecError::Empty("af_packet", "an interface")),
                 _ if is_interface(interface) => Ok(Self::AfPacket(interface.to_owned())),
                 _ => Err(PortSpecError::Interface(interface.to_owned())),
+            };
+        }
+        if let Some(socket) = text.strip_prefix("vhost:") {
+            return match socket {
+                "" => Err(PortSpecError::Empty("vhost", "the path of a socket")),
+                _ if is_socket(socket) => Ok(Self::Vhost(socket.into())),
+                _ => Err(PortSpecError::Socket(socket.to_owned())),
             };
         }
         let device = text.split(',').next().unwrap_or("");
@@ -251,6 +263,7 @@ impl fmt::Display for PortSpec {
             Self::Pci(devargs) | Self::Devargs(devargs) => f.write_str(devargs),
             Self::Pcap(file) => write!(f, "pcap:{}", file.display()),
             Self::AfPacket(interface) => write!(f, "af_packet:{interface}"),
+            Self::Vhost(socket) => write!(f, "vhost:{}", socket.display()),
         }
     }
 }
@@ -275,6 +288,12 @@ fn is_interface(name: &str) -> bool {
     name.len() <= 15 && name != "." && name != ".." && !name.contains(bad)
 }
 
+/// Whether this may be the path of a socket (`sun_path` of unix(7)) and a value of DPDK's devargs.
+fn is_socket(path: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    (1..=107).contains(&path.len()) && path.chars().all(good) && !path.ends_with('/')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,15 +311,29 @@ mod tests {
             ),
             ("pcap:a,b.pcap", PortSpec::Pcap("a,b.pcap".into()), "pcap:a,b.pcap"),
             ("af_packet:eth0.5", PortSpec::AfPacket("eth0.5".into()), "af_packet:eth0.5"),
+            ("vhost:/run/m.sock", PortSpec::Vhost("/run/m.sock".into()), "vhost:/run/m.sock"),
         ] {
             assert_eq!(text.parse::<PortSpec>().as_ref(), Ok(&spec), "{text}");
             assert_eq!(spec.to_string(), shown);
         }
-        for bad in
-            ["", "eth0", "net_", "pcap:", "af_packet:", "af_packet:a/b", "01:00.8", "1:00.0", "net-null0"]
-        {
+        for bad in [
+            "",
+            "eth0",
+            "net_",
+            "pcap:",
+            "af_packet:",
+            "af_packet:a/b",
+            "01:00.8",
+            "1:00.0",
+            "net-null0",
+            "vhost:",
+            "vhost:/run/a,server=0",
+            "vhost:/run/",
+        ] {
             assert!(bad.parse::<PortSpec>().is_err(), "{bad}");
         }
+        assert!(format!("vhost:/{}", "a".repeat(106)).parse::<PortSpec>().is_ok());
+        assert!(format!("vhost:/{}", "a".repeat(107)).parse::<PortSpec>().is_err());
     }
 
     #[test]

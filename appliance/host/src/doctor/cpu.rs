@@ -124,7 +124,7 @@ fn numa(machine: &Machine<'_>, case: &Case<'_>, named: &BTreeSet<u16>, findings:
                 format!("/sys/bus/pci/devices/{}", device.split(',').next().unwrap_or_default())
             }
             PortSpec::AfPacket(interface) => format!("/sys/class/net/{interface}/device"),
-            PortSpec::Devargs(_) | PortSpec::Pcap(_) => continue,
+            PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => continue,
         };
         let Some(node) = machine.number(format!("{device}/numa_node")).filter(|&node| node >= 0) else {
             continue;

@@ -29,7 +29,7 @@ pub(crate) fn ways(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Fi
 fn mtu(machine: &Machine<'_>, port: &PortConfig) -> usize {
     let own = match &port.spec {
         PortSpec::AfPacket(interface) => machine.number(format!("/sys/class/net/{interface}/mtu")),
-        PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Pcap(_) => None,
+        PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => None,
     };
     let own = own.and_then(|mtu| usize::try_from(mtu).ok());
     port.mtu.map(usize::from).or(own).unwrap_or(ETHERNET_MTU)

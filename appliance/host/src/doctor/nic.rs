@@ -1,5 +1,7 @@
 //! Are the ports there, and as a broker wants them?
 
+use std::path::Path;
+
 use sluice_model::{PortConfig, PortSpec};
 
 use super::Case;
@@ -27,6 +29,7 @@ pub(crate) fn ports(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<F
                 let text = format!("{device}: a virtual device of DPDK, nothing to look at");
                 findings.push(Finding::ok("port", port.name.as_str(), text));
             }
+            PortSpec::Vhost(socket) => vhost(machine, port, socket, findings),
             PortSpec::Pcap(file) => findings.push(if machine.exists(file) {
                 Finding::ok("port", port.name.as_str(), format!("{} is there", file.display()))
             } else {
@@ -38,6 +41,20 @@ pub(crate) fn ports(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<F
     if ports.iter().any(|port| matches!(port.spec, PortSpec::Pci(_))) {
         iommu(machine, findings);
     }
+}
+
+/// A port that a switch connects to.
+fn vhost(machine: &Machine<'_>, port: &PortConfig, socket: &Path, findings: &mut Vec<Finding>) {
+    let name = port.name.as_str();
+    let folder = socket.parent().unwrap_or(socket);
+    findings.push(if machine.exists(folder) {
+        let text = format!("a switch connects to {}; sluice ovs status tells of OVS", socket.display());
+        Finding::ok("port", name, text)
+    } else {
+        let text = format!("the folder of {} is not there", socket.display());
+        let mend = format!("install -d -m 755 {}", folder.display());
+        Finding::error("port", name, text, "the daemon does not start").mended_by(mend)
+    });
 }
 
 /// A port on an interface of the kernel.

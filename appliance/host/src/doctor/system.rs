@@ -21,7 +21,9 @@ pub(crate) fn rights(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<
     };
     let effective = u64::from_str_radix(&effective, 16).unwrap_or(0);
     let kernel_ports = case.boot.is_none_or(|boot| {
-        boot.ports.iter().any(|port| !matches!(port.spec, PortSpec::Pci(_) | PortSpec::Pcap(_)))
+        let others =
+            |spec: &PortSpec| matches!(spec, PortSpec::Pci(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_));
+        boot.ports.iter().any(|port| !others(&port.spec))
     });
     let nics = case.boot.is_some_and(|boot| boot.ports.iter().any(|p| matches!(p.spec, PortSpec::Pci(_))));
     let wanted = [

@@ -110,11 +110,17 @@ impl EngineCheck {
         for (port, setup) in engine.ports().iter().zip(&boot.ports) {
             // A capture file ends: that is nothing wrong.
             if !port.up && !matches!(setup.spec, PortSpec::Pcap(_)) {
-                let text = format!(
-                    "the link of {} is down or the interface is gone: nothing comes in there, and copies to it are \
-                     dropped; check cable, switch and interface",
-                    setup.spec
-                );
+                let text = match &setup.spec {
+                    PortSpec::Vhost(socket) => format!(
+                        "no switch is connected to {}: nothing comes in there, and copies to it are dropped; is \
+                         ovs-vswitchd running, and attached (sluice ovs status)?",
+                        socket.display()
+                    ),
+                    spec => format!(
+                        "the link of {spec} is down or the interface is gone: nothing comes in there, and copies to it \
+                         are dropped; check cable, switch and interface"
+                    ),
+                };
                 found.push(finding(Code::PortDown, &*port.name, text));
             }
             if let Some(breaker) = port.breaker.filter(|breaker| breaker.open) {

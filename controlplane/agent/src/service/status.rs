@@ -64,7 +64,7 @@ impl Service {
             PortSpec::Pci(device) => {
                 format!("/sys/bus/pci/devices/{}", device.split(',').next().unwrap_or_default())
             }
-            PortSpec::Devargs(_) | PortSpec::Pcap(_) => String::new(),
+            PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => String::new(),
         };
         // The kernel has -1 for what it does not know.
         let number = |file: &str| {

@@ -98,7 +98,7 @@ fn interface(spec: &PortSpec) -> Option<&str> {
         PortSpec::Devargs(args) if args.starts_with("net_af_") => {
             args.split(',').find_map(|arg| arg.strip_prefix("iface="))
         }
-        PortSpec::Devargs(_) | PortSpec::Pci(_) | PortSpec::Pcap(_) => None,
+        PortSpec::Devargs(_) | PortSpec::Pci(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => None,
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn node_of(port: &PortConfig) -> Option<u16> {
             format!("/sys/bus/pci/devices/{}/numa_node", args.split(',').next().unwrap_or_default())
         }
         PortSpec::AfPacket(interface) => format!("/sys/class/net/{interface}/device/numa_node"),
-        PortSpec::Devargs(_) | PortSpec::Pcap(_) => return None,
+        PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => return None,
     };
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

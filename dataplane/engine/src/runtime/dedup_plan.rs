@@ -65,7 +65,7 @@ impl DedupPlan {
 #[must_use]
 pub fn finished_checksums(boot: &BootConfig) -> bool {
     boot.ports.iter().filter(|port| port.role.captures()).all(|port| match &port.spec {
-        PortSpec::AfPacket(_) => false,
+        PortSpec::AfPacket(_) | PortSpec::Vhost(_) => false,
         PortSpec::Devargs(devargs) => !UNFINISHED.iter().any(|device| devargs.starts_with(device)),
         PortSpec::Pci(_) | PortSpec::Pcap(_) => true,
     })

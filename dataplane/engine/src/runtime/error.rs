@@ -7,6 +7,7 @@ use sluice_af_packet::AfPacketError;
 use sluice_capture::CaptureError;
 use sluice_core::encap::EncapError;
 
+use super::VhostError;
 use crate::files::FileError;
 
 /// What kept the engine from starting, and what to do about it.
@@ -80,6 +81,15 @@ pub enum StartError {
         /// Why.
         #[source]
         source: CaptureError,
+    },
+    /// The socket for a switch cannot be served.
+    #[error("port \"{name}\": {source}")]
+    Vhost {
+        /// The port.
+        name: String,
+        /// Why.
+        #[source]
+        source: VhostError,
     },
     /// DPDK's AF_XDP driver cannot take frames of several buffers.
     #[error(

@@ -24,6 +24,7 @@ mod spread;
 mod start;
 mod tables;
 mod trial;
+mod vhost;
 
 pub use capture::{Capture, CaptureError, CaptureTotals};
 pub use cores::CorePlan;
@@ -42,6 +43,7 @@ pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
 pub use tables::{memory_fits, tables_fit};
 pub use trial::{Trial, TrialCounts, TrialError, TrialRow};
+pub use vhost::VhostError;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -31,8 +31,8 @@ impl OpenPorts {
         need: &SpreadNeed,
     ) -> Result<Self, StartError> {
         let mut probed = Vec::with_capacity(boot.ports.len());
-        for setup in &boot.ports {
-            probed.push(ports::probe(eal, setup)?);
+        for (index, setup) in boot.ports.iter().enumerate() {
+            probed.push(ports::probe(eal, index, setup)?);
         }
         let mut spreading = wanted(boot, &probed, need);
         let mut ports = Vec::with_capacity(boot.ports.len());

@@ -67,7 +67,9 @@ impl MemoryPlan {
         let per_frame = if kernel { SUPER_FRAME.div_ceil(data_room.max(256).into()) } else { 1 };
         let least = 64 * per_frame * 2 + 1024;
 
-        let is_dpdk = |port: &&PortConfig| matches!(port.spec, PortSpec::Pci(_) | PortSpec::Devargs(_));
+        let is_dpdk = |port: &&PortConfig| {
+            matches!(port.spec, PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Vhost(_))
+        };
         let dpdk = || boot.ports.iter().filter(is_dpdk);
         let rx_queues = count(dpdk().filter(|port| port.role.captures()).count()).saturating_mul(workers)
             + count(dpdk().filter(|port| !port.role.captures()).count());

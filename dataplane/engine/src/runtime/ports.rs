@@ -12,7 +12,7 @@ use sluice_core::neighbor::OwnFilter;
 use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, SpreadBy};
 
 use super::plan::MemoryPlan;
-use super::{StartError, routes};
+use super::{StartError, routes, vhost};
 use crate::output::BreakerReport;
 use crate::port::{Feed, TxDriver, TxPort};
 
@@ -150,6 +150,9 @@ impl PortState {
             report.lost_before_rx +=
                 stats.kernel_packets.saturating_sub(stats.kernel_drops + stats.rx_packets);
         }
+        if let Device::Dpdk(port) = &self.device {
+            vhost::settle(port);
+        }
         self.device = Device::Closed(report);
     }
 
@@ -233,8 +236,12 @@ impl OpenPort {
     ) -> Result<Self, StartError> {
         let id = PortId(u16::try_from(index).unwrap_or(u16::MAX));
         let mut port = match (&setup.spec, probed) {
-            (PortSpec::Pci(_) | PortSpec::Devargs(_), Some(port)) => {
+            (PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Vhost(_), Some(port)) => {
                 Self::open_dpdk(id, setup, port, queues)?
+            }
+            (PortSpec::Vhost(_), None) => {
+                let source = PortError::NotFound { name: setup.spec.to_string(), known: "none".to_owned() };
+                return Err(StartError::Port { name: setup.name.clone(), source });
             }
             (PortSpec::Pci(args) | PortSpec::Devargs(args), None) => {
                 let source = PortError::NotFound { name: args.clone(), known: "none".to_owned() };
@@ -278,6 +285,7 @@ impl OpenPort {
         if port.name().starts_with("net_af_xdp") && setup.mtu.is_some_and(|mtu| mtu > DEFAULT_MTU) {
             return Err(StartError::JumboAfXdp { name: setup.name.clone() });
         }
+        let is_vhost = matches!(setup.spec, PortSpec::Vhost(_));
         // Some drivers do not start without a transmit queue.
         let tx_queues =
             if setup.role.sends() { u16::try_from(queues.workers).unwrap_or(u16::MAX) } else { 1 };
@@ -289,16 +297,16 @@ impl OpenPort {
             tx_queues: if equal { most } else { tx_queues },
             rx_desc: queues.plan.rx_descriptors,
             tx_desc: queues.plan.tx_descriptors,
-            mtu: setup.mtu,
+            mtu: setup.mtu.or(is_vhost.then_some(vhost::MTU)),
             promiscuous: setup.promiscuous || setup.mac.is_some_and(|mac| mac.0 != port.mac().0),
             rss: match queues.by {
                 _ if rx_queues < 2 => RssHash::Off,
                 SpreadBy::Addresses => RssHash::Addresses,
                 SpreadBy::Ports => RssHash::AddressesPorts,
             },
-            rx_interrupts: queues.interrupts
-                && setup.role.captures()
-                && !NO_INTERRUPTS.contains(&port.driver_name()),
+            // Without, net_virtio_user (22.11) leaves a closed socket with the interrupt thread, which aborts for it.
+            rx_interrupts: is_vhost
+                || queues.interrupts && setup.role.captures() && !NO_INTERRUPTS.contains(&port.driver_name()),
             ..dpdk::PortConfig::new(queues.pool.clone())
         };
         let (port, rx, tx) = port.configure(&config).map_err(error)?;
@@ -418,11 +426,14 @@ pub(super) struct Queues<'a> {
 }
 
 /// Finds a port's DPDK device, before anything is set up; `None` = it is not one of DPDK's.
-pub(super) fn probe(eal: &Eal, setup: &PortConfig) -> Result<Option<Port>, StartError> {
-    let (PortSpec::Pci(args) | PortSpec::Devargs(args)) = &setup.spec else { return Ok(None) };
-    let name = args.split(',').next().unwrap_or(args);
+pub(super) fn probe(eal: &Eal, index: usize, setup: &PortConfig) -> Result<Option<Port>, StartError> {
+    let name = match &setup.spec {
+        PortSpec::Pci(args) | PortSpec::Devargs(args) => args.split(',').next().unwrap_or(args).to_owned(),
+        PortSpec::Vhost(_) => vhost::device(index),
+        PortSpec::Pcap(_) | PortSpec::AfPacket(_) => return Ok(None),
+    };
     let error = |source| StartError::Port { name: setup.name.clone(), source };
-    Port::by_name(eal, name).map(Some).map_err(error)
+    Port::by_name(eal, &name).map(Some).map_err(error)
 }
 
 /// Opens a kernel interface: one receive ring, and one transmit socket per worker. `mac` is the Ethernet address that we

@@ -18,6 +18,7 @@ use super::open::OpenPorts;
 use super::pools::Pools;
 use super::ports::OpenPort;
 use super::routes::PortFacts;
+use super::vhost::VhostPorts;
 use super::{
     CorePlan, DedupPlan, Engine, FlowHandle, FlowPlan, MemoryPlan, Shared, SpreadNeed, Spreading, StartError,
     WorkerHandle, feeder, finished_checksums, flows, memory_fits, share,
@@ -70,13 +71,19 @@ impl Engine {
         for port in boot.ports.iter().filter(|port| waits_for_peer(&port.spec)) {
             tracing::warn!(port = port.name, "this driver waits for its peer before anything else starts");
         }
+        let mut vhost = VhostPorts::prepare(boot, plan.rx_descriptors)?;
+        let mut vdevs = devices(boot, |spec| matches!(spec, PortSpec::Devargs(_)));
+        vdevs.append(&mut vhost.devargs);
+        let mut extra_args = vhost.eal_args(use_hugepages);
+        extra_args.extend_from_slice(&boot.eal.args);
         let eal = Eal::init(&EalConfig {
             hugepages: if use_hugepages { Hugepages::Use } else { Hugepages::Never },
             memory_mb: plan.memory_mb(),
-            vdevs: devices(boot, |spec| matches!(spec, PortSpec::Devargs(_))),
+            vdevs,
             pci_allow: devices(boot, |spec| matches!(spec, PortSpec::Pci(_))),
-            file_prefix: Some(format!("sluice-{}", std::process::id())),
-            extra_args: boot.eal.args.clone(),
+            // Files in a hugetlbfs outlive the process, and keep their hugepages.
+            file_prefix: None,
+            extra_args,
             ..EalConfig::default()
         })?;
         let pools = Pools::new(&eal, &plan, use_hugepages)?;
@@ -89,6 +96,7 @@ impl Engine {
             SpreadNeed { workers: worker_count, by: boot.worker.spread, innermost: opened || reads_inner };
         let OpenPorts { mut ports, spreading, mbufs_kept } =
             OpenPorts::open(&eal, boot, &pools, &plan, &need)?;
+        vhost.leave();
         let distributor_count = match &spreading {
             Spreading::Distributors(reason) => {
                 tracing::info!(reason, lcores = ?cores.distributors, "packets go through distributors");
@@ -345,7 +353,7 @@ fn waits_for_peer(spec: &PortSpec) -> bool {
 fn devices(boot: &BootConfig, wanted: fn(&PortSpec) -> bool) -> Vec<String> {
     let name = |spec: &PortSpec| match spec {
         PortSpec::Pci(device) | PortSpec::Devargs(device) => Some(device.clone()),
-        PortSpec::Pcap(_) | PortSpec::AfPacket(_) => None,
+        PortSpec::Pcap(_) | PortSpec::AfPacket(_) | PortSpec::Vhost(_) => None,
     };
     boot.ports.iter().filter(|port| wanted(&port.spec)).filter_map(|port| name(&port.spec)).collect()
 }

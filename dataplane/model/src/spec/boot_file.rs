@@ -226,7 +226,7 @@ fn device(spec: &PortSpec) -> String {
         PortSpec::Pci(devargs) | PortSpec::Devargs(devargs) => {
             devargs.split(',').next().unwrap_or("").to_owned()
         }
-        PortSpec::Pcap(_) | PortSpec::AfPacket(_) => spec.to_string(),
+        PortSpec::Pcap(_) | PortSpec::AfPacket(_) | PortSpec::Vhost(_) => spec.to_string(),
     }
 }
 
@@ -309,7 +309,13 @@ fn port_spec(fields: &mut Fields<'_>, folder: &Path, report: &Report<'_>) -> Opt
         }
         return None;
     };
-    match text.value.trim().parse::<PortSpec>() {
+    let spec = text.value.trim().parse::<PortSpec>();
+    // The folder counts, too.
+    let spec = match spec {
+        Ok(PortSpec::Vhost(socket)) => PortSpec::Vhost(folder.join(socket)).to_string().parse(),
+        other => other,
+    };
+    match spec {
         Ok(PortSpec::Pcap(file)) => Some(PortSpec::Pcap(folder.join(file))),
         Ok(spec) => Some(spec),
         Err(error) => {
