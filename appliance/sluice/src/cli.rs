@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, capture, completions, counters, diff, doctor, explain, flows, history, man, object, rollback,
+    apply, capture, completions, counters, diff, doctor, explain, flows, history, man, object, ovs, rollback,
     status, switch, talkers, top,
 };
 use crate::connect::Connection;
@@ -80,6 +80,9 @@ enum Command {
     Stop(switch::Args),
     /// Is this machine fit for a broker, and what would mend it?
     Doctor(doctor::Args),
+    /// Mirror a bridge of OVS-DPDK to Sluice, and take it away again.
+    #[command(subcommand)]
+    Ovs(ovs::Action),
     /// Completions for a shell, on stdout.
     Completions(completions::Args),
     /// Manual pages, on stdout or into a folder.
@@ -137,6 +140,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Start(args) => switch::start(args, context).await,
         Command::Stop(args) => switch::stop(args, context).await,
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Ovs(action) => ovs::run(&action, context),
         Command::Completions(args) => completions::run(&args, Cli::command(), context),
         Command::Man(args) => man::run(&args, Cli::command(), context),
     }

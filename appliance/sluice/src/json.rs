@@ -36,7 +36,7 @@ pub(crate) fn text<M: Message>(name: &str, message: &M, pretty: bool) -> Result<
 }
 
 /// JSON without characters that a terminal might act on: serde_json leaves DEL and C1 as they are.
-fn escaped(json: &str) -> String {
+pub(crate) fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         if harmful(character) && character != '\n' {

@@ -11,6 +11,7 @@ pub(crate) mod flows;
 pub(crate) mod history;
 pub(crate) mod man;
 pub(crate) mod object;
+pub(crate) mod ovs;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod switch;
