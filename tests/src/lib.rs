@@ -16,6 +16,7 @@ pub mod flows;
 pub mod fuzz_targets;
 pub mod nest;
 pub mod netns;
+pub mod ovs;
 pub mod pcap_file;
 pub mod pki;
 pub mod prometheus;
