@@ -10,6 +10,9 @@ const SECONDS: usize = 68;
 /// Rows that are kept, of all seconds together: about 15 MB. Of more the oldest seconds go.
 const ROWS: usize = 131_072;
 
+/// What the rows of a worker take at most, in bytes: vectors that grow are up to half empty.
+pub(crate) const BYTES: u64 = 2 * (ROWS * size_of::<RecentRow>()) as u64;
+
 /// What was counted for a key in a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecentRow {
@@ -108,7 +111,7 @@ impl Seconds {
                 break;
             }
             self.rows -= first.rows.len();
-            self.whole_from_s = first.begin_s + 1;
+            self.whole_from_s = self.whole_from_s.max(first.begin_s.saturating_add(1));
             self.kept.pop_front();
         }
     }

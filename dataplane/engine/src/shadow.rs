@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dpdk::Mbuf;
-use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, Program};
+use sluice_core::classify::{Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Program};
 
 use crate::batch::Batch;
 use crate::counters::Counter;
@@ -14,6 +14,10 @@ use crate::stage::parse;
 /// A packet that may match so many policies, or give so many copies, is looked at as a whole; beyond, one batch in
 /// several is, so that traffic does not pay for the counting.
 const ROWS_PER_PACKET: usize = 32;
+
+/// Datagrams whose later fragments are given the ports of their first one, inside of tunnels that only the policies on
+/// trial look into.
+const FRAGMENTS: FragmentTableConfig = FragmentTableConfig { datagrams: 1024, life_ns: 10_000_000_000 };
 
 /// Packets and bytes (worker: w, control: r).
 #[derive(Debug, Default)]
@@ -44,6 +48,8 @@ pub struct Shadow {
     classifier: Classifier,
     classify: Box<Classify>,
     counts: Arc<ShadowCounts>,
+    /// Its own: those of the worker decide.
+    fragments: FragmentTable,
     /// One batch in so many is looked at.
     sampling: u32,
     turn: u32,
@@ -73,6 +79,7 @@ impl Shadow {
                 destinations: rows(destinations),
             }),
             sampling: u32::try_from(program.most_rows().div_ceil(ROWS_PER_PACKET).max(1)).unwrap_or(u32::MAX),
+            fragments: FragmentTable::new(&FRAGMENTS),
             turn: 0,
             program,
         })
@@ -93,13 +100,7 @@ impl Shadow {
     /// Counts the live packets of a batch that was parsed and decided; leaves its verdicts as they are. `with_inner`: the
     /// innermost headers were parsed.
     #[inline(never)]
-    pub(crate) fn run(
-        &mut self,
-        batch: &mut Batch,
-        with_inner: bool,
-        decap: Option<&Decap>,
-        fragments: &mut FragmentTable,
-    ) {
+    pub(crate) fn run(&mut self, batch: &mut Batch, with_inner: bool, decap: Option<&Decap>) {
         self.turn += 1;
         if self.turn < self.sampling || batch.live == 0 {
             return;
@@ -115,7 +116,8 @@ impl Shadow {
                 }
                 let Some(mbuf) = &batch.mbufs[place] else { continue };
                 let (outer, inner) = (&batch.outer[place], &mut batch.inner[place]);
-                parse::innermost(mbuf.data(), outer, inner, batch.info[place].timestamp_ns, fragments);
+                let now_ns = batch.info[place].timestamp_ns;
+                parse::innermost(mbuf.data(), outer, inner, now_ns, &mut self.fragments);
             }
         }
         let verdicts = batch.verdicts;

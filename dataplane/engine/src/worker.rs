@@ -290,8 +290,8 @@ impl Worker {
                     let admitted = limit.admit(clock.monotonic_ns(start), live);
                     self.drop_after(admitted, DropReason::CaptureLimit);
                 }
-                // The times of a capture file are not those of its reception.
-                let sampled = capture && !source_waits && self.recorder.is_due();
+                // The times of a capture file are not those of its reception; what was dropped whole took none.
+                let sampled = capture && !source_waits && self.batch.live != 0 && self.recorder.is_due();
                 let first_ns = self.batch.info[0].timestamp_ns;
                 self.process(start);
                 if sampled {
@@ -381,8 +381,7 @@ impl Worker {
             }
         }
         if let Some(shadow) = &mut self.shadow {
-            let WorkerParts { decap, fragments, .. } = &mut self.parts;
-            shadow.run(&mut self.batch, with_inner, decap.as_ref(), fragments);
+            shadow.run(&mut self.batch, with_inner, self.parts.decap.as_ref());
         }
         let tapped = self.taps.watches_sent();
         if tapped {

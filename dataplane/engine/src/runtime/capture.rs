@@ -80,7 +80,8 @@ impl Captures {
             while capture.control.back.pop().is_some() {
                 capture.outside = capture.outside.saturating_sub(1);
             }
-            let stays = capture.outside > 0 || capture.is_read;
+            // A worker that just gave its tap back may still hold the control: it shall not be the one that frees it.
+            let stays = capture.outside > 0 || capture.is_read || Arc::strong_count(&capture.control) > 1;
             if !stays {
                 let lost = capture.counts.iter().map(|counts| counts.lost()).sum();
                 self.lost.fetch_add(lost, Ordering::Relaxed);

@@ -319,7 +319,7 @@ impl Control {
 /// it works.
 fn reopen(port: &ControlPort, queues: &[ControlQueues], workers: usize) -> bool {
     let PortSpec::AfPacket(interface) = &port.setup.spec else { return false };
-    let mac = port.neighbors.as_ref().map(|table| table.addresses().mac);
+    let mac = port.neighbors.as_ref().map(|table| table.addresses().mac).or(port.setup.mac);
     match ports::open_interface(&port.setup, interface, workers, mac) {
         Ok((device, mut rx, tx)) => {
             let mut tx = tx.into_iter();

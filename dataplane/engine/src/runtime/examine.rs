@@ -165,6 +165,12 @@ impl Engine {
             ledger: Ledger::default(),
             batch: Box::default(),
         };
+        let mut mbuf = mbuf;
+        if let Some(snaplen) =
+            site.boot.ports.get(specimen.ingress.index()).and_then(|port| port.snaplen_bytes)
+        {
+            mbuf.truncate(snaplen);
+        }
         let info = RxInfo { wire_len: specimen.wire_len, ..RxInfo::default() };
         // There is room: the batch is empty.
         drop(bench.batch.push(mbuf, info, specimen.ingress));

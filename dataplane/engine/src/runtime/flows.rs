@@ -6,6 +6,7 @@ use sluice_core::flow::{MeterConfig, TapPort};
 use sluice_model::{BootConfig, FlowRecord, FlowSettings, MetricsRecord};
 
 use crate::machine::Machine;
+use crate::recent;
 use crate::stage::flow::{FlowStage, meter_config};
 
 /// Flows of one worker where nothing else is said and memory is plenty.
@@ -24,7 +25,7 @@ pub struct FlowPlan {
     pub flows: u32,
     /// Bytes of each worker's flow tables.
     pub flow_bytes: u64,
-    /// Bytes of each worker's metrics; 0 = there are none.
+    /// Bytes of each worker's metrics, with the latest minute for who asks; 0 = there are none.
     pub metrics_bytes: u64,
     /// Bytes of each worker's rings of records.
     pub ring_bytes: u64,
@@ -35,7 +36,8 @@ impl FlowPlan {
     #[must_use]
     pub fn new(settings: &FlowSettings, workers: usize, memory: u64) -> Self {
         let metrics = settings.metrics.then(MetricsConfig::default);
-        let metrics_bytes = metrics.as_ref().map_or(0, MetricsConfig::bytes);
+        let metrics_bytes =
+            metrics.as_ref().map_or(0, |metrics| MetricsConfig::bytes(metrics) + recent::BYTES);
         let ring_bytes = (RECORDS * (size_of::<FlowRecord>() + size_of::<MetricsRecord>())) as u64;
         let affordable = || {
             let share = memory / MEMORY_SHARE / (workers.max(1) as u64);
