@@ -133,7 +133,7 @@ impl MemoryPlan {
         let free_mb = free_hugepages() * HUGEPAGE_MB;
         match wish {
             Hugepages::Never => Ok(false),
-            Hugepages::Auto => Ok(free_mb >= wanted_mb && hugetlbfs_mounted()),
+            Hugepages::Auto => Ok(free_mb >= wanted_mb),
             Hugepages::Require if free_mb >= wanted_mb => Ok(true),
             Hugepages::Require => {
                 Err(StartError::Hugepages { free_mb, wanted_mb, pages: wanted_mb.div_ceil(HUGEPAGE_MB) })
@@ -146,12 +146,6 @@ impl MemoryPlan {
 fn free_hugepages() -> u64 {
     let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
     std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Whether a hugetlbfs is mounted, which DPDK maps its files in.
-fn hugetlbfs_mounted() -> bool {
-    std::fs::read_to_string("/proc/mounts")
-        .is_ok_and(|mounts| mounts.lines().any(|l| l.contains(" hugetlbfs ")))
 }
 
 /// The NUMA nodes that get pools: those of the ports and of the workers, where there is more than one.
