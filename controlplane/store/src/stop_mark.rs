@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The name of the file.
 pub(crate) const NAME: &str = "stopped";
+/// Its name while it is written.
+pub(crate) const NEW: &str = "stopped.new";
 
 /// The mark in the folder of a store.
 #[derive(Clone, Debug)]
@@ -37,25 +39,37 @@ impl StopMark {
     /// Sets it; `why` is for people. It outlasts a power cut when this returns.
     ///
     /// # Errors
-    /// When it cannot be written; then it is not set.
+    /// When it cannot be written; then it is as it was before, set or not.
     pub fn set(&self, why: &str) -> io::Result<()> {
+        let (new, path) = (self.folder.join(NEW), self.path());
+        let was_set = self.is_set();
         let written = || {
-            let mut file = File::create(self.path())?;
+            let mut file = File::create(&new)?;
             file.write_all(why.as_bytes())?;
             file.sync_all()?;
+            std::fs::rename(&new, &path)?;
             self.sync()
         };
-        written().inspect_err(|_| drop(std::fs::remove_file(self.path())))
+        written().inspect_err(|_| {
+            drop(std::fs::remove_file(&new));
+            if !was_set {
+                drop(std::fs::remove_file(&path));
+            }
+        })
     }
 
-    /// Takes it away, for good when this returns.
+    /// Takes it away. Where the disk does not confirm that, a power cut may bring it back: nothing is copied then, which
+    /// everybody sees.
     ///
     /// # Errors
-    /// When it is still there, or may come back after a power cut.
+    /// When it is still there.
     pub fn clear(&self) -> io::Result<()> {
         match std::fs::remove_file(self.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.sync(),
+            _ => {
+                drop(self.sync());
+                Ok(())
+            }
         }
     }
 
@@ -81,6 +95,11 @@ mod tests {
         let (_store, repairs) = crate::Store::open(folder.path()).unwrap();
         assert!(repairs.is_empty(), "{repairs:?}");
         assert!(mark.is_set());
+        // One that cannot be written leaves the one that is there.
+        std::fs::create_dir(folder.path().join(NEW)).unwrap();
+        assert!(mark.set("by nobody\n").is_err());
+        assert_eq!(std::fs::read_to_string(mark.path()).unwrap(), "by root again\n");
+        std::fs::remove_dir(folder.path().join(NEW)).unwrap();
         mark.clear().unwrap();
         assert!(!mark.is_set());
         assert!(StopMark::of(&folder.path().join("missing")).set("").is_err());

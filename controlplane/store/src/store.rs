@@ -300,7 +300,7 @@ struct Found {
 
 impl Found {
     fn sort(&mut self, name: String) {
-        if name == lock::NAME || name == stop_mark::NAME {
+        if name == lock::NAME || name == stop_mark::NAME || name == stop_mark::NEW {
             return;
         }
         match FileName::parse(&name) {

@@ -63,6 +63,8 @@ pub struct Life {
     gate: Arc<Gate>,
     /// Where a stop is kept; `None` = it ends with the daemon.
     mark: Option<StopMark>,
+    /// Held by who stops or starts.
+    switch: Mutex<()>,
     inner: Mutex<Inner>,
     /// Counts changes.
     changes: channel::Sender<u64>,
@@ -95,7 +97,8 @@ impl Life {
         }
         let gate = Arc::new(Gate::default());
         gate.set(inner.state.closes());
-        Self { settings, gate, mark, inner: Mutex::new(inner), changes: channel::Sender::new(0) }
+        let (switch, inner) = (Mutex::default(), Mutex::new(inner));
+        Self { settings, gate, mark, switch, inner, changes: channel::Sender::new(0) }
     }
 
     /// What packets have to pass: the engine asks it.
@@ -135,12 +138,13 @@ impl Life {
     /// # Errors
     /// When the stop cannot be kept; then nothing has changed.
     pub fn stop(&self, by: &str, comment: &str) -> Result<(), LifeError> {
-        let mut inner = self.inner();
+        // Disks may take long; whoever asks for the state does not wait for them.
+        let _switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.mark.is_some();
         if let Some(mark) = &self.mark {
             mark.set(&format!("nothing is copied: stopped by {by}\n{comment}\n")).map_err(failed(mark))?;
         }
-        if self.go(&mut inner, State::after, Event::Stop) {
+        if self.go(&mut self.inner(), State::after, Event::Stop) {
             tracing::warn!(by, comment, kept, "stopped: nothing is copied until it is started");
             if !kept {
                 tracing::warn!("there is no [store]: the stop ends with the daemon");
@@ -154,11 +158,11 @@ impl Life {
     /// # Errors
     /// When the stop would still be kept; then nothing has changed.
     pub fn start(&self, by: &str, comment: &str) -> Result<(), LifeError> {
-        let mut inner = self.inner();
+        let _switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mark) = &self.mark {
             mark.clear().map_err(failed(mark))?;
         }
-        if self.go(&mut inner, State::after, Event::Start) {
+        if self.go(&mut self.inner(), State::after, Event::Start) {
             tracing::info!(by, comment, "started: traffic is copied");
         }
         Ok(())
