@@ -115,7 +115,7 @@ impl ParquetSink {
 
     /// Takes flow records.
     pub fn flows(&mut self, records: &[FlowRecord], now: Now) {
-        if !self.ready(Table::Flows, records.len(), now) {
+        if !ready(&self.base, self.retry, Table::Flows, records.len()) {
             return;
         }
         let Some((sampler, slot)) = &mut self.sampler else {
@@ -158,7 +158,7 @@ impl ParquetSink {
 
     /// Takes counters.
     pub fn counters(&mut self, records: &[CounterRecord], now: Now) {
-        if self.ready(Table::Counters, records.len(), now) {
+        if ready(&self.base, self.retry, Table::Counters, records.len()) {
             self.counters.write(&mut self.base, records, now);
             self.settle(now);
         }
@@ -212,11 +212,6 @@ impl ParquetSink {
         self.flows.write(&mut self.base, &kept, came);
         // When it fails, the next start counts these records twice: too many, never too few.
         drop(self.base.journal.note(*slot, 0, std::path::Path::new("-")));
-    }
-
-    /// Counts records that come, and says whether they can be taken.
-    fn ready(&mut self, table: Table, records: usize, _now: Now) -> bool {
-        ready(&self.base, self.retry, table, records)
     }
 
     /// After a failure: when to try again.
