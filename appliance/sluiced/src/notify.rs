@@ -64,9 +64,9 @@ impl Notify {
         }
     }
 
-    /// The daemon runs: the first policies are in force.
-    pub(crate) fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={status}"));
+    /// The daemon runs in this state: the first policies are in force.
+    pub(crate) fn ready(&self, state: State, exceptions: usize) {
+        self.send(&format!("READY=1\nSTATUS={}", status(state, exceptions)));
     }
 
     /// It reads its policies anew; [`Notify::ready`] ends that.
@@ -166,7 +166,7 @@ mod tests {
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         for (socket, name) in [(by_path, path.into_os_string()), (by_name, format!("@{name}").into())] {
             let notify = Notify::connect(&name, None).unwrap();
-            notify.ready("running");
+            notify.ready(State::Running, 0);
             assert_eq!(receive(&socket), "READY=1\nSTATUS=running");
             notify.reloading();
             let message = receive(&socket);
@@ -175,7 +175,7 @@ mod tests {
             notify.stopping();
             assert!(receive(&socket).starts_with("STOPPING=1\n"));
         }
-        Notify::default().ready("nobody listens");
+        Notify::default().ready(State::Stopped, 0);
     }
 
     #[test]

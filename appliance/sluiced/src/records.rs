@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use sluice_agent::{Code, Life};
 use sluice_core::flow::Sink;
 use sluice_engine::files::open_to_write;
 use sluice_engine::runtime::{Engine, FlowHandle};
@@ -152,11 +153,14 @@ impl<R> RecordFile<R> {
         }
     }
 
-    /// Logs a failure, once.
-    fn tell(&mut self) {
+    /// Logs a failure and raises an exception for it, once: until the end nothing more is written.
+    fn tell(&mut self, life: &Life) {
         if let Some(error) = self.failure.as_ref().filter(|_| !self.told) {
             self.told = true;
-            tracing::error!(path = %self.path.display(), %error, "cannot write records any more");
+            let path = self.path.display().to_string();
+            tracing::error!(path, %error, "cannot write records any more");
+            let text = format!("{error}; the file takes no more records: make room, and restart the daemon");
+            life.raise(Code::ExportFailed, &path, &text);
         }
     }
 
@@ -229,10 +233,10 @@ impl RecordFiles {
         self.parquet.iter_mut().for_each(ParquetFolder::hand_on);
     }
 
-    /// Logs the files that take no more, each once.
-    fn tell(&mut self) {
-        self.flows.iter_mut().for_each(RecordFile::tell);
-        self.metrics.iter_mut().for_each(RecordFile::tell);
+    /// Tells of the files that take no more, each once.
+    fn tell(&mut self, life: &Life) {
+        self.flows.iter_mut().for_each(|file| file.tell(life));
+        self.metrics.iter_mut().for_each(|file| file.tell(life));
     }
 
     /// What became of the records.
@@ -309,13 +313,14 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    /// Starts the thread; it waits for [`Drain::take_from`]. `port_names` are those of counters, by port number.
-    pub(crate) fn start(files: RecordFiles, port_names: Vec<String>) -> io::Result<Self> {
+    /// Starts the thread; it waits for [`Drain::take_from`]. `port_names` are those of counters, by port number; `life`
+    /// is told what cannot be written.
+    pub(crate) fn start(files: RecordFiles, port_names: Vec<String>, life: Arc<Life>) -> io::Result<Self> {
         let (news, receiver) = channel();
         let parquet = files.parquet.as_ref().map(ParquetFolder::stats);
         let thread = std::thread::Builder::new().name("sluice-records".to_owned());
         let names = port_names.clone();
-        let thread = thread.spawn(move || drain(&receiver, files, &names))?;
+        let thread = thread.spawn(move || drain(&receiver, files, &names, &life))?;
         Ok(Self { news, parquet, port_names, thread })
     }
 
@@ -340,7 +345,7 @@ impl Drain {
 }
 
 /// Drains rings until there is nobody left who could name others.
-fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String]) -> Written {
+fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String], life: &Life) -> Written {
     let mut rings: Vec<FlowHandle> = Vec::new();
     let mut running = Weak::new();
     let mut last = None;
@@ -378,6 +383,6 @@ fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String
             written = Instant::now();
             files.flush();
         }
-        files.tell();
+        files.tell(life);
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     // Before the engine: DPDK binds the calling thread to a core, and what it starts inherits that.
     let signals = Signals::watch().context("cannot handle signals")?;
     let mut server = boot.api.enabled.then(|| start_api(&boot)).transpose()?;
-    let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies)?) } else { None };
+    let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies, &life)?) } else { None };
     let exports = drain.as_ref().and_then(Drain::parquet);
     let metrics = Metrics::start(&boot, exports.clone(), server.as_ref().map(Server::counts))?;
     let watch = LifeWatch::start(notify.rounds()).context("cannot start the thread of the state")?;
@@ -83,7 +83,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     }
     let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
     let mut reported = Instant::now();
-    notify.ready("running");
+    tell_ready(&notify, &life);
     while !signals.stop() {
         std::thread::sleep(ROUND);
         metrics.iter().for_each(Metrics::beat);
@@ -96,7 +96,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
             notify.reloading();
             reload(config, &boot, &policies);
             server.iter().for_each(reload_access);
-            notify.ready("running");
+            tell_ready(&notify, &life);
         }
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
@@ -174,7 +174,7 @@ fn serve(server: &mut Server, policies: &Arc<Policies>, boot: &BootConfig) -> Re
 
 /// Reads what the API needs, and makes its threads, which keep off the CPUs that move packets.
 fn start_api(boot: &BootConfig) -> Result<Server, ServeError> {
-    let cores = CorePlan::new(boot, &Machine::detect());
+    let cores = CorePlan::new(boot, &Machine::detect().limited(&boot.protection));
     Server::new(&boot.api, move || metrics::keep_off(&cores))
 }
 
@@ -241,7 +241,7 @@ fn reload(config: &Path, boot: &BootConfig, policies: &Policies) {
 }
 
 /// Opens the files of records, and starts the thread that writes them.
-fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result<Drain> {
+fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet, life: &Arc<Life>) -> Result<Drain> {
     let mut others = vec![config.to_owned(), boot.policy.clone()];
     others.extend(policies.destinations().iter().filter_map(|destination| match &destination.kind {
         DestinationKind::Pcap { file } => Some(file.clone()),
@@ -253,7 +253,13 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet) -> Result
         files = files.with_parquet(ParquetSettings::of(output))?;
     }
     let port_names = boot.ports.iter().map(|port| port.name.clone()).collect();
-    Drain::start(files, port_names).context("cannot start the thread that writes records")
+    Drain::start(files, port_names, Arc::clone(life)).context("cannot start the thread that writes records")
+}
+
+/// Tells systemd that the daemon is there, and how.
+fn tell_ready(notify: &Notify, life: &Life) {
+    let report = life.report();
+    notify.ready(report.state, report.exceptions.len());
 }
 
 /// Raises an exception while records cannot be written.
