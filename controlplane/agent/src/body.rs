@@ -13,7 +13,7 @@ use crate::connection::Working;
 use crate::refusals::{ApiCounts, Refusal};
 
 /// Bytes before each message of gRPC: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 
 /// The body of a request: the one message that it may have.
 #[derive(Debug)]

@@ -5,20 +5,20 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::http::{Request, Response, header};
 use sluice_api::methods::{self, Method};
-use sluice_api::{MAX_POLICY_SET_BYTES, MAX_REQUEST_BYTES};
+use sluice_api::{MAX_DECODED_BYTES, MAX_POLICY_SET_BYTES, MAX_REQUEST_BYTES, decoded_bytes};
 use sluice_model::{ApiLimits, ApiSettings};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use crate::access::{Access, AccessError, Peer};
-use crate::body::{Answer, Bounded};
+use crate::body::{Answer, Bounded, PREFIX};
 use crate::connection::Activity;
 use crate::rate::Rates;
 use crate::refusals::{ApiCounts, Refusal};
@@ -30,13 +30,19 @@ const LARGE: usize = 4;
 const DRAINED: usize = 1 << 16;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
+tokio::task_local! {
+    /// The place of a request with a policy set: whoever goes on working for it keeps that, even when nobody waits for
+    /// the answer any more.
+    pub(crate) static ROOM: Option<Arc<OwnedSemaphorePermit>>;
+}
+
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Gate {
     settings: ApiSettings,
     access: RwLock<Arc<Access>>,
     rates: Rates,
-    large: Semaphore,
+    large: Arc<Semaphore>,
     pub(crate) counts: Arc<ApiCounts>,
 }
 
@@ -45,7 +51,7 @@ impl Gate {
         let access = RwLock::new(Arc::new(Access::load(&settings)?));
         let limits = settings.limits;
         let rates = Rates::new([limits.requests_per_s, limits.all_requests_per_s], Instant::now());
-        let (large, counts) = (Semaphore::new(LARGE), Arc::default());
+        let (large, counts) = (Arc::new(Semaphore::new(LARGE)), Arc::default());
         Ok(Self { settings, access, rates, large, counts })
     }
 
@@ -92,10 +98,18 @@ impl Gate {
         let working = activity.begin((!method.stream).then(|| Instant::now() + 2 * time));
         let most = if method.large { MAX_POLICY_SET_BYTES + MAX_REQUEST_BYTES } else { MAX_REQUEST_BYTES };
         let counts = Arc::clone(&self.counts);
-        let request = request.map(|body| Body::new(Bounded::new(body, most, counts, peer.clone())));
+        let request = request.map(|body| Bounded::new(body, most, counts, peer.clone()));
         let served = async {
-            let _room = if method.large { self.large.acquire().await.ok() } else { None };
-            match routes.call(request).await {
+            let (room, request) = if method.large {
+                let room = Arc::clone(&self.large).acquire_owned().await.ok();
+                match self.weighed(peer, method, request).await {
+                    Ok(request) => (room.map(Arc::new), request),
+                    Err(status) => return status.into_http(),
+                }
+            } else {
+                (None, request.map(Body::new))
+            };
+            match ROOM.scope(room, routes.call(request)).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             }
@@ -109,6 +123,23 @@ impl Gate {
             self.counts.refuse(Refusal::Malformed, peer, &format_args!("{}: {told:?}", method.path));
         }
         response.map(|body| Body::new(Answer { body, _working: working }))
+    }
+
+    /// Takes in a request with a policy set, if there is memory for what it is when it is decoded.
+    async fn weighed(
+        &self,
+        peer: &Peer,
+        method: &Method,
+        request: Request<Bounded>,
+    ) -> Result<Request<Body>, Status> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        if decoded_bytes(body.get(PREFIX..).unwrap_or_default()) > MAX_DECODED_BYTES {
+            let told = format!("{}: the policy set has too many parts", method.path);
+            self.counts.refuse(Refusal::Size, peer, &told);
+            return Err(Status::resource_exhausted(told));
+        }
+        Ok(Request::from_parts(head, Body::new(Full::new(body))))
     }
 
     /// Whether a request may come in.

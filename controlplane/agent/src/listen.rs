@@ -3,9 +3,9 @@
 //! Over TCP a connection first shows its certificate. While it does not, it holds one of a few places, and the oldest one
 //! goes when there are too many: whoever has no certificate can keep nobody out who has one.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ const BACKLOG: u32 = 1_024;
 /// The wait when the kernel gives no connection: no file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Of the places for connections over TCP, one in so many is for one client: the others keep theirs.
+const SHARE: usize = 4;
+
 /// What serves connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
@@ -40,18 +43,14 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    fn places(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.gate.limits().connections as usize))
+    fn places(&self) -> Places {
+        let all = self.gate.limits().connections as usize;
+        Places { free: Arc::new(Semaphore::new(all)), each: all.div_ceil(SHARE), held: Arc::default() }
     }
 
     /// A place for a connection, if there is one.
-    fn place(&self, places: &Arc<Semaphore>, peer: &Peer) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(places).try_acquire_owned().ok();
-        if place.is_none() {
-            let told = format!("{} connections are open", self.gate.limits().connections);
-            self.gate.counts.refuse(Refusal::Connections, peer, &told);
-        }
-        place
+    fn place(&self, places: &Places, peer: &Peer) -> Option<Place> {
+        places.take(peer).map_err(|told| self.gate.counts.refuse(Refusal::Connections, peer, &told)).ok()
     }
 
     /// Serves a Unix socket.
@@ -93,13 +92,13 @@ impl Site {
                 continue;
             };
             let peer = Peer::Plain { address };
-            if rates.take(&address.ip().to_string(), Instant::now()).is_err() {
+            if rates.take(&network(address.ip()), Instant::now()).is_err() {
                 self.gate.counts.refuse(Refusal::ConnectionRate, &peer, &"too many new connections");
                 continue;
             }
             // Small answers shall not wait for each other.
             drop(stream.set_nodelay(true));
-            let (site, places) = (self.clone(), Arc::clone(&places));
+            let (site, places) = (self.clone(), places.clone());
             if let Some(tls) = self.gate.access().tls.clone() {
                 let evicted = handshakes.begin(address, |number| {
                     let handshakes = Arc::clone(&handshakes);
@@ -179,6 +178,72 @@ fn reason(error: &io::Error) -> Option<Refusal> {
         Some(_) => Refusal::NoTls,
     };
     Some(why)
+}
+
+/// Places for connections, of which one client over TCP has a part at most.
+#[derive(Clone, Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    each: usize,
+    held: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    held: Arc<Mutex<HashMap<String, usize>>>,
+    client: Option<String>,
+}
+
+impl Places {
+    /// A place for this client, or why there is none.
+    fn take(&self, peer: &Peer) -> Result<Place, String> {
+        // Who may use the socket is no stranger, and rights are by user there.
+        let client = match peer {
+            Peer::Unix { .. } => None,
+            Peer::Plain { address } => Some(network(address.ip())),
+            Peer::Tls { address, certificate } => {
+                Some(certificate.names.first().cloned().unwrap_or_else(|| network(address.ip())))
+            }
+        };
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        let permit = permit.map_err(|_| "all connections that there may be are open".to_owned())?;
+        if let Some(client) = &client {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = held.entry(client.clone()).or_default();
+            if *own >= self.each {
+                return Err(format!("{own} connections of this client are open"));
+            }
+            *own += 1;
+        }
+        Ok(Place { _permit: permit, held: Arc::clone(&self.held), client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(client) = &self.client else { return };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = held.get_mut(client).map_or(0, |own| {
+            *own -= 1;
+            *own
+        });
+        if left == 0 {
+            held.remove(client);
+        }
+    }
+}
+
+/// Whose address it is, as far as one client has: an IPv6 host may take any address of its /64.
+fn network(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(_) => address.to_string(),
+        IpAddr::V6(full) => {
+            let [a, b, c, d, ..] = full.segments();
+            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
 }
 
 /// Connections that are still to show their certificate, the oldest first.

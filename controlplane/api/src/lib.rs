@@ -32,11 +32,13 @@ mod filter;
 mod finding;
 pub mod methods;
 mod policy;
+mod weight;
 mod words;
 
 pub use filter::{FlowMatch, flow_filter, packet_filter};
 pub use finding::{findings, rebase};
 pub use policy::{NotInProto, POLICY_REVISION, validate, validate_spec};
+pub use weight::{MAX_DECODED_BYTES, decoded_bytes};
 
 /// The messages of `sluice.v1` as generated from the protos, with modules of stubs for each service.
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]

@@ -10,6 +10,8 @@ use sluice_core::flow::FlowSnapshot;
 
 /// Flows that a page holds.
 pub(crate) const PAGE_FLOWS: usize = 1024;
+/// Places of the table after which a page goes back with whatever is in it: who reads sees that the worker goes on.
+pub(crate) const PAGE_PLACES: usize = 16_384;
 /// Places of the table that are looked at between two batches.
 pub(crate) const BUSY_PLACES: usize = 16;
 /// The same when no packets came.
@@ -24,6 +26,8 @@ pub struct FlowPage {
     pub flows: Vec<FlowSnapshot>,
     /// The place of the table where it goes on.
     pub next: usize,
+    /// The place of the table where it goes back at the latest.
+    pub until: usize,
     /// Whether the table ends with it.
     pub is_last: bool,
 }
@@ -34,13 +38,19 @@ impl FlowPage {
     pub fn new(request: u64) -> Box<Self> {
         let mut flows = vec![FlowSnapshot::default(); PAGE_FLOWS];
         flows.clear();
-        Box::new(Self { request, flows, next: 0, is_last: false })
+        Box::new(Self { request, flows, next: 0, until: PAGE_PLACES, is_last: false })
     }
 
-    /// Whether nothing more fits.
+    /// Whether it is to go back as it is.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.flows.len() == self.flows.capacity()
+        self.flows.len() == self.flows.capacity() || self.next >= self.until
+    }
+
+    /// Makes room for what comes next in the table.
+    pub fn clear(&mut self) {
+        self.flows.clear();
+        self.until = self.next.saturating_add(PAGE_PLACES);
     }
 }
 
@@ -49,7 +59,7 @@ impl FlowPage {
 pub struct PageQueues {
     /// Control to worker: an empty page.
     pub wanted: Arc<ArrayQueue<Box<FlowPage>>>,
-    /// Worker to control: the page, full or the last one.
+    /// Worker to control: the page, full, or the last one, or after many places.
     pub filled: Arc<ArrayQueue<Box<FlowPage>>>,
 }
 

@@ -1,6 +1,7 @@
 //! What was counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use sluice_api::v1;
 use sluice_api::v1::counter_service_server::CounterService;
@@ -12,8 +13,11 @@ use sluice_engine::stats::Stage;
 use sluice_model::{DedupMode, DestinationKind, DropCounts, PolicySet, PortId};
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Service};
+use super::{Answers, INTERVALS, Service, moments};
 use crate::policies::now_ns;
+
+/// Names that rows may be asked for by, and parts.
+const NAMES: usize = 1_000;
 
 /// Counts by reason, without those that are 0.
 fn drops(counts: &DropCounts) -> BTreeMap<String, u64> {
@@ -195,8 +199,8 @@ impl Service {
         let wants = |part: v1::CounterPart| {
             request.parts.is_empty() || request.parts.iter().any(|wanted| *wanted == i32::from(part))
         };
-        let named =
-            |name: &str| request.names.is_empty() || request.names.iter().any(|wanted| wanted == name);
+        let names: HashSet<&str> = request.names.iter().map(String::as_str).collect();
+        let named = |name: &str| names.is_empty() || names.contains(name);
         let limit = match request.limit {
             0 => usize::MAX,
             limit => limit as usize,
@@ -272,7 +276,9 @@ impl CounterService for Service {
         &self,
         request: Request<v1::GetCountersRequest>,
     ) -> Result<Response<v1::Counters>, Status> {
-        Ok(Response::new(self.counters(request.get_ref())))
+        let request = bounded(request.into_inner())?;
+        let service = self.clone();
+        self.blocking(move |_| Ok(service.counters(&request))).await.map(Response::new)
     }
 
     type WatchCountersStream = Answers<v1::Counters>;
@@ -282,7 +288,19 @@ impl CounterService for Service {
         request: Request<v1::WatchCountersRequest>,
     ) -> Result<Response<Self::WatchCountersStream>, Status> {
         let v1::WatchCountersRequest { counters, interval_ms } = request.into_inner();
-        let counters = counters.unwrap_or_default();
-        Ok(Response::new(self.repeat(interval_ms, move |service| service.counters(&counters))))
+        let counters = Arc::new(bounded(counters.unwrap_or_default())?);
+        let moments = moments(interval_ms, INTERVALS);
+        Ok(Response::new(self.repeat(moments, move |service| service.counters(&counters))))
+    }
+}
+
+/// The request, if it is no burden to hold it.
+fn bounded(request: v1::GetCountersRequest) -> Result<v1::GetCountersRequest, Status> {
+    let found = [("names", request.names.len()), ("parts", request.parts.len())];
+    match found.iter().find(|(_, count)| *count > NAMES) {
+        None => Ok(request),
+        Some((field, count)) => Err(Status::invalid_argument(format!(
+            "{field}: {count} are given, at most {NAMES} are taken; leave them out for all"
+        ))),
     }
 }

@@ -21,6 +21,8 @@ const LONGEST_MS: u32 = 60_000;
 const INTERVAL_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
 /// Answers that wait for a client that does not read.
 const ANSWERS: usize = 4;
+/// How long it may take for the last one: there is one trial at a time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Service {
     /// The answers to a dry run: the plan, then counts, if these are asked for and the set is valid.
@@ -77,8 +79,9 @@ impl Service {
             }
             let last = Instant::now() >= end;
             let counts = live_counts(&trial, &set, begin.elapsed(), last);
-            let told = answers.send(Ok(step(v1::dry_run_response::Step::Counts(counts)))).await;
-            if last || told.is_err() {
+            let counts = Ok(step(v1::dry_run_response::Step::Counts(counts)));
+            let told = tokio::time::timeout_at(end + LAST_WORDS, answers.send(counts)).await;
+            if last || !matches!(told, Ok(Ok(()))) {
                 break;
             }
         }

@@ -10,6 +10,7 @@ use sluice_model::{Action, BootConfig, DestinationId, PolicyId, PolicySet, PortI
 use tonic::{Request, Response, Status};
 
 use super::Service;
+use super::flow::unread;
 use crate::policies::Policies;
 use crate::specimen::{self, Frame};
 
@@ -30,7 +31,11 @@ struct Asked {
 }
 
 /// What is asked, and of which set.
-fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, Status> {
+fn answer(
+    policies: &Policies,
+    request: v1::ExplainRequest,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<v1::ExplainResponse, Status> {
     let mut response = v1::ExplainResponse::default();
     let asked = match request.set {
         None => {
@@ -66,8 +71,7 @@ fn answer(policies: &Policies, request: v1::ExplainRequest) -> Result<v1::Explai
         Some(Packet::Captured(captured)) => specimen::captured(&captured),
         Some(Packet::Flow(flow)) => {
             let wanted = specimen::selector(&flow).map_err(Status::invalid_argument)?;
-            let found = policies.engine().find_flow(&wanted);
-            let found = found.map_err(|error| Status::failed_precondition(error.to_string()))?;
+            let found = policies.engine().find_flow(goes_on, &wanted).map_err(|error| unread(&error))?;
             let Some((_, flow)) = found else {
                 return Err(Status::not_found("flow: there is no such flow in the table"));
             };
@@ -284,6 +288,12 @@ impl ExplainService for Service {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let request = request.into_inner();
-        self.blocking(move |policies| answer(policies, request)).await.map(Response::new)
+        if matches!(request.packet, Some(Packet::Flow(_))) {
+            return self
+                .reading_flows(move |policies, goes_on| answer(policies, request, goes_on))
+                .await
+                .map(Response::new);
+        }
+        self.blocking(move |policies| answer(policies, request, &|| true)).await.map(Response::new)
     }
 }

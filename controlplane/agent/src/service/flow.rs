@@ -115,14 +115,18 @@ impl First {
     }
 }
 
-fn list(policies: &Policies, request: &v1::ListFlowsRequest) -> Result<v1::ListFlowsResponse, Status> {
+fn list(
+    policies: &Policies,
+    request: &v1::ListFlowsRequest,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<v1::ListFlowsResponse, Status> {
     let limit = limited("limit", request.limit, FLOWS)?;
     let order = v1::FlowOrder::try_from(request.order)
         .map_err(|_| Status::invalid_argument("order: no such order"))?;
     let wanted = understood(policies, request.filter.as_ref())?;
     let (mut matched, mut examined) = (0, 0);
     let mut first = First { flows: Vec::new(), limit: limit as usize, order };
-    let read = policies.engine().read_flows(|worker, flow| {
+    let read = policies.engine().read_flows(goes_on, |worker, flow| {
         examined += 1;
         if fits(&wanted, flow) {
             matched += 1;
@@ -130,14 +134,21 @@ fn list(policies: &Policies, request: &v1::ListFlowsRequest) -> Result<v1::ListF
         }
         ControlFlow::Continue(())
     });
-    read.map_err(|error| match error {
-        FlowReadError::NotMetered => Status::failed_precondition(error.to_string()),
-        FlowReadError::Worker { .. } => Status::unavailable(error.to_string()),
-    })?;
+    read.map_err(|error| unread(&error))?;
     first.cut();
     let boot = policies.boot();
     let flows = first.flows.iter().map(|(_, worker, flow)| told(boot, *worker, flow)).collect();
     Ok(v1::ListFlowsResponse { flows, matched, examined })
+}
+
+/// The status of tables that were not read.
+pub(super) fn unread(error: &FlowReadError) -> Status {
+    match error {
+        FlowReadError::NotMetered => Status::failed_precondition(error.to_string()),
+        FlowReadError::Busy | FlowReadError::Cancelled | FlowReadError::Worker { .. } => {
+            Status::unavailable(error.to_string())
+        }
+    }
 }
 
 fn text(address: Option<IpAddr>) -> String {
@@ -368,7 +379,9 @@ impl FlowService for Service {
         request: Request<v1::ListFlowsRequest>,
     ) -> Result<Response<v1::ListFlowsResponse>, Status> {
         let request = request.into_inner();
-        self.blocking(move |policies| list(policies, &request)).await.map(Response::new)
+        self.reading_flows(move |policies, goes_on| list(policies, &request, goes_on))
+            .await
+            .map(Response::new)
     }
 
     async fn list_top_talkers(

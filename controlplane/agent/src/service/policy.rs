@@ -137,9 +137,12 @@ pub(super) fn confine(set: &mut v1::PolicySet, policies: &Policies) -> Vec<v1::F
 
 impl Service {
     /// The set in force as a message, and its generation.
-    fn set(&self) -> Result<(v1::PolicySet, u64), Status> {
-        let current = self.policies.current();
-        Ok((message(&current)?, current.generation.0))
+    async fn set(&self) -> Result<(v1::PolicySet, u64), Status> {
+        self.blocking(|policies| {
+            let current = policies.current();
+            Ok((message(&current)?, current.generation.0))
+        })
+        .await
     }
 }
 
@@ -149,7 +152,7 @@ impl PolicyService for Service {
         &self,
         _request: Request<v1::GetPolicySetRequest>,
     ) -> Result<Response<v1::GetPolicySetResponse>, Status> {
-        let (set, generation) = self.set()?;
+        let (set, generation) = self.set().await?;
         Ok(Response::new(v1::GetPolicySetResponse { set: Some(set), generation }))
     }
 
@@ -176,14 +179,14 @@ impl PolicyService for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        let (set, generation) = self.set()?;
+        let (set, generation) = self.set().await?;
         let (policies, next_page_token) = page(set.policies, request.get_ref(), |policy| &policy.name);
         Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token, generation }))
     }
 
     async fn get_policy(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Policy>, Status> {
         let name = &request.get_ref().name;
-        let found = self.set()?.0.policies.into_iter().find(|policy| policy.name == *name);
+        let found = self.set().await?.0.policies.into_iter().find(|policy| policy.name == *name);
         found.map(Response::new).ok_or_else(|| not_found("policy", name))
     }
 
@@ -218,14 +221,14 @@ impl PolicyService for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        let (set, generation) = self.set()?;
+        let (set, generation) = self.set().await?;
         let (groups, next_page_token) = page(set.groups, request.get_ref(), |group| &group.name);
         Ok(Response::new(v1::ListGroupsResponse { groups, next_page_token, generation }))
     }
 
     async fn get_group(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Group>, Status> {
         let name = &request.get_ref().name;
-        let found = self.set()?.0.groups.into_iter().find(|group| group.name == *name);
+        let found = self.set().await?.0.groups.into_iter().find(|group| group.name == *name);
         found.map(Response::new).ok_or_else(|| not_found("group", name))
     }
 
@@ -259,7 +262,7 @@ impl PolicyService for Service {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListDestinationsResponse>, Status> {
-        let (set, generation) = self.set()?;
+        let (set, generation) = self.set().await?;
         let (destinations, next_page_token) = page(set.destinations, request.get_ref(), |d| &d.name);
         Ok(Response::new(v1::ListDestinationsResponse { destinations, next_page_token, generation }))
     }
@@ -269,7 +272,8 @@ impl PolicyService for Service {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Destination>, Status> {
         let name = &request.get_ref().name;
-        let found = self.set()?.0.destinations.into_iter().find(|destination| destination.name == *name);
+        let found =
+            self.set().await?.0.destinations.into_iter().find(|destination| destination.name == *name);
         found.map(Response::new).ok_or_else(|| not_found("destination", name))
     }
 

@@ -7,11 +7,11 @@ use sluice_api::v1::status_service_server::StatusService;
 use sluice_engine::runtime::{PortReport, ThreadReport};
 use sluice_model::{DecapMode, MacAddr, Polling, PortConfig, PortSpec};
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{IntervalStream, WatchStream};
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::counter::{account, port, worker};
-use super::{Answers, Service, caller};
+use super::{Answers, Service, caller, moments};
 use crate::life::{Exception, LifeError, State};
 use crate::policies::{Policies, now_ns};
 
@@ -143,15 +143,9 @@ impl StatusService for Service {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        let interval = match request.get_ref().interval_ms {
-            0 => WATCH[2],
-            ms => Duration::from_millis(ms.into()).clamp(WATCH[0], WATCH[1]),
-        };
-        let (service, stop) = (self.clone(), self.stop.clone());
-        let times = IntervalStream::new(tokio::time::interval(interval)).map(|_| ());
         let changes = WatchStream::from_changes(self.policies.life().subscribe()).map(|_| ());
-        let moments = times.merge(changes).take_while(move |()| !*stop.borrow());
-        Ok(Response::new(Box::pin(moments.map(move |()| Ok(service.status())))))
+        let moments = moments(request.get_ref().interval_ms, WATCH).merge(changes);
+        Ok(Response::new(self.repeat(moments, Self::status)))
     }
 
     async fn list_ports(

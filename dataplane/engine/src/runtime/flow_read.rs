@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::sync::PoisonError;
+use std::sync::TryLockError;
 use std::time::{Duration, Instant};
 
 use sluice_core::flow::FlowSnapshot;
@@ -22,6 +22,12 @@ pub enum FlowReadError {
     /// There are no tables.
     #[error("flows are not metered: set `enabled = true` in [flow] and restart the daemon")]
     NotMetered,
+    /// Somebody else reads.
+    #[error("the tables of flows are being read for somebody else; ask again")]
+    Busy,
+    /// Who asked does not want to know any more.
+    #[error("the tables of flows were not read to their ends in time")]
+    Cancelled,
     /// A worker does not answer; it has ended, or is stuck.
     #[error("worker {worker} did not hand over its flows within {} s", PATIENCE.as_secs())]
     Worker {
@@ -81,19 +87,25 @@ pub fn address(network: Network, bytes: &[u8; 16]) -> Option<IpAddr> {
 
 impl Engine {
     /// Hands every flow in the tables to `take`, with the number of its worker, until that breaks off. The tables are
-    /// read in passing, a part at a time: what is told is not of one moment. To be called from a thread that may wait;
-    /// requests come one after the other.
+    /// read in passing, a part at a time: what is told is not of one moment. To be called from a thread that may wait,
+    /// for seconds where tables are large and packets few; `goes_on` is asked meanwhile. One at a time: nobody waits for
+    /// another reader.
     ///
     /// # Errors
-    /// When flows are not metered, or a worker does not answer.
+    /// When flows are not metered, somebody else reads, `goes_on` says no, or a worker does not answer.
     pub fn read_flows(
         &self,
+        goes_on: impl Fn() -> bool,
         mut take: impl FnMut(usize, &FlowSnapshot) -> ControlFlow<()>,
     ) -> Result<(), FlowReadError> {
         if self.flows().is_empty() {
             return Err(FlowReadError::NotMetered);
         }
-        let mut last_request = self.flow_requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_request = match self.flow_requests.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(FlowReadError::Busy),
+        };
         *last_request += 1;
         let request = *last_request;
         let mut open: Vec<(usize, &PageQueues)> =
@@ -117,12 +129,15 @@ impl Engine {
                 if broken || page.is_last {
                     return false;
                 }
-                page.flows.clear();
+                page.clear();
                 drop(queues.wanted.push(page));
                 true
             });
             if broken {
                 return Ok(());
+            }
+            if !goes_on() {
+                return Err(FlowReadError::Cancelled);
             }
             if found {
                 deadline = Instant::now() + PATIENCE;
@@ -141,9 +156,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::read_flows`].
-    pub fn find_flow(&self, wanted: &FlowSelector) -> Result<Option<(usize, FlowSnapshot)>, FlowReadError> {
+    pub fn find_flow(
+        &self,
+        goes_on: impl Fn() -> bool,
+        wanted: &FlowSelector,
+    ) -> Result<Option<(usize, FlowSnapshot)>, FlowReadError> {
         let mut latest: Option<(usize, FlowSnapshot)> = None;
-        self.read_flows(|worker, flow| {
+        self.read_flows(goes_on, |worker, flow| {
             let is_later = latest.as_ref().is_none_or(|(_, known)| known.latest_ns < flow.latest_ns);
             if is_later && wanted.fits(flow).is_some() {
                 latest = Some((worker, *flow));
