@@ -28,6 +28,7 @@ step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-d
 step "release build" cargo build --release --locked --quiet -p sluiced -p sluice -p sluice-perf
 step "documentation examples" cargo test --workspace --doc --locked --quiet
 step "promises of the protos" cargo test --workspace --test field_table --locked --quiet
+step "package" scripts/package.sh
 step "tests" cargo test --workspace --all-targets --locked --no-fail-fast
 
 echo

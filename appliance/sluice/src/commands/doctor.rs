@@ -32,18 +32,21 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let out = context.out;
     let usual = Path::new(USUAL_CONFIG);
     let config = args.config.as_deref().or_else(|| usual.is_file().then_some(usual));
-    let boot = config.map(|config| loaded(load_boot(config), out)).transpose()?;
+    // What cannot be read is a finding, and the machine is looked at all the same.
+    let mut unread = Vec::new();
+    let boot = config.and_then(|config| loaded(load_boot(config), config, &mut unread));
     let policies = match &boot {
-        Some(boot) if boot.policy.is_file() => Some(loaded(load_policy(&boot.policy), out)?),
+        Some(boot) if boot.policy.is_file() => loaded(load_policy(&boot.policy), &boot.policy, &mut unread),
         _ => None,
     };
     let machine = Machine::new(Path::new("/"), &Host);
     let case = Case { boot: boot.as_ref(), policies: policies.as_ref() };
-    let mut findings = examine(&machine, &case);
+    let look = || unread.iter().cloned().chain(examine(&machine, &case)).collect::<Vec<_>>();
+    let mut findings = look();
     let mut done = Vec::new();
     if args.fix {
         done = mend(&machine, &findings);
-        findings = examine(&machine, &case);
+        findings = look();
     }
     let failed = done.iter().any(|(_, result)| result.is_err());
     if out.json {
@@ -75,12 +78,21 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     Ok(if unfit || failed { Exit::Failed } else { Exit::Ok })
 }
 
-/// What a file says; its errors are told.
-fn loaded<T>(result: Result<Loaded<T>, Diagnostics>, out: Out) -> Result<T, Failure> {
-    result.map(|loaded| loaded.value).map_err(|errors| {
-        out.note(&errors.to_string());
-        Failure::told(Exit::Failed)
-    })
+/// What a file says; each of its errors is a finding.
+fn loaded<T>(result: Result<Loaded<T>, Diagnostics>, path: &Path, findings: &mut Vec<Finding>) -> Option<T> {
+    let errors = match result {
+        Ok(loaded) => return Some(loaded.value),
+        Err(Diagnostics(errors)) => errors,
+    };
+    findings.extend(errors.iter().map(|error| Finding {
+        check: "config",
+        subject: path.display().to_string(),
+        level: Level::Error,
+        text: error.to_string(),
+        cost: "the daemon does not start with it".to_owned(),
+        remedy: None,
+    }));
+    None
 }
 
 /// A paragraph for each finding, then how many there are of each kind.

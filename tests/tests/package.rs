@@ -1,0 +1,269 @@
+//! Does the Debian package do on a fresh Debian 12 what it shall: install, start, copy, upgrade with policies in force, go?
+//!
+//! The root is made by debootstrap; `scripts/package.sh` makes the package before.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use sluice_tests::netns::{Lab, run, wait_for};
+use sluice_tests::tap::{TOOL, Tap};
+
+/// What the unit gives the daemon.
+const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+ipc_lock";
+
+const PORTS: &str = r#"
+[[port]]
+name = "tap0"
+spec = "af_packet:tap0"
+role = "capture"
+
+[[port]]
+name = "out0"
+spec = "af_packet:out0"
+role = "output"
+addresses = ["192.0.2.1/24"]
+"#;
+
+fn policy(vni: u32) -> String {
+    format!(
+        "[[destination]]\nname = \"tool\"\ntype = \"vxlan\"\nremote = \"{}\"\n\
+         [[policy]]\nname = \"udp\"\nprotocol = \"udp\"\ntag = {vni}\nto = [\"tool\"]\n",
+        TOOL[0]
+    )
+}
+
+/// The package, or why there is none; a failure with `CI=true`.
+fn package() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/package");
+    let files = fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let found = files.filter(|path| path.extension().is_some_and(|end| end == "deb")).max();
+    let tools = Command::new("debootstrap").arg("--version").output().is_ok();
+    if let Some(found) = found.filter(|_| tools) {
+        return Some(found);
+    }
+    let why = "needs debootstrap and a package (scripts/package.sh makes it)";
+    assert!(!env::var("CI").is_ok_and(|ci| ci == "true"), "{why}");
+    eprintln!("SKIPPED: {why}");
+    None
+}
+
+/// A Debian 12 of its own.
+struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    fn new(path: PathBuf) -> Self {
+        let made = Command::new("debootstrap").args(["--variant=minbase", "bookworm"]).arg(&path).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        for (kind, folder) in [("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "run")] {
+            run(&format!("mount -t {kind} sluice-test {}", path.join(folder).display()));
+        }
+        // No init runs here: packages must not start anything.
+        fs::write(path.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n").unwrap();
+        run(&format!("chmod 755 {}", path.join("usr/sbin/policy-rc.d").display()));
+        fs::copy("/etc/resolv.conf", path.join("etc/resolv.conf")).unwrap();
+        Self { path }
+    }
+
+    /// A program inside.
+    fn output(&self, line: &str) -> Output {
+        let mut words = line.split(' ');
+        let mut command = Command::new("chroot");
+        command.arg(&self.path).args(&mut words).stdin(Stdio::null());
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").output().unwrap()
+    }
+
+    /// The same; it must succeed.
+    fn run(&self, line: &str) -> String {
+        let output = self.output(line);
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        assert!(output.status.success(), "{line}: {stdout}{stderr}");
+        stdout.into_owned()
+    }
+
+    /// All files and folders but those of the kernel, of packages and their tools.
+    fn files(&self) -> BTreeSet<String> {
+        let found = self.run(
+            "find / -xdev ( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/lib/dpkg \
+             -o -path /var/cache -o -path /var/log -o -path /var/lib/apt -o -name *.cache ) -prune -o -print",
+        );
+        found.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        for folder in ["run", "dev", "sys", "proc"] {
+            drop(Command::new("umount").arg("-l").arg(self.path.join(folder)).status());
+        }
+    }
+}
+
+/// The daemon, started as its unit does, with somebody in the place of systemd.
+struct Service<'l> {
+    root: &'l Root,
+    child: Child,
+    socket: UnixDatagram,
+}
+
+impl<'l> Service<'l> {
+    fn start(root: &'l Root, tap: &Tap) -> Self {
+        let notify = root.path.join("run/notify");
+        drop(fs::remove_file(&notify));
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        run(&format!("chmod 777 {}", notify.display()));
+        root.run("install -d -o sluice -g sluice -m 0750 /run/sluice");
+        let mut command = tap.broker.command("chroot");
+        command.arg(&root.path).args(["setpriv", "--reuid=sluice", "--regid=sluice", "--init-groups"]);
+        for set in ["inh-caps", "ambient-caps", "bounding-set"] {
+            command.arg(format!("--{set}={CAPABILITIES}"));
+        }
+        command.args(["--no-new-privs", "/usr/sbin/sluiced", "run", "--config", "/etc/sluice/sluiced.toml"]);
+        command.env("NOTIFY_SOCKET", "/run/notify").env_remove("RUST_LOG");
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        let service = Self { root, child, socket };
+        assert!(service.told("READY=1"), "it is not ready");
+        service
+    }
+
+    /// Whether systemd is told this, sooner or later.
+    fn told(&self, wanted: &str) -> bool {
+        let mut message = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut message) {
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == wanted) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// As `systemctl stop` does.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.told("STOPPING=1"));
+        let status = wait_for("the end", Duration::from_secs(20), || self.child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+        assert!(!self.root.path.join("run/sluice/sluiced.sock").exists());
+    }
+}
+
+impl Drop for Service<'_> {
+    fn drop(&mut self) {
+        drop((self.child.kill(), self.child.wait()));
+    }
+}
+
+#[test]
+fn the_package_installs_runs_upgrades_and_goes() {
+    let Some(package) = package() else { return };
+    let Some(mut lab) = Lab::new("package") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let _sink = tap.sink();
+    for vni in [7, 8] {
+        tap.vxlan(vni, TOOL[0]);
+    }
+    let root = Root::new(lab.dir().join("root"));
+    root.run("apt-get update -qq");
+    root.run("apt-get install -y -qq --no-install-recommends systemd");
+    let before = root.files();
+
+    // As it comes, the daemon says what it lacks; with ports named it starts, without being root.
+    fs::copy(&package, root.path.join("sluice.deb")).unwrap();
+    root.run("apt-get install -y -qq ./sluice.deb");
+    let installed = root.files();
+    for unit in ["sluiced.service", "sluice-hugepages.service"] {
+        let verified =
+            root.output(&format!("systemd-analyze verify --man=no /usr/lib/systemd/system/{unit}"));
+        let told = String::from_utf8_lossy(&verified.stderr);
+        let own: Vec<_> = told.lines().filter(|line| line.contains("sluice")).collect();
+        assert!(own.is_empty(), "{own:?}");
+    }
+    let check = "/usr/sbin/sluiced check --config /etc/sluice/sluiced.toml";
+    let bare = root.output(check);
+    assert!(String::from_utf8_lossy(&bare.stderr).contains("no port captures"), "{bare:?}");
+    let doctor = root.output("sluice doctor --json");
+    let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert!(
+        told.to_string().contains("no port captures") && told.to_string().contains("hugepages"),
+        "{told}"
+    );
+    let config = root.path.join("etc/sluice/sluiced.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    // What is commented out in the files is what works.
+    let examples = text.replace("# [flow", "[flow").replace("# folder", "folder");
+    fs::write(&config, format!("{examples}\n[memory]\nmbufs = 8191\n[eal]\nhugepages = \"never\"\n{PORTS}"))
+        .unwrap();
+    root.run(check);
+    let service = Service::start(&root, &tap);
+
+    // A policy is pushed, traffic is seen.
+    fs::write(root.path.join("root/policy.toml"), policy(7)).unwrap();
+    root.run("sluice apply -f /root/policy.toml --comment first");
+    let copies = |vni: u32| tap.tool.counters(&format!("vx{vni}")).rx_packets;
+    let flood = |vni: u32| {
+        let before = copies(vni);
+        tap.flood(100, 100);
+        wait_for("the copies", Duration::from_secs(5), || (copies(vni) >= before + 100).then_some(()));
+    };
+    wait_for("the tool to be known", Duration::from_secs(10), || {
+        root.run("sluice ports --json").contains("\"resolved\"").then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    flood(7);
+    assert!(root.run("sluice status").contains("running"));
+
+    // The next version comes while it runs; what was applied is in force when it starts anew.
+    let next = lab.dir().join("next");
+    run(&format!("dpkg-deb -R {} {}", package.display(), next.display()));
+    let control = fs::read_to_string(next.join("DEBIAN/control")).unwrap();
+    let control: Vec<_> = control
+        .lines()
+        .map(|line| if line.starts_with("Version:") { "Version: 999.0.0-1" } else { line })
+        .collect();
+    fs::write(next.join("DEBIAN/control"), control.join("\n") + "\n").unwrap();
+    run(&format!("dpkg-deb -Zgzip -z1 -b {} {}", next.display(), root.path.join("next.deb").display()));
+    root.run("apt-get install -y -qq ./next.deb");
+    assert!(root.run("dpkg-query -W sluice").contains("999.0.0-1"));
+    flood(7);
+    service.stop();
+    let service = Service::start(&root, &tap);
+    wait_for("the policies", Duration::from_secs(5), || {
+        root.run("sluice policy list").contains("udp").then_some(())
+    });
+    assert!(root.run("sluice history").contains("first"));
+    std::thread::sleep(Duration::from_secs(1));
+    flood(7);
+    fs::write(root.path.join("root/policy.toml"), policy(8)).unwrap();
+    root.run("sluice apply -f /root/policy.toml");
+    std::thread::sleep(Duration::from_millis(300));
+    flood(8);
+    service.stop();
+    let records = root.run("find /var/lib/sluice/records -name *.parquet");
+    assert!(!records.is_empty());
+
+    // Removed, it leaves config and data; purged, nothing.
+    root.run("apt-get remove -y -qq sluice");
+    let left: Vec<_> = root.files().difference(&before).cloned().collect();
+    let is_own = |path: &String| {
+        ["/etc/sluice", "/etc/default/sluice", "/var/lib/sluice"].iter().any(|own| path.starts_with(own))
+    };
+    let others: Vec<_> = left.iter().filter(|path| installed.contains(*path) && !is_own(path)).collect();
+    let of_others = |path: &String| root.output(&format!("dpkg -S {path}")).status.success();
+    let others: Vec<_> = others.into_iter().filter(|path| !of_others(path)).collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert!(left.iter().any(|path| path == "/etc/sluice/sluiced.toml"), "{left:?}");
+    root.run("apt-get purge -y -qq sluice");
+    let left: Vec<_> = root.files().into_iter().filter(is_own).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
