@@ -1,7 +1,7 @@
 #!/bin/sh
 # Reserves hugepages of 2 MB beside those of others, and gives them back: hugepages start|stop. HUGEPAGES says how many.
 set -eu
-pages=/proc/sys/vm/nr_hugepages
+pages=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 added=/run/sluice-hugepages
 wanted=${HUGEPAGES:-0}
 
