@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::http::{Request, Response, header};
-use sluice_api::methods::{self, Method};
+use sluice_api::methods::{self, Method, Role};
 use sluice_api::{MAX_DECODED_BYTES, MAX_POLICY_SET_BYTES, MAX_REQUEST_BYTES, decoded_bytes};
 use sluice_model::{ApiLimits, ApiSettings};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,14 +17,15 @@ use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
-use crate::access::{Access, AccessError, Peer};
+use crate::access::{Access, AccessError, Caller, Peer};
 use crate::body::{Answer, Bounded, PREFIX};
 use crate::connection::Activity;
 use crate::rate::Rates;
 use crate::refusals::{ApiCounts, Refusal};
 
-/// Requests with whole policy sets that are in memory at the same time.
-const LARGE: usize = 4;
+/// Requests with whole policy sets that are in memory at the same time, of viewers and of operators: who looks keeps
+/// nobody from a change.
+const LARGE: [usize; 2] = [2, 4];
 
 /// Bytes of a refused request that are taken in, and for how long.
 const DRAINED: usize = 1 << 16;
@@ -42,7 +43,7 @@ pub(crate) struct Gate {
     settings: ApiSettings,
     access: RwLock<Arc<Access>>,
     rates: Rates,
-    large: Arc<Semaphore>,
+    large: [Arc<Semaphore>; 2],
     pub(crate) counts: Arc<ApiCounts>,
 }
 
@@ -51,7 +52,7 @@ impl Gate {
         let access = RwLock::new(Arc::new(Access::load(&settings)?));
         let limits = settings.limits;
         let rates = Rates::new([limits.requests_per_s, limits.all_requests_per_s], Instant::now());
-        let (large, counts) = (Arc::new(Semaphore::new(LARGE)), Arc::default());
+        let (large, counts) = (LARGE.map(|places| Arc::new(Semaphore::new(places))), Arc::default());
         Ok(Self { settings, access, rates, large, counts })
     }
 
@@ -93,6 +94,7 @@ impl Gate {
                 return status.into_http();
             }
         };
+        let caller = request.extensions().get().map_or(Role::Viewer, |caller: &Caller| caller.role);
         // A client has the time of a request once more to read its answer.
         let time = self.request_time();
         let working = activity.begin((!method.stream).then(|| Instant::now() + 2 * time));
@@ -101,7 +103,9 @@ impl Gate {
         let request = request.map(|body| Bounded::new(body, most, counts, peer.clone()));
         let served = async {
             let (room, request) = if method.large {
-                let room = Arc::clone(&self.large).acquire_owned().await.ok();
+                let [viewers, operators] = &self.large;
+                let places = if caller == Role::Viewer { viewers } else { operators };
+                let room = Arc::clone(places).acquire_owned().await.ok();
                 match self.weighed(peer, method, request).await {
                     Ok(request) => (room.map(Arc::new), request),
                     Err(status) => return status.into_http(),
@@ -132,14 +136,18 @@ impl Gate {
         method: &Method,
         request: Request<Bounded>,
     ) -> Result<Request<Body>, Status> {
-        let (head, body) = request.into_parts();
-        let body = body.collect().await?.to_bytes();
-        if decoded_bytes(body.get(PREFIX..).unwrap_or_default()) > MAX_DECODED_BYTES {
+        let (head, mut body) = request.into_parts();
+        // In one piece: each frame by itself would take more than what is in it.
+        let mut message = Vec::new();
+        while let Some(frame) = body.frame().await {
+            message.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
+        }
+        if decoded_bytes(method, message.get(PREFIX..).unwrap_or_default()) > MAX_DECODED_BYTES {
             let told = format!("{}: the policy set has too many parts", method.path);
             self.counts.refuse(Refusal::Size, peer, &told);
             return Err(Status::resource_exhausted(told));
         }
-        Ok(Request::from_parts(head, Body::new(Full::new(body))))
+        Ok(Request::from_parts(head, Body::new(Full::new(Bytes::from(message)))))
     }
 
     /// Whether a request may come in.

@@ -3,6 +3,8 @@
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
+use crate::methods::Method;
+
 /// The most that a message with a policy set may take besides its own bytes: policies with a few addresses each, as many
 /// as [`MAX_POLICY_SET_BYTES`](crate::MAX_POLICY_SET_BYTES) has room for, stay below.
 pub const MAX_DECODED_BYTES: usize = 512 << 20;
@@ -12,37 +14,49 @@ const VALUE: usize = 56;
 /// What a policy, a destination or a group takes without its values.
 const OBJECT: usize = 512;
 
-/// What the fields of a message are.
-#[derive(Clone, Copy)]
+/// What the fields of a message are. Only what is a message for sure is looked into: the bytes of a text may be read as
+/// anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A request: each field that has a length may be a set.
-    Request,
-    /// A policy set, or one policy, destination or group: each field that has a length may be such an object.
+    /// A request, and the number of its field that holds a set.
+    WithSet(u32),
+    /// A request whose first field is a group.
+    WithGroup,
+    /// A policy set.
     Set,
-    /// A policy, destination or group.
-    Object,
-    /// Something in it: the sides of a policy.
-    Part,
+    /// A policy.
+    Policy,
+    /// A destination, a group, a side of a policy: texts and numbers.
+    Plain,
 }
 
 impl Kind {
+    fn of_request(method: &Method) -> Self {
+        match method.path.rsplit('/').next() {
+            Some("Explain") => Self::WithSet(5),
+            Some("PutGroup") => Self::WithGroup,
+            _ => Self::WithSet(1),
+        }
+    }
+
     /// What a field in it is, if that has fields.
     fn child(self, field: u32) -> Option<Self> {
         match (self, field) {
-            (Self::Request, _) => Some(Self::Set),
-            (Self::Set, _) => Some(Self::Object),
-            // `collect` and `peer` of a policy; elsewhere they are texts, which are no messages for long.
-            (Self::Object, 2 | 3) => Some(Self::Part),
-            (Self::Object | Self::Part, _) => None,
+            (Self::WithSet(set), field) if set == field => Some(Self::Set),
+            (Self::Set, 4) => Some(Self::Policy),
+            (Self::WithGroup, 1) | (Self::Set | Self::Policy, 2 | 3) => Some(Self::Plain),
+            _ => None,
         }
     }
 }
 
-/// An estimate, from above, of the bytes that a request takes when it is decoded, besides those of its texts. `message`:
-/// its bytes, without the prefix of gRPC. Where these are damaged, of what comes before: the decoder refuses them.
+/// An estimate, from above, of the bytes that the request of a [large](Method::large) method takes when it is decoded,
+/// besides those of its texts. `message`: its bytes, without the prefix of gRPC. Where these are damaged, of what comes
+/// before: the decoder refuses them. With a Protobuf group in it, which no client of proto3 sends, it is more than there
+/// can be.
 #[must_use]
-pub fn decoded_bytes(message: &[u8]) -> usize {
-    weigh(message, Kind::Request)
+pub fn decoded_bytes(method: &Method, message: &[u8]) -> usize {
+    weigh(message, Kind::of_request(method))
 }
 
 fn weigh(mut message: &[u8], kind: Kind) -> usize {
@@ -53,14 +67,14 @@ fn weigh(mut message: &[u8], kind: Kind) -> usize {
             WireType::SixtyFourBit => Some(8),
             WireType::ThirtyTwoBit => Some(4),
             WireType::LengthDelimited => decode_varint(&mut message).ok(),
-            // Proto3 has none.
-            WireType::StartGroup | WireType::EndGroup => None,
+            // Proto3 has none; a decoder would skip it and go on with what stands behind it.
+            WireType::StartGroup | WireType::EndGroup => return usize::MAX,
         };
         let split = skipped.and_then(|length| message.split_at_checked(usize::try_from(length).ok()?));
         let Some((value, rest)) = split else { return bytes };
         message = rest;
         if wire == WireType::LengthDelimited {
-            bytes = bytes.saturating_add(if matches!(kind, Kind::Set) { OBJECT } else { VALUE });
+            bytes = bytes.saturating_add(if kind == Kind::Set { OBJECT } else { VALUE });
             if let Some(child) = kind.child(field) {
                 bytes = bytes.saturating_add(weigh(value, child));
             }
@@ -75,10 +89,19 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::methods;
     use crate::v1;
 
-    fn request(set: v1::PolicySet) -> Vec<u8> {
-        v1::ExplainRequest { set: Some(set), ..Default::default() }.encode_to_vec()
+    /// What the request of this method weighs.
+    fn weight(method: &str, request: &impl Message) -> (usize, usize) {
+        let bytes = request.encode_to_vec();
+        (bytes.len(), of(method, &bytes))
+    }
+
+    fn of(method: &str, bytes: &[u8]) -> usize {
+        let method = methods::ALL.iter().find(|known| known.path.ends_with(&format!("/{method}"))).unwrap();
+        assert!(method.large);
+        decoded_bytes(method, bytes)
     }
 
     #[test]
@@ -97,13 +120,56 @@ mod tests {
             (v1::PolicySet { policies: vec![sides], ..Default::default() }, (6 << 20) * size_of::<String>()),
         ];
         for (set, least) in sets {
-            let bytes = request(set);
-            let decoded = decoded_bytes(&bytes);
-            assert!(bytes.len() < 15 << 20 && decoded >= least, "{} bytes, {decoded}", bytes.len());
+            let set = Some(set);
+            let explain = weight("Explain", &v1::ExplainRequest { set: set.clone(), ..Default::default() });
+            let dry_run = weight("DryRun", &v1::DryRunRequest { set: set.clone(), ..Default::default() });
+            let apply = v1::ApplyPolicySetRequest { set, ..Default::default() };
+            for (bytes, decoded) in [explain, dry_run, weight("ApplyPolicySet", &apply)] {
+                assert!(bytes < 15 << 20 && decoded >= least, "{bytes} bytes, {decoded}");
+            }
         }
         let group = v1::Group { name: "g".into(), addresses: empty() };
         let put = v1::PutGroupRequest { group: Some(group), ..Default::default() };
-        assert!(decoded_bytes(&put.encode_to_vec()) >= (2 << 20) * size_of::<String>());
+        assert!(weight("PutGroup", &put).1 >= (2 << 20) * size_of::<String>());
+    }
+
+    #[test]
+    fn a_group_hides_nothing_that_stands_behind_it() {
+        let policies = vec![v1::Policy::default(); 9];
+        let set = Some(v1::PolicySet { policies, ..Default::default() });
+        let hidden = v1::ExplainRequest { set, ..Default::default() }.encode_to_vec();
+        // Field 1000, begin and end of a group, which prost skips.
+        for group in [[0xc3, 0x3e, 0xc4, 0x3e].as_slice(), &[0xc4, 0x3e]] {
+            assert_eq!(of("Explain", &[group, &hidden].concat()), usize::MAX);
+        }
+    }
+
+    #[test]
+    fn texts_and_packets_are_not_looked_into() {
+        // As keys of fields, `3` and `4` are groups.
+        let text = "34.0.0.0/8".to_owned();
+        let texts = || vec![text.clone(); 100];
+        let side = || Some(v1::Side { addresses: texts(), ports: texts() });
+        let policy = v1::Policy { name: text.clone(), collect: side(), to: texts(), ..Default::default() };
+        let destination =
+            v1::Destination { name: text.clone(), remote: Some(text.clone()), ..Default::default() };
+        let group = v1::Group { name: text.clone(), addresses: texts() };
+        let set = v1::PolicySet {
+            policies: vec![policy],
+            destinations: vec![destination],
+            groups: vec![group.clone()],
+            ..Default::default()
+        };
+        let apply = v1::ApplyPolicySetRequest { set: Some(set), comment: text.clone(), ..Default::default() };
+        let put = v1::PutGroupRequest { group: Some(group), comment: text, ..Default::default() };
+        let captured = v1::CapturedPacket { file: vec![0x33; 9999], packet: 1 };
+        let packet = Some(v1::explain_request::Packet::Captured(captured));
+        let explain = v1::ExplainRequest { packet, ..Default::default() };
+        for (bytes, decoded) in
+            [weight("ApplyPolicySet", &apply), weight("PutGroup", &put), weight("Explain", &explain)]
+        {
+            assert!(decoded < bytes * 10, "{bytes} bytes, {decoded}");
+        }
     }
 
     #[test]
@@ -121,15 +187,17 @@ mod tests {
             ..Default::default()
         };
         let policies = (0..65_536).map(policy).collect();
-        let bytes = request(v1::PolicySet { policies, ..Default::default() });
-        assert!(bytes.len() < crate::MAX_POLICY_SET_BYTES, "{}", bytes.len());
-        assert!(decoded_bytes(&bytes) < MAX_DECODED_BYTES, "{}", decoded_bytes(&bytes));
+        let set = Some(v1::PolicySet { policies, ..Default::default() });
+        let (bytes, decoded) =
+            weight("ApplyPolicySet", &v1::ApplyPolicySetRequest { set, ..Default::default() });
+        assert!(bytes < crate::MAX_POLICY_SET_BYTES && decoded < MAX_DECODED_BYTES, "{bytes} {decoded}");
     }
 
     proptest! {
         #[test]
         fn damaged_messages_are_weighed_as_far_as_they_go(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(decoded_bytes(&bytes) <= bytes.len() * OBJECT);
+            let decoded = of("Explain", &bytes);
+            prop_assert!(decoded <= bytes.len() * OBJECT || decoded == usize::MAX);
         }
     }
 }

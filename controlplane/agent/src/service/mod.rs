@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Status};
 
@@ -42,6 +43,15 @@ impl Drop for Waits {
     }
 }
 
+/// Ends a task when it is dropped, unless that has begun.
+struct Ends(AbortHandle);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The shortest and the longest time between two messages of a stream, and that of who names none.
 const INTERVALS: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_secs(60), Duration::from_secs(1)];
@@ -62,12 +72,13 @@ impl Service {
         let policies = Arc::clone(&self.policies);
         // What the request takes is there until the work is done, even if nobody waits for it.
         let room = ROOM.try_with(Clone::clone).ok().flatten();
-        let done = tokio::task::spawn_blocking(move || {
+        let task = tokio::task::spawn_blocking(move || {
             let _room = room;
             work(&policies)
-        })
-        .await;
-        done.map_err(|_| Status::unavailable("the daemon stops"))?
+        });
+        // What has not begun when nobody waits for it any more does not begin.
+        let _ends = Ends(task.abort_handle());
+        task.await.map_err(|_| Status::unavailable("the daemon stops"))?
     }
 
     /// Reads the tables of flows, when it is its turn: `work` is also told whether anybody waits for it still. Who waits
