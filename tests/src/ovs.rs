@@ -13,7 +13,7 @@ use crate::netns::{Lab, Namespace, wait_for};
 /// The switch of Debian's openvswitch-switch-dpdk.
 const SWITCH: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
-const PAGES: &str = "/proc/sys/vm/nr_hugepages";
+const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 /// Hugepages of 2 MB that OVS takes its memory from: a pool of its own for a port of
 /// 9,000 bytes is 100 of them. Without `per-port-memory` OVS would try larger ones first, for as many seconds..
 const WANTED: u64 = 160;
