@@ -16,6 +16,7 @@ use sluice_model::spec::parse_policy_spec;
 use sluice_tests::daemon::{Daemon, binary};
 use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::pki::{Authority, has};
+use sluice_tests::sluiced::cli;
 use sluice_tests::tap::{TOOL, Tap};
 
 const PORTS: &str = r#"
@@ -390,6 +391,30 @@ fn who_has_no_role_is_refused_and_traffic_flows_on() {
     wait_for("the file", Duration::from_secs(5), || written.exists().then_some(()));
     let answer: v1::ChangeResponse = clients.as_client("alice", put, &apply(&policy(7, ""))).message();
     assert!(answer.applied, "{answer:?}");
+
+    // `sluice` over TLS: each with their role.
+    let sluice = |name: &str, server: &str, arguments: &[&str]| {
+        let mut command = tap.broker.command(cli());
+        command.args(["--server", server, "--ca", "pki/ca.pem"]).args(arguments).current_dir(&dir);
+        command.args(["--cert", &format!("pki/{name}.pem"), "--key", &format!("pki/{name}.key")]);
+        let output = command.output().unwrap();
+        let [told, wrong] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), told, wrong)
+    };
+    let server = format!("https://{ADDRESS}");
+    std::fs::write(dir.join("other.toml"), policy(7, "").replace("tag = 7", "tag = 8")).unwrap();
+    let (code, told, _) = sluice("wall", &server, &["status"]);
+    assert!(code == Some(0) && told.contains("balanced"), "{told}");
+    let (code, _, wrong) = sluice("wall", &server, &["apply", "-f", "other.toml"]);
+    assert!(code == Some(4) && wrong.contains("certificate wall is viewer"), "{wrong}");
+    let (code, told, wrong) = sluice("alice", &server, &["apply", "-f", "other.toml"]);
+    assert!(code == Some(0) && told.contains("is in force"), "{told}{wrong}");
+    let (code, told, _) = sluice("wall", &server, &["history"]);
+    assert!(code == Some(0) && told.contains("certificate alice"), "{told}");
+    let (code, told, wrong) = sluice("alice", &server, &["rollback"]);
+    assert!(code == Some(0), "{told}{wrong}");
+    let (code, _, wrong) = sluice("wall", &server.replace("127.0.0.1", "localhost"), &["status"]);
+    assert!(code == Some(3) && wrong.contains("--server-name"), "{wrong}");
 
     // A token that is changed and a certificate that is revoked count from SIGHUP on.
     assert_eq!(clients.as_client("eve", get, &status).code, Some(OK));
