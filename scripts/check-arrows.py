@@ -23,8 +23,9 @@ ALLOWED = {
     "sluice-engine": {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "dpdk", "sluice-af-packet"},
     "sluice-api": {"sluice-model"},
     "sluice-export": {"sluice-model"},
+    "sluice-ovsdb": {"sluice-model"},
     "sluice-store": {"sluice-model"},
-    "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-store"},
+    "sluice-agent": {"sluice-api", "sluice-capture", "sluice-core", "sluice-engine", "sluice-model", "sluice-ovsdb", "sluice-store"},
     "sluice-host": {"sluice-model"},
     "sluice": {"sluice-api", "sluice-host", "sluice-model"},
     "sluiced": "all",
@@ -33,7 +34,7 @@ ALLOWED = {
 }
 # Nothing may depend on these.
 TOP = {"sluice", "sluiced", "sluice-perf", "sluice-tests"}
-NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-store", "sluice-host", "sluice"}
+NO_DPDK = {"sluice-core", "sluice-model", "sluice-capture", "sluice-cpu", "sluice-api", "sluice-export", "sluice-ovsdb", "sluice-store", "sluice-host", "sluice"}
 UNSAFE_FOLDER = "ffi"
 NO_TOKIO_FOLDER = "dataplane"
 

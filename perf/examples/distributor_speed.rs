@@ -144,6 +144,7 @@ fn measure(
         idle: IdleSettings::ALWAYS,
         by,
         innermost: std::sync::Arc::new(false.into()),
+        ends: sluice_engine::stage::ends::PortEnds::default(),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),

@@ -148,6 +148,7 @@ fn patterns(capture: &Path) -> Result<Vec<FlowRecord>> {
         out_dir: out.path().to_owned(),
         loop_guard: false,
         decap: Vec::new(),
+        ends: sluice_engine::stage::ends::PortEnds::default(),
         flow: Some(FlowSettings { enabled: true, metrics: false, ..FlowSettings::default() }),
         taps: Vec::new(),
         mirror: sluice_model::MirrorSettings::default(),

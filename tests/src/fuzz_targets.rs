@@ -25,6 +25,8 @@ use sluice_model::{
     DecapKind, DecapKinds, DecapMode, DecapSettings, Destination, Generation, PolicySet, PortId,
 };
 
+use sluice_ovsdb::Session;
+
 use crate::{dedup_model, nest};
 
 /// A fuzz target: its name, that of its corpus folder, and its body.
@@ -40,11 +42,33 @@ pub const ALL: &[Target] = &[
     ("decap", decap),
     ("dedup", dedup),
     ("neighbor", neighbor),
+    ("ovsdb", ovsdb),
     ("policy", policy),
     ("segment", segment),
     ("store", store),
     ("wire", wire),
 ];
+
+/// What a database of Open vSwitch sends: however it is cut, it means the same, and what it names is in order.
+pub fn ovsdb(data: &[u8]) {
+    let read = |size: usize| {
+        let (mut session, mut reply) = (Session::default(), Vec::new());
+        let mut pieces = data.chunks(size);
+        let failed = pieces.any(|piece| session.receive(piece, &mut reply).is_err());
+        (session.inventory(), reply, failed, session.is_told())
+    };
+    let whole = read(data.len().max(1));
+    for size in [1, 7, 64] {
+        assert_eq!(read(size), whole, "in pieces of {size}");
+    }
+    let (inventory, ..) = whole;
+    assert!(inventory.interfaces.is_sorted_by_key(|interface| &interface.name));
+    let guests = inventory.guests();
+    for name in guests.names() {
+        assert!(!name.name().chars().any(char::is_control), "{name:?}");
+        assert!(guests.get(name).is_some_and(|set| set.guests.is_empty()), "names of names");
+    }
+}
 
 /// A frame and a variation of one byte, after four bytes that say what counts and what is varied: both have the same
 /// fingerprint exactly if the slow model's keys are the same, and however the frame is scattered over segments.
@@ -124,6 +148,7 @@ pub fn api(data: &[u8]) {
             let _ = decoded::<v1::GetGenerationRequest>(bytes);
             let _ = decoded::<v1::GetStatusRequest>(bytes);
             let _ = decoded::<v1::ListPortsRequest>(bytes);
+            let _ = decoded::<v1::ListGuestsRequest>(bytes);
             let _ = decoded::<v1::ListWorkersRequest>(bytes);
             let _ = decoded::<v1::StartRequest>(bytes);
             let _ = decoded::<v1::StopRequest>(bytes);
@@ -225,6 +250,13 @@ pub fn decap(data: &[u8]) {
         }
         None => assert_eq!((straight_view, straight_tunnel), (outer, TunnelInfo::NONE), "nothing changed"),
     }
+    let (mut own_view, mut own_tunnel) = (outer, TunnelInfo::NONE);
+    let own = [(outer.l3, outer.dst_addr)];
+    let ends = sluice_core::decap::Ends::Own(&own);
+    let at_end =
+        sluice_core::decap::unwrap_at(frame, settings, ends, &mut own_view, &mut own_tunnel, &mut |_| ());
+    assert!(at_end.depth <= found.depth, "no more comes off than without a choice of ends");
+    assert_eq!(own_tunnel.own, at_end.depth > 0, "what came off was sent to us");
     if found.depth == 0 {
         assert_eq!((view, tunnel), (outer, TunnelInfo::NONE), "nothing changed");
         return;

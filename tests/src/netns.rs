@@ -34,7 +34,7 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
             assert!(!ci, "{test}: needs root for network namespaces");
-            eprintln!("SKIPPED: {test}: needs root for network namespaces");
+            crate::left_out(format_args!("{test}: needs root for network namespaces"));
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -91,10 +91,79 @@ impl Drop for Pages {
 pub struct Ovs {
     // Dropped in this order: the switch, its database, its memory.
     switch: Option<Running>,
-    _database: Running,
+    database: Database,
     _pages: Pages,
     namespace: Namespace,
     dir: PathBuf,
+}
+
+/// A running ovsdb-server with the database of a switch, which need not run; ended when this is dropped.
+#[derive(Debug)]
+pub struct Database {
+    server: Option<Running>,
+    dir: PathBuf,
+}
+
+impl Database {
+    /// Makes a database in a folder of the lab, and starts the server. Where that is not installed, it says so and gives
+    /// `None`; with `CI=true` it panics instead.
+    pub fn start(lab: &Lab) -> Option<Self> {
+        if !Path::new(SCHEMA).is_file() {
+            return missing("install openvswitch-switch-dpdk");
+        }
+        let dir = lab.dir().join("ovs");
+        std::fs::create_dir(&dir).unwrap();
+        let created = Command::new("ovsdb-tool").arg("create").arg(dir.join("conf.db")).arg(SCHEMA).status();
+        assert!(created.unwrap().success());
+        let mut database = Self { server: None, dir };
+        database.revive();
+        database.configure("init");
+        Some(database)
+    }
+
+    /// How `--db` names it.
+    #[must_use]
+    pub fn db(&self) -> String {
+        format!("unix:{}", self.dir.join("db.sock").display())
+    }
+
+    /// Kills the server, without a word.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts the server, with what is in the database.
+    pub fn revive(&mut self) {
+        let socket = self.dir.join("db.sock");
+        drop(std::fs::remove_file(&socket));
+        let mut server = Command::new("ovsdb-server");
+        server.arg(self.dir.join("conf.db")).arg(format!("--remote=punix:{}", socket.display()));
+        server.arg(format!("--unixctl={}", self.dir.join("db.ctl").display()));
+        self.server = Some(background(&mut server, &self.dir, "database"));
+        wait_for("the database", Duration::from_secs(10), || socket.exists().then_some(()));
+    }
+
+    /// `ovs-vsctl` with these words, split at blanks; does not wait for the switch.
+    pub fn configure(&self, line: &str) -> String {
+        let words: Vec<_> = std::iter::once("--no-wait").chain(line.split_whitespace()).collect();
+        self.vsctl(&words)
+    }
+
+    /// `ovs-vsctl` with these arguments; it must succeed. Gives what it prints.
+    pub fn vsctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("ovs-vsctl");
+        command.arg(format!("--db={}", self.db())).arg("--timeout=20").args(arguments).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+fn missing<T>(what: &str) -> Option<T> {
+    let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    assert!(!ci, "OVS-DPDK: {what}");
+    crate::left_out(format_args!("OVS-DPDK: {what}"));
+    None
 }
 
 /// A process that is killed when dropped.
@@ -112,30 +181,15 @@ impl Ovs {
     /// Starts them, the switch inside `namespace`, with nothing configured but DPDK. Where they are not installed, or
     /// there is too little memory, it says so and gives `None`; with `CI=true` it panics instead.
     pub fn start(lab: &Lab, namespace: &Namespace) -> Option<Self> {
-        let missing = |what: &str| -> Option<Self> {
-            let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
-            assert!(!ci, "OVS-DPDK: {what}");
-            eprintln!("SKIPPED: OVS-DPDK: {what}");
-            None
-        };
         if !Path::new(SWITCH).is_file() || !Path::new(SCHEMA).is_file() {
             return missing("install openvswitch-switch-dpdk");
         }
         let Some(pages) = Pages::reserve() else {
             return missing(&format!("no {WANTED} hugepages of 2 MB can be had"));
         };
-        let dir = lab.dir().join("ovs");
-        std::fs::create_dir(&dir).unwrap();
-        let created = Command::new("ovsdb-tool").arg("create").arg(dir.join("conf.db")).arg(SCHEMA).status();
-        assert!(created.unwrap().success());
-        let mut server = Command::new("ovsdb-server");
-        server.arg(dir.join("conf.db")).arg(format!("--remote=punix:{}", dir.join("db.sock").display()));
-        server.arg(format!("--unixctl={}", dir.join("db.ctl").display()));
-        let database = background(&mut server, &dir, "database");
-        let mut ovs =
-            Self { switch: None, _database: database, _pages: pages, namespace: namespace.clone(), dir };
-        wait_for("the database", Duration::from_secs(10), || ovs.dir.join("db.sock").exists().then_some(()));
-        ovs.configure("init");
+        let database = Database::start(lab)?;
+        let dir = database.dir.clone();
+        let mut ovs = Self { switch: None, database, _pages: pages, namespace: namespace.clone(), dir };
         let last = std::thread::available_parallelism().map_or(0, |cpus| cpus.get().min(32) - 1);
         ovs.configure(&format!(
             "set Open_vSwitch . other_config:dpdk-init=true other_config:dpdk-socket-mem=32 \
@@ -157,12 +211,21 @@ impl Ovs {
     /// How `--db` names the database.
     #[must_use]
     pub fn db(&self) -> String {
-        format!("unix:{}", self.dir.join("db.sock").display())
+        self.database.db()
     }
 
     /// Kills the switch, without a word.
     pub fn kill(&mut self) {
         self.switch = None;
+    }
+
+    /// Ends the switch as its service would.
+    pub fn stop(&mut self) {
+        let Some(mut switch) = self.switch.take() else { return };
+        let mut ask = Command::new("ovs-appctl");
+        ask.arg("-t").arg(self.dir.join("switch.ctl")).arg("exit").stdin(Stdio::null()).stdout(Stdio::null());
+        assert!(ask.status().unwrap().success(), "ovs-appctl exit");
+        wait_for("the switch to end", Duration::from_secs(20), || switch.0.try_wait().unwrap());
     }
 
     /// Starts the switch and waits until it has done what is configured.
@@ -179,19 +242,14 @@ impl Ovs {
         wait_for("the switch", Duration::from_secs(20), running);
     }
 
-    /// `ovs-vsctl` with these words, split at blanks; does not wait for the switch.
+    /// See [`Database::configure`].
     pub fn configure(&self, line: &str) -> String {
-        let words: Vec<_> = std::iter::once("--no-wait").chain(line.split_whitespace()).collect();
-        self.vsctl(&words)
+        self.database.configure(line)
     }
 
-    /// `ovs-vsctl` with these arguments; it must succeed. Gives what it prints.
+    /// See [`Database::vsctl`].
     pub fn vsctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("ovs-vsctl");
-        command.arg(format!("--db={}", self.db())).arg("--timeout=20").args(arguments).stdin(Stdio::null());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        self.database.vsctl(arguments)
     }
 
     /// All that is configured, by table: rows of columns, with their UUIDs, without what tells of the moment.

@@ -73,7 +73,7 @@ pub fn has(program: &str) -> bool {
     let found = found.is_ok_and(|output| output.status.success());
     assert!(found || std::env::var("CI").as_deref() != Ok("true"), "{program} is missing");
     if !found {
-        eprintln!("SKIPPED: {program} is missing");
+        crate::left_out(format_args!("{program} is missing"));
     }
     found
 }

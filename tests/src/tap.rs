@@ -12,6 +12,28 @@ use std::time::Duration;
 
 use crate::netns::{Lab, Namespace, wait_for};
 
+/// Ports of a boot config on the two interfaces of the broker, as a literal.
+#[macro_export]
+macro_rules! tap_ports {
+    () => {
+        r#"
+[[port]]
+name = "tap0"
+spec = "af_packet:tap0"
+role = "capture"
+
+[[port]]
+name = "out0"
+spec = "af_packet:out0"
+role = "output"
+addresses = ["192.0.2.1/24"]
+"#
+    };
+}
+
+/// Ports of a boot config on the two interfaces of the broker.
+pub const PORTS: &str = tap_ports!();
+
 /// Addresses of client and server.
 pub const CLIENT: [&str; 2] = ["10.1.0.1", "fd01::1"];
 /// Addresses of the server.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_core::decap::{self, Obstacle, TunnelInfo};
+use sluice_core::decap::{self, Ends, Obstacle, TunnelInfo};
 use sluice_core::wire::{self, TunnelHeader};
 use sluice_model::{DecapKind, DecapKinds, DecapMode, DecapSettings};
 use sluice_tests::fuzz_targets;
@@ -52,12 +52,57 @@ fn nested_tunnels_come_off_as_the_model_says() {
             "seed {seed}"
         );
         assert_eq!((tunnel.depth, tunnel.ipv4), (taken as u8, expected.source.len() == 4), "seed {seed}");
+        assert!(!tunnel.own && tunnel.mark & 0x8000 != 0, "seed {seed}");
+        if matches!(expected.kind, TunnelHeader::Vxlan | TunnelHeader::Gre | TunnelHeader::GreTeb) {
+            assert_eq!(u32::from(tunnel.mark) & 0xfff, expected.id & 0xfff, "seed {seed}");
+        }
         let expected: Vec<_> =
             nest.tunnels[..taken].iter().filter_map(|t| Some((t.kind, t.number?))).collect();
         assert_eq!(numbered, expected, "seed {seed}");
         nest.tunnels[..taken].iter().for_each(|t| *seen.entry(t.kind).or_default() += 1);
     }
     assert_eq!(seen.len(), 10, "every kind of tunnel: {seen:?}");
+}
+
+/// Only tunnels that are sent to us come off, each asked by itself from the outside.
+#[test]
+fn what_goes_elsewhere_stays() {
+    let mut depths = BTreeMap::<usize, usize>::new();
+    for seed in 0..30_000 {
+        let mut numbers = Numbers::new(seed);
+        let tunnels = numbers.below(6);
+        let nest = Nest::draw(&mut numbers, tunnels);
+        let sent_to = |depth: usize| {
+            let view = wire::parse(&nest.left(depth));
+            (view.l3, view.dst_addr)
+        };
+        let own: Vec<_> = (0..tunnels).filter(|_| numbers.below(4) > 0).map(sent_to).collect();
+        let ends_here = |depth: usize| {
+            // Labels are told by the EtherType of the frame that holds them.
+            let left = nest.left(depth);
+            let labels = [0x8847, 0x8848].contains(&wire::parse(&left).ethertype);
+            !labels && own.contains(&sent_to(depth))
+        };
+        let expected = (0..tunnels).take_while(|&depth| ends_here(depth)).count();
+        let frame = nest.frame();
+        let outer = wire::parse(&frame);
+        let (mut view, mut tunnel, mut numbered) = (outer, TunnelInfo::NONE, 0);
+        let ends = Ends::Own(&own);
+        let found =
+            decap::unwrap_at(&frame, settings(8), ends, &mut view, &mut tunnel, &mut |_| numbered += 1);
+        assert_eq!(usize::from(found.depth), expected, "seed {seed}: {:?}", nest.tunnels);
+        assert_eq!(found.obstacle, None, "seed {seed}: {:?}", nest.tunnels);
+        let numbers_there = nest.tunnels[..expected].iter().filter(|tunnel| tunnel.number.is_some()).count();
+        assert_eq!(numbered, numbers_there, "seed {seed}: {:?}", nest.tunnels);
+        if expected == 0 {
+            assert_eq!((view, tunnel), (outer, TunnelInfo::NONE), "seed {seed}");
+        } else {
+            assert_eq!(nest::take_off(&frame, &found), nest.left(expected), "seed {seed}");
+            assert!(tunnel.own, "seed {seed}");
+        }
+        *depths.entry(expected).or_default() += 1;
+    }
+    assert!(depths.len() > 4 && depths.values().all(|&count| count > 50), "{depths:?}");
 }
 
 /// The straight way, wherever it is open, leads to the same place.

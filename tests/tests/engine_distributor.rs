@@ -30,6 +30,7 @@ use sluice_engine::output::{Egress, Output};
 use sluice_engine::port::{Source, SourceKind, TxDriver, TxPort};
 use sluice_engine::sequence::Sequences;
 use sluice_engine::stage::decap::TunnelMeter;
+use sluice_engine::stage::ends::PortEnds;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::{
     ControlQueues, Deployment, DeploymentParts, Distributor, DistributorParts, Worker, WorkerParts,
@@ -118,6 +119,7 @@ fn distributor(rx: RxQueue, port: u16, rings: Vec<dpdk::RingProducer>, by: Sprea
         idle: IdleSettings::ALWAYS,
         by,
         innermost: Arc::new(true.into()),
+        ends: PortEnds::default(),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
@@ -265,6 +267,7 @@ fn tunnels_go_with_their_inner_flow(rig: &mut Rig) {
         idle: IdleSettings::ALWAYS,
         by: SpreadBy::Addresses,
         innermost: Arc::new(false.into()),
+        ends: PortEnds::default(),
         tunnels: TunnelMeter::new(&[DecapSettings { mode: DecapMode::Strip, ..DecapSettings::default() }]),
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),
@@ -451,6 +454,7 @@ fn sleeping_adds_no_more_than_it_may(rig: &mut Rig, output: Loop) {
         idle: settings,
         by: SpreadBy::Addresses,
         innermost: Arc::new(false.into()),
+        ends: PortEnds::default(),
         tunnels: None,
         fragments: FragmentTable::new(&FragmentTableConfig::default()),
         control: ControlQueues::new(16),

@@ -12,25 +12,16 @@ use sluice_api::v1::counter_service_client::CounterServiceClient;
 use sluice_api::v1::history_service_client::HistoryServiceClient;
 use sluice_api::v1::policy_service_client::PolicyServiceClient;
 use sluice_api::v1::status_service_client::StatusServiceClient;
-use sluice_model::spec::parse_policy_spec;
+use sluice_tests::api::{self, policy_set};
 use sluice_tests::daemon::{Daemon, binary};
 use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::tap::{TOOL, Tap};
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const BOOT: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [flow]
 
 [api]
@@ -38,7 +29,8 @@ socket = "api.sock"
 
 [store]
 folder = "kept"
-"#;
+"#
+);
 
 fn policy(tag: u32) -> String {
     format!(
@@ -47,11 +39,6 @@ fn policy(tag: u32) -> String {
          [[policy]]\nname = \"udp\"\ncollect = {{ addresses = [\"@lab\"] }}\nprotocol = \"udp\"\ntag = {tag}\nto = [\"tool\"]\n",
         TOOL[0]
     )
-}
-
-fn message(text: &str) -> v1::PolicySet {
-    let (spec, _) = parse_policy_spec("p", text).unwrap().value;
-    v1::PolicySet::try_from(&spec).unwrap()
 }
 
 struct Client {
@@ -63,8 +50,7 @@ struct Client {
 
 impl Client {
     async fn connect(socket: &Path) -> Self {
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-        let channel = endpoint.connect().await.unwrap();
+        let channel = api::channel(socket).await;
         Self {
             policies: PolicyServiceClient::new(channel.clone()),
             history: HistoryServiceClient::new(channel.clone()),
@@ -74,7 +60,7 @@ impl Client {
     }
 
     async fn apply(&mut self, text: &str) -> v1::ChangeResponse {
-        let request = v1::ApplyPolicySetRequest { set: Some(message(text)), ..Default::default() };
+        let request = v1::ApplyPolicySetRequest { set: Some(policy_set(text)), ..Default::default() };
         self.policies.apply_policy_set(request).await.unwrap().into_inner()
     }
 
@@ -130,7 +116,7 @@ async fn policies_are_steered_by_the_api() {
     received(8, 50);
 
     // What is wrong changes nothing, and is told with its path.
-    let mut wrong = message(&policy(9));
+    let mut wrong = policy_set(&policy(9));
     wrong.policies[0].to.push("nobody".to_owned());
     wrong.policies[0].vlan.push("9-5".to_owned());
     let request = v1::ApplyPolicySetRequest { set: Some(wrong), ..Default::default() };
@@ -148,13 +134,13 @@ async fn policies_are_steered_by_the_api() {
     let response = client.apply(elsewhere).await;
     assert!(!response.applied && response.findings[0].field == "destinations[0].file", "{response:?}");
     let old = v1::ApplyPolicySetRequest {
-        set: Some(message(&policy(9))),
+        set: Some(policy_set(&policy(9))),
         expected_generation: Some(1),
         ..Default::default()
     };
     let refused = client.policies.apply_policy_set(old).await.unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{refused}");
-    let dry = v1::DryRunRequest { set: Some(message(&policy(9))), ..Default::default() };
+    let dry = v1::DryRunRequest { set: Some(policy_set(&policy(9))), ..Default::default() };
     let mut plan = client.policies.dry_run(dry).await.unwrap().into_inner();
     let Some(v1::dry_run_response::Step::Plan(plan)) = plan.message().await.unwrap().unwrap().step else {
         panic!("no plan")
@@ -209,7 +195,7 @@ async fn policies_are_steered_by_the_api() {
     );
     let second = client.history.get_generation(v1::GetGenerationRequest { generation: 2 }).await.unwrap();
     let second = second.into_inner();
-    assert_eq!(second.set.unwrap(), message(&policy(8)));
+    assert_eq!(second.set.unwrap(), policy_set(&policy(8)));
     let change = &second.diff.unwrap().changes[0];
     assert_eq!((change.name.as_str(), change.fields[0].after.as_str()), ("udp", "8"));
     let never = v1::RollbackRequest { generation: Some(99), ..Default::default() };

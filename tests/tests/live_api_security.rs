@@ -12,28 +12,20 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use sluice_api::v1;
-use sluice_model::spec::parse_policy_spec;
+use sluice_tests::api::policy_set;
 use sluice_tests::daemon::{Daemon, binary};
 use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::pki::{Authority, has};
 use sluice_tests::sluiced::cli;
 use sluice_tests::tap::{TOOL, Tap};
 
-const PORTS: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const PORTS: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [metrics]
 listen = "127.0.0.1:9464"
-"#;
+"#
+);
 
 const TLS: &str = r#"
 [api]
@@ -109,8 +101,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
 }
 
 fn apply(text: &str) -> Vec<u8> {
-    let (spec, _) = parse_policy_spec("p", text).unwrap().value;
-    let set = Some(v1::PolicySet::try_from(&spec).unwrap());
+    let set = Some(policy_set(text));
     framed(&v1::ApplyPolicySetRequest { set, ..Default::default() })
 }
 

@@ -11,6 +11,7 @@ use sluice_api::v1::capture_service_client::CaptureServiceClient;
 use sluice_api::v1::counter_service_client::CounterServiceClient;
 use sluice_api::v1::policy_service_client::PolicyServiceClient;
 use sluice_capture::CaptureReader;
+use sluice_tests::api::{channel, policy_set};
 use sluice_tests::captures;
 use sluice_tests::daemon::Daemon;
 use sluice_tests::feed::Feed;
@@ -18,7 +19,7 @@ use sluice_tests::netns::Lab;
 use sluice_tests::pcap_file::{Builder, ETHERNET, Record};
 use sluice_tests::tap::{TOOL, Tap};
 use sluice_tests::traffic::{self, End};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 /// What comes while nobody reads: more than fits into all that waits for the reader.
@@ -42,10 +43,6 @@ fn policies() -> String {
          [[policy]]\nname = \"dns\"\npeer = {{ ports = 53 }}\ntag = 53\nto = [\"tool\", \"file\"]\n",
         tool = TOOL[0]
     )
-}
-
-async fn channel(socket: &Path) -> Channel {
-    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
 }
 
 /// A stream that was read to its end.
@@ -342,9 +339,7 @@ async fn a_capture_follows_names_when_policies_change() {
             "[[policy]]\nname = \"web\"\npeer = { ports = 80 }\nto = [\"another\"]\n[[policy]]\nname = \"tls\""
         )
     );
-    let (spec, _) = sluice_model::spec::parse_policy_spec("p", &more).unwrap().value;
-    let set = Some(v1::PolicySet::try_from(&spec).unwrap());
-    let apply = v1::ApplyPolicySetRequest { set, ..Default::default() };
+    let apply = v1::ApplyPolicySetRequest { set: Some(policy_set(&more)), ..Default::default() };
     let applied = PolicyServiceClient::new(channel).apply_policy_set(apply).await.unwrap().into_inner();
     assert!(applied.applied, "{applied:?}");
     feed.send(&file.bytes()[half..]);

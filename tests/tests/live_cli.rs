@@ -15,18 +15,9 @@ use sluice_tests::sluiced::cli;
 use sluice_tests::tap::{CLIENT, SERVER, TOOL, Tap};
 use sluice_tests::tcpdump::tshark;
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const BOOT: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [flow]
 
 [api]
@@ -34,7 +25,8 @@ socket = "api.sock"
 
 [store]
 folder = "kept"
-"#;
+"#
+);
 
 fn policy(tag: u32) -> String {
     format!(
@@ -120,11 +112,17 @@ fn a_daemon_is_steered_and_watched_from_the_command_line() {
     let counters = wait_for("the counters", Duration::from_secs(5), counted);
     assert_eq!(counters["policies"][0]["sent_packets"], 150);
     assert!(sluice.text("drops --all").contains("balanced"));
+    let named = sluice.json("counters tap0 tool");
+    assert_eq!(named["ports"][0]["port"], "tap0");
+    assert_eq!(named["destinations"][0]["destination"], "tool");
+    assert_eq!((named.get("totals"), named["policies"].as_array().unwrap().len()), (None, 0));
+    assert!(sluice.text("counters tap0").contains("lost before rx"));
+    sluice.run("counters tap0 nobody", 5, "has the name \"nobody\"");
 
     // One by one; what the daemon refuses is told, and changes nothing.
     file("dns.toml", "[[policy]]\nname = \"dns\"\npeer = { ports = 53 }\ntag = 9\nto = [\"tool\"]\n");
     assert!(sluice.text("policy put -f dns.toml --comment dns").contains("+ policy dns"));
-    assert!(sluice.text("policy list d").contains("1 policies of generation 3"));
+    assert!(sluice.text("policy list d").contains("1 policy of generation 3"));
     assert_eq!(sluice.text("policy get dns"), {
         let told = sluice.json("policy get dns");
         assert_eq!(told["tag"], 9);
@@ -163,7 +161,7 @@ fn a_daemon_is_steered_and_watched_from_the_command_line() {
     capture.push(Record { timestamp_ns: 1, wire_len: u32::try_from(frame.len()).unwrap(), data: &frame });
     capture.save(&lab.dir().join("one.pcap"));
     assert_eq!(sluice.json("explain --capture one.pcap --packet 1")["copies"][0]["destination"], "tool");
-    sluice.run("explain --capture one.pcap --packet 2", 1, "sluice: error");
+    sluice.run("explain --capture one.pcap --packet 2", 2, "sluice: error");
     tap.flood(10, 200);
     let live = format!("explain --flow --src {} --dst {} --protocol udp", CLIENT[0], SERVER[0]);
     assert_eq!(sluice.json(&live)["outcome"], "OUTCOME_COPIED");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use sluice_af_packet::{AfPacketConfig, TxConfig};
-use sluice_tests::daemon::{Daemon, Summary};
+use sluice_tests::daemon::{Daemon, Summary, cpu_time};
 use sluice_tests::netns::{Lab, Namespace};
 use sluice_tests::tcpdump::Tcpdump;
 use sluice_tests::traffic::{self, End};
@@ -143,16 +143,6 @@ fn a_port_with_symmetric_rss_needs_no_distributor() {
     let daemon = Daemon::start(&lab, &broker, &boot(""), &inner);
     assert!(daemon.log().contains("a NIC spreads by outer headers"), "{}", daemon.log());
     daemon.stop();
-}
-
-/// CPU time that a process had so far, of all its threads.
-fn cpu_time(pid: u32) -> Duration {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanoseconds = threads.flatten().filter_map(|thread| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Part of one CPU that an idle daemon takes, over two seconds.

@@ -8,30 +8,22 @@ use std::time::Duration;
 use sluice_api::v1;
 use sluice_api::v1::dry_run_response::Step;
 use sluice_api::v1::policy_service_client::PolicyServiceClient;
-use sluice_model::spec::parse_policy_spec;
+use sluice_tests::api;
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::tap::{TOOL, Tap};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const BOOT: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [flow]
 
 [api]
 socket = "api.sock"
-"#;
+"#
+);
 /// Bytes of an Ethernet, an IPv4 and a UDP header.
 const HEADERS: u64 = 42;
 
@@ -67,13 +59,11 @@ to = ["tool"]
 "#;
 
 async fn connect(socket: &Path) -> PolicyServiceClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-    PolicyServiceClient::new(endpoint.connect().await.unwrap())
+    PolicyServiceClient::new(api::channel(socket).await)
 }
 
 fn request(text: &str, live_ms: u32, interval_ms: u32) -> v1::DryRunRequest {
-    let (spec, _) = parse_policy_spec("p", text).unwrap().value;
-    v1::DryRunRequest { set: Some(v1::PolicySet::try_from(&spec).unwrap()), live_ms, interval_ms }
+    v1::DryRunRequest { set: Some(api::policy_set(text)), live_ms, interval_ms }
 }
 
 async fn next(stream: &mut Streaming<v1::DryRunResponse>) -> Option<Step> {

@@ -12,18 +12,7 @@ use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::sluiced::binary;
 use sluice_tests::tap::{TOOL, Tap};
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-"#;
+const BOOT: &str = sluice_tests::tap::PORTS;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 use sluice_api::v1;
 use sluice_api::v1::explain_request::Packet;
 use sluice_api::v1::explain_service_client::ExplainServiceClient;
-use sluice_model::spec::parse_policy_spec;
+use sluice_api::v1::status_service_client::StatusServiceClient;
+use sluice_tests::api;
 use sluice_tests::captures;
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::Lab;
 use sluice_tests::tap::{CLIENT, SERVER, TOOL, Tap};
 use sluice_tests::tshark::Tshark;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 fn boot(decap: &str) -> String {
     format!(
@@ -83,8 +84,7 @@ struct Client(ExplainServiceClient<Channel>);
 
 impl Client {
     async fn connect(socket: &Path) -> Self {
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-        Self(ExplainServiceClient::new(endpoint.connect().await.unwrap()))
+        Self(ExplainServiceClient::new(api::channel(socket).await))
     }
 
     async fn ask(&mut self, packet: Packet) -> v1::ExplainResponse {
@@ -195,8 +195,7 @@ async fn a_described_packet_is_explained() {
     assert_eq!(response.outcome(), v1::Outcome::LoopGuard);
 
     // Another set, with its own mistakes.
-    let (spec, _) = parse_policy_spec("p", &policies().replace("10.2.0.0/16", "10.3.0.0/16")).unwrap().value;
-    let set = v1::PolicySet::try_from(&spec).unwrap();
+    let set = api::policy_set(&policies().replace("10.2.0.0/16", "10.3.0.0/16"));
     let mut request = v1::ExplainRequest {
         packet: Some(described(packet("10.3.0.1", 1, "203.0.113.9", 2))),
         set: Some(set),
@@ -325,6 +324,16 @@ async fn a_live_flow_is_explained() {
         client.refused(refused(wrong)).await,
         (Code::InvalidArgument, "flow.tap: 0 to 65535".to_owned())
     );
+    // Ports and addresses are enough.
+    let any = v1::FlowSelector { protocol: String::new(), ..selector(9) };
+    let response = client.ask(Packet::Flow(any.clone())).await;
+    assert_eq!((response.copies.len(), &*response.headers[0].dst), (1, SERVER[0]));
+    assert_ne!(response.copies[0].dropped_as, "stopped");
+    // Nothing is copied by a daemon that was stopped.
+    let mut life = StatusServiceClient::new(api::channel(&lab.dir().join("api.sock")).await);
+    life.stop(v1::StopRequest::default()).await.unwrap();
+    assert_eq!(client.ask(Packet::Flow(any)).await.copies[0].dropped_as, "stopped");
+    life.start(v1::StartRequest::default()).await.unwrap();
     let summary = daemon.stop();
     assert_eq!(summary.get("policy", "web-too", 0), 10);
 }

@@ -10,18 +10,7 @@ use sluice_tests::netns::{Lab, Namespace};
 use sluice_tests::tap::{SERVER, TOOL, Tap, pattern};
 use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read, tshark};
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-"#;
+const BOOT: &str = sluice_tests::tap::PORTS;
 
 const POLICY: &str = r#"
 [[destination]]

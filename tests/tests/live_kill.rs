@@ -18,14 +18,15 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rustix::process::Signal;
 use sluice_api::v1;
 use sluice_api::v1::policy_service_client::PolicyServiceClient;
-use sluice_model::spec::parse_policy_spec;
+use sluice_tests::api::policy_set;
 use sluice_tests::daemon::{Daemon, binary};
 use sluice_tests::netns::{Lab, Namespace, wait_for};
 use sluice_tests::prometheus::{get, sample};
 use sluice_tests::tap::{SERVER, TOOL, Tap};
 use tonic::transport::{Channel, Endpoint};
 
-const BOOT: &str = r#"
+const BOOT: &str = concat!(
+    r#"
 [metrics]
 listen = "127.0.0.1:9464"
 
@@ -38,23 +39,16 @@ folder = "records"
 flush = 1
 counters = 1
 
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+"#,
+    sluice_tests::tap_ports!(),
+    r#"
 [api]
 socket = "api.sock"
 
 [store]
 folder = "kept"
-"#;
+"#
+);
 
 /// After this long a record must be in a whole file: the flush interval, and what a busy machine takes to do it.
 const FLUSH: Duration = Duration::from_secs(1 + 1);
@@ -105,8 +99,7 @@ struct Tags {
 async fn apply_until_killed(mut client: PolicyServiceClient<Channel>, mut tags: Tags) -> Tags {
     loop {
         tags.asked += 1;
-        let (spec, _) = parse_policy_spec("p", &policy(tags.asked)).unwrap().value;
-        let set = Some(v1::PolicySet::try_from(&spec).unwrap());
+        let set = Some(policy_set(&policy(tags.asked)));
         match client.apply_policy_set(v1::ApplyPolicySetRequest { set, ..Default::default() }).await {
             Ok(response) => {
                 let response = response.into_inner();
@@ -210,7 +203,7 @@ fn check_with_pyarrow(folder: &Path, rows: u64) {
     let python = env::var_os("SLUICE_ANALYTICS_PYTHON").map_or(made, PathBuf::from);
     if !python.is_file() {
         assert!(!env::var("CI").is_ok_and(|ci| ci == "true"), "no {}", python.display());
-        eprintln!("SKIPPED: pyarrow: no {} (scripts/test.sh makes it)", python.display());
+        sluice_tests::left_out(format_args!("pyarrow: no {} (scripts/test.sh makes it)", python.display()));
         return;
     }
     let script = "import pathlib, sys\nimport pyarrow.parquet as pq\n\

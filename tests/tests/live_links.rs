@@ -8,23 +8,15 @@ use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, Namespace, wait_for};
 use sluice_tests::tap::{SERVER, TOOL, Tap};
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const BOOT: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [[port]]
 name = "out1"
 spec = "af_packet:out1"
 role = "output"
-"#;
+"#
+);
 
 const POLICY: &str = r#"
 [[destination]]

@@ -123,7 +123,10 @@ fn every_kind_of_output_carries_what_was_tapped() {
     assert_eq!(tshark(&copies, "frame", &["frame.number"], &[]).len() as u64, seen);
     let full = read(&disk.join("full.pcap"));
     assert!(!full.is_empty());
-    assert_eq!(full, read(&copies)[..full.len()]);
+    // What came when there was room: some of the copies, in their order.
+    let all = read(&copies);
+    let mut rest = all.iter();
+    assert!(full.iter().all(|frame| rest.any(|other| other == frame)), "{} of {}", full.len(), all.len());
     assert_eq!(summary.copies("file"), seen);
     assert_eq!(summary.copies("full"), full.len() as u64);
     assert_eq!(summary.dropped("file_write"), seen - full.len() as u64);

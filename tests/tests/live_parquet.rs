@@ -17,7 +17,8 @@ use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::prometheus::{get, sample};
 use sluice_tests::tap::{SERVER, Tap};
 
-const BOOT: &str = r#"
+const BOOT: &str = concat!(
+    r#"
 [metrics]
 listen = "127.0.0.1:9464"
 
@@ -25,17 +26,9 @@ listen = "127.0.0.1:9464"
 flows = 65536
 timeouts = { one_way = 1, other = 1 }
 
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-"#;
+"#,
+    sluice_tests::tap_ports!()
+);
 
 const POLICY: &str = r#"
 [[destination]]

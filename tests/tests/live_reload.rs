@@ -12,20 +12,12 @@ use sluice_tests::netns::{Lab, wait_for};
 use sluice_tests::tap::{TOOL, Tap};
 use sluice_tests::tcpdump::{Tcpdump, tshark};
 
-const BOOT: &str = r#"
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-
+const BOOT: &str = concat!(
+    sluice_tests::tap_ports!(),
+    r#"
 [flow]
-"#;
+"#
+);
 
 /// Changes of policies while traffic flows.
 const ROUNDS: u32 = 20;
@@ -116,4 +108,42 @@ fn policies_change_while_traffic_flows() {
     assert_eq!(sum, total);
     assert_eq!(summary.copies("tool"), total, "it kept its name, and so its count");
     assert_eq!(summary.total("lost before rx"), 0);
+}
+
+/// Back to what was in force before: what was recorded is still there.
+#[test]
+fn a_capture_file_that_comes_back_goes_on() {
+    let Some(mut lab) = Lab::new("reload-file") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let _sink = tap.sink();
+    let policy = |file: &str| {
+        format!(
+            "[[destination]]\nname = \"file\"\ntype = \"pcap\"\nfile = \"{file}\"\n\
+             [[policy]]\nname = \"udp\"\nprotocol = \"udp\"\nto = [\"file\"]\n"
+        )
+    };
+    let daemon = Daemon::start(&lab, &tap.broker, BOOT, &policy("first.pcap"));
+    let send = |packets: u32, copies: u32| {
+        tap.flood(packets, 100);
+        let lines = |file: &str| {
+            let path = lab.dir().join(file);
+            if path.exists() { tshark(&path, "udp", &["frame.len"], &[]).len() } else { 0 }
+        };
+        let all = || (lines("first.pcap") + lines("second.pcap") >= copies as usize).then_some(());
+        wait_for("the copies", Duration::from_secs(5), all);
+    };
+    send(10, 10);
+    for (times, (file, packets, copies)) in
+        [("second.pcap", 20, 30), ("first.pcap", 5, 35)].into_iter().enumerate()
+    {
+        std::fs::write(lab.dir().join("policy.toml"), policy(file)).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.wait_log_times("policies in force", times + 1);
+        send(packets, copies);
+    }
+    let summary = daemon.stop();
+    assert_eq!(summary.drops(), 0, "{}", summary.text);
+    for (file, packets) in [("first.pcap", 15), ("second.pcap", 20)] {
+        assert_eq!(tshark(&lab.dir().join(file), "udp", &["frame.len"], &[]).len(), packets, "{file}");
+    }
 }

@@ -102,7 +102,7 @@ fn tcp_arrives_at_kernel_vxlan_devices_as_it_was_tapped() {
 fn two_workers_share_the_way_out() {
     let Some(mut lab) = Lab::new("two workers") else { return };
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        eprintln!("SKIPPED: two workers need two CPUs");
+        sluice_tests::left_out("two workers need two CPUs");
         return;
     }
     let tap = Tap::new(&mut lab, 1500, 1600, false);

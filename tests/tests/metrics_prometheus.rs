@@ -15,7 +15,8 @@ use sluice_tests::netns::{Lab, Namespace, wait_for};
 use sluice_tests::prometheus::{Prometheus, get, installed, sample};
 use sluice_tests::tap::{TOOL, Tap};
 
-const BOOT: &str = r#"
+const BOOT: &str = concat!(
+    r#"
 [metrics]
 listen = "127.0.0.1:9464"
 
@@ -34,17 +35,9 @@ rate_mbps = 1000
 [breaker]
 threshold_mbps = 9000
 
-[[port]]
-name = "tap0"
-spec = "af_packet:tap0"
-role = "capture"
-
-[[port]]
-name = "out0"
-spec = "af_packet:out0"
-role = "output"
-addresses = ["192.0.2.1/24"]
-"#;
+"#,
+    sluice_tests::tap_ports!()
+);
 
 fn address() -> SocketAddr {
     "127.0.0.1:9464".parse().unwrap()
@@ -147,6 +140,15 @@ fn compare(text: &str, summary: &Summary) {
         let value = |metric: &str| sample(text, &format!("sluice_port_{metric}_total{{port=\"{port}\"}}"));
         let found = ["rx_packets", "tx_packets", "lost_before_rx_packets"].map(value);
         assert_eq!(found, summary.port(port), "{port}");
+        // The kernel counts what the interface brought, whoever takes it.
+        let device = |counter: &str| {
+            let labels = format!("{{port=\"{port}\",counter=\"{counter}\"}}");
+            sample(text, &format!("sluice_port_xstats_total{labels}"))
+        };
+        // What the bridge sends out by a tap is seen there, too.
+        let [rx, tx, _] = found;
+        let crossed = device("rx_packets") + device("tx_packets");
+        assert!(crossed >= rx.max(tx) && crossed > 0, "{port}: {crossed} of {found:?}");
     }
     let worker = |metric: &str| sample(text, &format!("sluice_thread_{metric}{{thread=\"worker0\"}}"));
     assert_eq!(worker("rx_packets_total"), summary.get("thread", "worker0", 0));

@@ -142,7 +142,7 @@ impl Drop for Link {
 fn the_kernel_and_the_port_find_one_another() {
     let python = Command::new("python3").arg("-V").output().is_ok();
     let Some(namespaces) = python.then(Namespaces::new).flatten() else {
-        eprintln!("SKIPPED: needs root, iproute2 and python3");
+        sluice_tests::left_out("needs root, iproute2 and python3");
         return;
     };
     let addresses = PortAddresses {

@@ -31,7 +31,7 @@ fn python() -> Option<PathBuf> {
         return Some(python);
     }
     assert!(!env::var("CI").is_ok_and(|ci| ci == "true"), "no {}", python.display());
-    eprintln!("SKIPPED: no {} (scripts/test.sh makes it)", python.display());
+    sluice_tests::left_out(format_args!("no {} (scripts/test.sh makes it)", python.display()));
     None
 }
 
@@ -322,7 +322,7 @@ fn counter(random: &mut Random) -> CounterRecord {
         interval_ms: random.u32(),
         scope: random.one_of(&CounterScope::ALL),
         name: Arc::from(random.one_of(&["", "uplink", "\"quoted\"\t\\", "Zürich 東京", "a\u{1}b"])),
-        metric: random.one_of(&["rx_packets", "no_policy"]),
+        metric: random.one_of(&["rx_packets", "no_policy"]).into(),
         value: random.bits(64),
         total: random.flag().then(|| random.bits(64)),
     }

@@ -65,6 +65,7 @@ fn nothing_is_lost_and_identifications_differ() {
     let policies = sluice_model::spec::parse_policy("limits.toml", &policy_file()).unwrap().value;
     let config = ReplayConfig {
         decap: Vec::new(),
+        ends: sluice_engine::stage::ends::PortEnds::default(),
         policies,
         inputs: vec![input],
         out_dir: folder.path().to_owned(),

@@ -51,11 +51,15 @@ fn mistakes_in_boot_configs_are_told() {
 fn the_examples_are_right() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let text = |name: &str| fs::read_to_string(examples.join(name)).unwrap();
-    for name in ["quickstart.toml", "policy.toml"] {
-        assert_eq!(findings(parse_policy(name, &text(name))), "accepted\n");
+    assert_eq!(findings(parse_policy("quickstart.toml", &text("quickstart.toml"))), "accepted\n");
+    for (boot_file, policy_file) in
+        [("sluiced.toml", "policy.toml"), ("decapsulation-node.toml", "decapsulation-node-policy.toml")]
+    {
+        assert_eq!(findings(parse_policy(policy_file, &text(policy_file))), "accepted\n");
+        assert_eq!(findings(parse_boot(boot_file, &text(boot_file))), "accepted\n");
+        let policies = parse_policy(policy_file, &text(policy_file)).unwrap().value;
+        let boot = parse_boot(boot_file, &text(boot_file)).unwrap().value;
+        assert_eq!(boot.policy.to_str(), Some(policy_file));
+        assert_eq!(sluice_model::spec::check_against(&policies, &boot), []);
     }
-    assert_eq!(findings(parse_boot("sluiced.toml", &text("sluiced.toml"))), "accepted\n");
-    let policies = parse_policy("policy.toml", &text("policy.toml")).unwrap().value;
-    let boot = parse_boot("sluiced.toml", &text("sluiced.toml")).unwrap().value;
-    assert_eq!(sluice_model::spec::check_against(&policies, &boot), []);
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, capture, completions, counters, diff, doctor, explain, flows, history, man, object, ovs, rollback,
-    status, switch, talkers, top,
+    apply, capture, completions, counters, diff, doctor, explain, flows, guests, history, man, object, ovs,
+    rollback, status, switch, talkers, top,
 };
 use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
@@ -55,7 +55,7 @@ enum Command {
     /// The state of the daemon.
     Status,
     /// Ports and their counters.
-    Ports,
+    Ports(status::PortArgs),
     /// Workers and their counters.
     Workers,
     /// Counters of the whole, of policies, destinations and tunnels.
@@ -80,6 +80,8 @@ enum Command {
     Stop(switch::Args),
     /// Is this machine fit for a broker, and what would mend it?
     Doctor(doctor::Args),
+    /// Virtual machines and ports of Open vSwitch that policies may name.
+    Guests(guests::Args),
     /// Mirror a bridge of OVS-DPDK to Sluice, and take it away again.
     #[command(subcommand)]
     Ovs(ovs::Action),
@@ -127,7 +129,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Destination(action) => object::destination(action, context).await,
         Command::Explain(args) => explain::run(args, context).await,
         Command::Status => status::run(context).await,
-        Command::Ports => status::ports(context).await,
+        Command::Ports(args) => status::ports(args, context).await,
         Command::Workers => status::workers(context).await,
         Command::Counters(args) => counters::run(args, context).await,
         Command::Drops(args) => counters::drops(args, context).await,
@@ -140,6 +142,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Start(args) => switch::start(args, context).await,
         Command::Stop(args) => switch::stop(args, context).await,
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Guests(args) => guests::run(args, context).await,
         Command::Ovs(action) => ovs::run(&action, context),
         Command::Completions(args) => completions::run(&args, Cli::command(), context),
         Command::Man(args) => man::run(&args, Cli::command(), context),

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -263,10 +263,18 @@ fn socket_failure(path: &Path, error: &io::Error) -> Failure {
         ErrorKind::PermissionDenied => {
             Failure::new(Exit::NotAllowed, format!("no right to open {place}")).help(who_may(path))
         }
+        ErrorKind::ConnectionRefused if !is_socket(path) => {
+            Failure::new(Exit::Unreachable, format!("{place} is no socket"))
+                .help("name the socket of sluiced: --server unix:/run/sluice/sluiced.sock")
+        }
         ErrorKind::ConnectionRefused => Failure::new(Exit::Unreachable, format!("nobody listens on {place}"))
             .help("sluiced has ended; its log says why, and starting it again makes a new socket"),
         _ => Failure::new(Exit::Unreachable, format!("cannot connect to {place}: {error}")),
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// What gives the right to open the socket.
@@ -275,6 +283,9 @@ fn who_may(path: &Path) -> String {
         return "you may not enter its folder: become a member of the group that owns it, or use sudo"
             .to_owned();
     };
+    if found.gid() == 0 {
+        return "it is root's: use sudo, or give it to a group of operators: [api] socket_group".to_owned();
+    }
     let group = group_name(found.gid()).unwrap_or_else(|| found.gid().to_string());
     format!("it is for the group {group}: sudo usermod -aG {group} $USER, and log in again; or use sudo")
 }

@@ -80,6 +80,13 @@ impl From<tonic::Status> for Failure {
         if let Some(source) = status.source() {
             // What is below the call, such as TLS, says more than the call does.
             let causes = causes(source);
+            if causes.contains("CertificateRequired") {
+                return Self::new(
+                    Exit::NotAllowed,
+                    "the daemon wants a certificate, and we showed none".to_owned(),
+                )
+                .help("give one that it knows: --cert FILE --key FILE");
+            }
             if causes.contains("fatal alert") {
                 let text = format!("the daemon refuses our certificate: {causes}");
                 return Self::new(Exit::NotAllowed, text)
@@ -102,14 +109,14 @@ impl From<tonic::Status> for Failure {
             Code::Unavailable => Self::new(Exit::Unreachable, told("the daemon does not serve now"))
                 .help("it may be starting or stopping; try again, and look at its log"),
             Code::PermissionDenied => Self::new(Exit::NotAllowed, told("not allowed")).help(
-                "this needs the role operator: use a certificate or token that has it, or the Unix socket",
+                "use a certificate or token whose role may do this (operator may do all), or the Unix socket",
             ),
             Code::Unauthenticated => Self::new(Exit::NotAllowed, told("not known to the daemon"))
                 .help("give a certificate (--cert, --key) or a token (--token-file) that it knows"),
             Code::NotFound => Self::new(Exit::NotFound, told("not found")),
             Code::Aborted => Self::new(Exit::Conflict, told("changed in between"))
                 .help("look at what is in force now (sluice diff -f FILE, sluice history), and decide again"),
-            Code::InvalidArgument => Self::failed(told("the daemon refuses the request")),
+            Code::InvalidArgument => Self::usage(told("the daemon refuses the request")),
             Code::FailedPrecondition => Self::failed(told("not possible now")),
             Code::Unimplemented => Self::failed(told("this daemon cannot do that"))
                 .help("it is older than this sluice: see sluice status and sluice --version"),

@@ -9,6 +9,11 @@ use crate::out::{Out, Tone};
 use crate::table::{numbers, row};
 use crate::text::{safe, word};
 
+/// All that was dropped, whatever the reason; of a daemon that lies, the most that there is.
+pub(crate) fn dropped(drops: &BTreeMap<String, u64>) -> u64 {
+    drops.values().fold(0, |sum, packets| sum.saturating_add(*packets))
+}
+
 /// Tells what the daemon found in a set, but for what is `known`, by its reason.
 pub(crate) fn findings(list: &[v1::Finding], known: &[String], out: Out) {
     for finding in list.iter().filter(|finding| !known.contains(&finding.reason)) {

@@ -64,6 +64,15 @@ pub(crate) fn si(number: u64) -> String {
     number.to_string()
 }
 
+/// How many there are of what has these names for one and for several.
+pub(crate) fn counted<N: Copy + std::fmt::Display + PartialEq + From<u8>>(
+    number: N,
+    one: &str,
+    several: &str,
+) -> String {
+    format!("{number} {}", if number == N::from(1) { one } else { several })
+}
+
 /// Bytes in units of 1024.
 pub(crate) fn bytes(number: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {

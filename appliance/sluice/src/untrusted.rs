@@ -9,7 +9,7 @@ use prost_reflect::{
 };
 use sluice_api::v1;
 
-use crate::commands::{apply, counters, explain, flows, history, object, status, talkers};
+use crate::commands::{apply, counters, explain, flows, guests, history, object, status, talkers};
 use crate::out::{ColorChoice, Out};
 use crate::text::harmful;
 use crate::{json, show};
@@ -119,7 +119,8 @@ proptest! {
         let out = Out::new(false, ColorChoice::Never);
         let n = &mut Numbers(seed);
         harmless(&status::shown(&n.answer(&pool, "Status"), out));
-        harmless(&status::shown_ports(&n.answer(&pool, "ListPortsResponse")));
+        harmless(&status::shown_ports(&n.answer(&pool, "ListPortsResponse"), true));
+        harmless(&guests::shown(&n.answer(&pool, "ListGuestsResponse")));
         harmless(&status::shown_workers(&n.answer(&pool, "ListWorkersResponse")));
         harmless(&counters::shown(&n.answer(&pool, "Counters"), out));
         harmless(&explain::shown(&n.answer(&pool, "ExplainResponse"), out));

@@ -94,6 +94,7 @@ fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
         ports.add_row([&port.name, &device, role, &addresses.join(" "), &mtu]);
     }
     say!(out, "{ports}\n");
+    print_taps(out, boot);
     for port in boot.ports.iter().filter(|port| port.role.captures()) {
         if let Some(caution) = uncounted(&port.spec) {
             say!(out, "port \"{}\": {caution}", port.name);
@@ -105,6 +106,29 @@ fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
     print_flows(out, boot, &machine, &cores);
     print_dedup(out, boot, &machine, &cores);
     memory_fits(boot, &cores, &machine)
+}
+
+/// The taps that have names, and which frames are of each.
+fn print_taps(out: &mut Out, boot: &BootConfig) {
+    let mirror = &boot.mirror;
+    if mirror.taps.is_empty() {
+        return;
+    }
+    let mut taps = table(&["tap", "number", "marked with VLAN", "ports"]);
+    for tap in &mirror.taps {
+        let ports = boot.ports.iter().filter(|port| port.role.captures() && port.tap == tap.number);
+        let ports: Vec<_> = ports.map(|port| port.name.as_str()).collect();
+        let vlan = tap.vlan.map_or_else(|| "-".to_owned(), |vlan| vlan.to_string());
+        taps.add_row([&tap.name, &tap.number.to_string(), &vlan, &ports.join(" ")]);
+    }
+    say!(out, "{taps}\n");
+    if let Some(pcp) = mirror.pcp {
+        let fate = if mirror.strip_mark { "comes off" } else { "stays" };
+        say!(
+            out,
+            "frames whose outermost VLAN tag has the PCP {pcp} are of the tap of its VLAN; that tag {fate}\n"
+        );
+    }
 }
 
 /// What metering flows takes.

@@ -59,7 +59,7 @@ pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
         held: account.held,
         lost_before_rx: account.lost_before_rx,
         threads: engine.thread_views().iter().map(thread).collect(),
-        ports: engine.ports().into_iter().map(port).collect(),
+        ports: engine.ports().into_iter().zip(engine.device_counters()).map(port).collect(),
         policies: policies.into_iter().map(policy).collect(),
         destinations: destinations.into_iter().map(destination).collect(),
         taps: engine.taps().into_iter().map(tap).collect(),
@@ -73,7 +73,7 @@ pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
     }
 }
 
-fn port(report: PortReport) -> Port {
+fn port((report, device): (PortReport, Vec<(String, u64)>)) -> Port {
     let breaker = |BreakerReport { open, opened, rate_bps }| Breaker { open, opened, rate_bps };
     Port {
         name: report.name,
@@ -87,6 +87,7 @@ fn port(report: PortReport) -> Port {
         rx_cut: report.rx_cut,
         rx_super_frames: report.rx_super_frames,
         checksums_finished: report.checksums_finished,
+        device,
         breaker: report.breaker.map(breaker),
     }
 }

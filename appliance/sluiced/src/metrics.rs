@@ -2,15 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use sluice_agent::{ApiCounts, Code, Life, State};
+use sluice_agent::{ApiCounts, Code, GuestBook, Life, State};
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{CorePlan, Engine};
 use sluice_export::parquet::SinkStats;
-use sluice_export::prometheus::{ApiView, Health, LifeView, MetricsServer, Snapshot, Source};
+use sluice_export::prometheus::{ApiView, Health, LifeView, MetricsServer, OvsView, Snapshot, Source};
 use sluice_model::BootConfig;
 
 use crate::engine_view::view;
@@ -24,6 +24,8 @@ pub(crate) struct Watched {
     /// Weak: at the end it is the main thread's alone.
     engine: OnceLock<Weak<Engine>>,
     life: OnceLock<Arc<Life>>,
+    /// Empty where nothing is learned from Open vSwitch.
+    book: OnceLock<Arc<GuestBook>>,
     /// By port number.
     port_names: Vec<String>,
     parquet: Option<Arc<SinkStats>>,
@@ -52,6 +54,7 @@ impl Metrics {
         let watched = Arc::new(Watched {
             engine: OnceLock::new(),
             life: OnceLock::new(),
+            book: OnceLock::new(),
             port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
             parquet,
             api,
@@ -66,8 +69,11 @@ impl Metrics {
     }
 
     /// From now on there is an engine.
-    pub(crate) fn watch(&self, engine: &Arc<Engine>, life: &Arc<Life>) {
+    pub(crate) fn watch(&self, engine: &Arc<Engine>, life: &Arc<Life>, book: Option<&Arc<GuestBook>>) {
         drop(self.watched.life.set(Arc::clone(life)));
+        if let Some(book) = book {
+            drop(self.watched.book.set(Arc::clone(book)));
+        }
         // There is only one.
         drop(self.watched.engine.set(Arc::downgrade(engine)));
     }
@@ -102,7 +108,8 @@ impl Source for Watched {
             requests: counts.requests().collect(),
             refused: counts.refused().collect(),
         });
-        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet, life, api }
+        let ovs = self.book.get().map(|book| ovs_view(book));
+        Snapshot { version: env!("CARGO_PKG_VERSION"), engine, parquet, life, api, ovs }
     }
 
     fn health(&self) -> Health {
@@ -130,6 +137,23 @@ fn life_view(life: &Life) -> LifeView {
         cpu_limit_millicores: report.cpu_limit_millicores,
         memory_bytes: report.memory_bytes,
         memory_limit_bytes: report.memory_limit_bytes,
+    }
+}
+
+/// What is learned from Open vSwitch under the names of metrics.
+fn ovs_view(book: &GuestBook) -> OvsView {
+    let report = book.report();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let since = u128::try_from(report.heard.since_ns).unwrap_or(0);
+    let away = if report.heard.connected || since == 0 { 0 } else { now.saturating_sub(since) };
+    OvsView {
+        connected: report.heard.connected,
+        away_ns: u64::try_from(away).unwrap_or(u64::MAX),
+        connects: report.heard.connects,
+        updates: report.heard.updates,
+        names: vec![("vm", report.vms as u64), ("port", report.ports as u64)],
+        silent: report.silent.len() as u64,
+        applies: vec![("done", report.applied), ("failed", report.failed)],
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ struct Connection {
     watchdog: Option<Duration>,
     /// When the main thread was last seen.
     seen: Mutex<Instant>,
+    /// Something else than the state was told: the next round tells it again, which may have changed in between.
+    stale: AtomicBool,
 }
 
 impl Notify {
@@ -54,7 +57,14 @@ impl Notify {
         let socket = UnixDatagram::unbound()?;
         // Nobody has to read it for the daemon to go on.
         socket.set_nonblocking(true)?;
-        Ok(Self(Some(Arc::new(Connection { socket, address, watchdog, seen: Mutex::new(Instant::now()) }))))
+        let seen = Mutex::new(Instant::now());
+        Ok(Self(Some(Arc::new(Connection {
+            socket,
+            address,
+            watchdog,
+            seen,
+            stale: AtomicBool::new(false),
+        }))))
     }
 
     fn send(&self, message: &str) {
@@ -67,6 +77,7 @@ impl Notify {
     /// The daemon runs in this state: the first policies are in force.
     pub(crate) fn ready(&self, state: State, exceptions: usize) {
         self.send(&format!("READY=1\nSTATUS={}", status(state, exceptions)));
+        self.0.iter().for_each(|connection| connection.stale.store(true, Ordering::Release));
     }
 
     /// It reads its policies anew; [`Notify::ready`] ends that.
@@ -98,7 +109,8 @@ impl Notify {
         move |round| {
             let Some(connection) = &notify.0 else { return };
             let state = (round.state, round.exceptions);
-            if told.replace(state) != Some(state) {
+            let stale = connection.stale.swap(false, Ordering::Acquire);
+            if told.replace(state) != Some(state) || stale {
                 notify.send(&format!("STATUS={}", status(round.state, round.exceptions)));
             }
             let Some(watchdog) = connection.watchdog else { return };

@@ -1,6 +1,7 @@
 //! `sluiced replay`: runs captures through the pipeline and prints what became of every packet.
 
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sluice_capture::Progress;
 use sluice_core::flow::TapPort;
 use sluice_engine::replay::{ReplayConfig, output_files, port_name, replay as run_replay};
+use sluice_engine::stage::ends::PortEnds;
 use sluice_export::parquet::{ParquetSettings, Profile};
 use sluice_model::{BootConfig, DecapMode, DecapSettings, DedupMode, PortConfig, StripVlan};
 
@@ -22,6 +24,13 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     let Some(policies) = report::load(&sluice_model::spec::load_policy(&args.policy)) else {
         return Ok(ExitCode::FAILURE);
     };
+    let names: Vec<String> = policies.guest_names().iter().take(10).map(ToString::to_string).collect();
+    if !names.is_empty() {
+        complain!(
+            "warning: a replay has no Open vSwitch to learn from: {} and any other such names match nothing",
+            names.join(", ")
+        );
+    }
     let boot = match &args.config {
         Some(path) => {
             let Some(boot) = report::load(&sluice_model::spec::load_replay(path)) else {
@@ -40,6 +49,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     }
     let config = ReplayConfig {
         decap: args.inputs.iter().map(|input| decap_settings(args, boot.as_ref(), input)).collect(),
+        ends: PortEnds::new(args.inputs.iter().map(|input| addresses(boot.as_ref(), input))),
         policies,
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
@@ -119,8 +129,14 @@ fn decap_settings(args: &ReplayArgs, boot: Option<&BootConfig>, input: &Path) ->
         if settings.mode == DecapMode::LookThrough {
             settings.strip_vlan = StripVlan::None;
         }
+        settings.drop_rest &= settings.mode == DecapMode::Strip;
     }
     settings
+}
+
+/// The own addresses of the port of one capture.
+fn addresses(boot: Option<&BootConfig>, input: &Path) -> Vec<IpAddr> {
+    port_of(boot, input).map_or(Vec::new(), |port| port.addresses.iter().map(|own| own.address).collect())
 }
 
 /// The settings of the port that has the name of an input.

@@ -7,19 +7,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sluice_agent::{
-    ApiCounts, CgroupLeaf, Change, Code, Enforced, History, Life, LifeWatch, Origin, Policies, ServeError,
-    Server,
+    ApiCounts, CgroupLeaf, Change, Code, Enforced, History, HistoryError, Life, LifeWatch, Origin, OvsWatch,
+    Policies, Repair, ServeError, Server,
 };
 use sluice_engine::machine::Machine;
 use sluice_engine::runtime::{CorePlan, Engine};
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_export::parquet::{ParquetSettings, SinkStats};
-use sluice_model::spec::{Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec};
+use sluice_model::spec::{
+    BootChange, Diagnostics, PolicySetSpec, Severity, check_against, load_boot, load_policy_spec,
+};
 use sluice_model::{
     BootConfig, CgroupMode, DedupMode, DestinationKind, DropReason, Generation, PolicySet, Polling,
 };
 
-use crate::log;
+use crate::log::{self, Log};
 use crate::metrics::{self, Metrics};
 use crate::notify::Notify;
 use crate::paths;
@@ -31,8 +33,12 @@ use crate::threads;
 
 /// How often the main thread looks at the signals.
 const ROUND: Duration = Duration::from_millis(20);
+/// How long the store may be in use by a daemon that ends.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the last requests may take after the API has stopped.
 const LAST_REQUESTS: Duration = Duration::from_secs(15);
+/// How long the database of Open vSwitch may take to tell what there is before traffic is copied without.
+const FIRST_GUESTS: Duration = Duration::from_secs(2);
 
 /// What a run begins with.
 type First = (History, Generation, (PolicySetSpec, PolicySet));
@@ -45,7 +51,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
 
-    let _cgroup = enter_cgroup(&boot);
+    let mut cgroup = enter_cgroup(&boot);
     let life = Arc::new(Life::new(boot.protection, boot.api.store.as_deref()));
     life.check(&boot, &policies);
 
@@ -55,13 +61,15 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let drain = if boot.flow.enabled { Some(start_drain(config, &boot, &policies, &life)?) } else { None };
     let exports = drain.as_ref().and_then(Drain::parquet);
     let metrics = Metrics::start(&boot, exports.clone(), server.as_ref().map(Server::counts))?;
+    let ovs = start_ovs(&boot)?;
+    let guests = ovs.as_ref().map(|ovs| ovs.first(&policies, FIRST_GUESTS)).unwrap_or_default();
     let watch = LifeWatch::start(notify.rounds()).context("cannot start the thread of the state")?;
-    let engine = Arc::new(Engine::start_behind(&boot, &policies, generation, life.gate())?);
+    let engine = Arc::new(Engine::start_behind(&boot, &policies.resolved(&guests), generation, life.gate())?);
     if let Some(drain) = &drain {
         drain.take_from(&engine);
     }
     if let Some(metrics) = &metrics {
-        metrics.watch(&engine, &life);
+        metrics.watch(&engine, &life, ovs.as_ref().map(OvsWatch::book));
     }
     signals.started();
     tracing::info!(
@@ -76,12 +84,16 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     };
     let shared = Arc::clone(&engine);
     let policies = Policies::new(boot.clone(), shared, check, (spec, policies), history)?;
-    let policies = Arc::new(policies.with_life(Arc::clone(&life)));
+    let book = ovs.as_ref().map(|ovs| Arc::clone(ovs.book()));
+    let policies = Arc::new(policies.with_life(Arc::clone(&life)).with_book(book));
     watch.begin(&policies);
+    if let Some(ovs) = &ovs {
+        ovs.begin(&policies);
+    }
     if let Some(server) = &mut server {
         serve(server, &policies, &boot)?;
     }
-    let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
+    let mut boot = Arc::new(boot);
     let mut reported = Instant::now();
     tell_ready(&notify, &life);
     while !signals.stop() {
@@ -94,10 +106,12 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         }
         if signals.take_reload() {
             notify.reloading();
+            boot = reload_boot(config, &policies, &log, &mut cgroup);
             reload(config, &boot, &policies);
             server.iter().for_each(reload_access);
             tell_ready(&notify, &life);
         }
+        let interval = boot.stats_interval_s.map(|seconds| Duration::from_secs(seconds.into()));
         if interval.is_some_and(|interval| reported.elapsed() >= interval) {
             reported = Instant::now();
             log_statistics(&engine);
@@ -107,6 +121,9 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     notify.stopping();
     metrics.iter().for_each(Metrics::stopping);
     watch.end();
+    if let Some(ovs) = ovs {
+        ovs.end();
+    }
     let api = server.map(|server| {
         let counts = server.counts();
         server.stop();
@@ -132,7 +149,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
 fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
     let mut history = History::default();
     if let Some(folder) = &boot.api.store {
-        let (opened, repairs) = History::open(folder)?;
+        let (opened, repairs) = open_history(folder)?;
         for repair in repairs {
             if repair.is_loss() {
                 tracing::error!(%repair, "the store of policies");
@@ -160,6 +177,18 @@ fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
     Ok(Some((history, generation, first)))
 }
 
+/// Opens the store. A daemon that was killed holds it until the kernel has taken its memory back.
+fn open_history(folder: &Path) -> Result<(History, Vec<Repair>), HistoryError> {
+    let deadline = Instant::now() + STORE_PATIENCE;
+    loop {
+        let opened = History::open(folder);
+        if !opened.as_ref().is_err_and(HistoryError::is_in_use) || Instant::now() >= deadline {
+            return opened;
+        }
+        std::thread::sleep(ROUND);
+    }
+}
+
 /// Serves the API. Where the boot config names no socket, the daemon runs without it if need be.
 fn serve(server: &mut Server, policies: &Arc<Policies>, boot: &BootConfig) -> Result<()> {
     let (named, usual) = (boot.api.socket.as_deref(), Path::new(sluice_api::DEFAULT_SOCKET));
@@ -170,6 +199,14 @@ fn serve(server: &mut Server, policies: &Arc<Policies>, boot: &BootConfig) -> Re
         result => result?,
     }
     Ok(())
+}
+
+/// Follows the database of Open vSwitch, if the boot config names one, off the CPUs that move packets.
+fn start_ovs(boot: &BootConfig) -> Result<Option<OvsWatch>> {
+    let Some(settings) = &boot.ovs else { return Ok(None) };
+    let cores = Arc::new(CorePlan::new(boot, &Machine::detect().limited(&boot.protection)));
+    let watch = OvsWatch::start(settings, move || metrics::keep_off(&cores));
+    watch.map(Some).context("cannot start the threads that follow Open vSwitch")
 }
 
 /// Reads what the API needs, and makes its threads, which keep off the CPUs that move packets.
@@ -220,6 +257,43 @@ fn fits(config: &Path, boot: &BootConfig, policies: &PolicySet) -> bool {
         complain!("error: {clash}");
     }
     !errors && clashes.is_empty()
+}
+
+/// Reads the boot config anew, puts in force what can be, and names what cannot; gives the one in force.
+fn reload_boot(
+    config: &Path,
+    policies: &Policies,
+    log: &Log,
+    cgroup: &mut Option<CgroupLeaf>,
+) -> Arc<BootConfig> {
+    let before = policies.boot();
+    let Some(after) = report::load(&load_boot(config)) else {
+        tracing::error!("the boot config has errors: what was read before stays in force");
+        return before;
+    };
+    let change = BootChange::between(&before, &after);
+    if !change.refused.is_empty() {
+        tracing::warn!(
+            refused = change.refused.join(", "),
+            "the boot config has changes that need a restart; until then these stay as they are"
+        );
+    }
+    if change.taken.is_empty() {
+        return before;
+    }
+    if let Err(error) = policies.limit(change.config) {
+        tracing::error!(%error, "the limits of the boot config: those before stay in force");
+        return before;
+    }
+    let now = policies.boot();
+    log.set_level(now.log_level);
+    if enforced(&before) != enforced(&now) {
+        // The one before goes first.
+        drop(cgroup.take());
+        *cgroup = enter_cgroup(&now);
+    }
+    tracing::info!(taken = change.taken.join(", "), "changes of the boot config are in force");
+    now
 }
 
 /// Puts the policies of the file as it is now in force.
@@ -278,6 +352,15 @@ fn watch_export(life: &Life, stats: &SinkStats, folder: &Path) {
 /// Has the kernel hold the daemon to its limits, where the boot config has some and the machine lets it. Before the
 /// memory is taken that counts.
 fn enter_cgroup(boot: &BootConfig) -> Option<CgroupLeaf> {
+    let leaf = CgroupLeaf::enter(Path::new("/"), std::process::id(), enforced(boot)?);
+    for line in &leaf.told {
+        tracing::info!("limit of {line}");
+    }
+    Some(leaf)
+}
+
+/// What the kernel is to hold the daemon to.
+fn enforced(boot: &BootConfig) -> Option<Enforced> {
     let limits = &boot.protection;
     let threads = boot.worker.lcores.len().max(1) + boot.worker.distributor_lcores.len();
     let cores_milli = u32::try_from(threads).unwrap_or(u32::MAX).saturating_mul(1_000);
@@ -287,14 +370,7 @@ fn enter_cgroup(boot: &BootConfig) -> Option<CgroupLeaf> {
         cpu_millicores: limits.cpu_millicores.filter(|cpu| !polls_on(cpu)),
         memory_bytes: limits.memory_mb.map(|limit| u64::from(limit) << 20),
     };
-    if limits.cgroup == CgroupMode::Off || enforced == Enforced::default() {
-        return None;
-    }
-    let leaf = CgroupLeaf::enter(Path::new("/"), std::process::id(), enforced);
-    for line in &leaf.told {
-        tracing::info!("limit of {line}");
-    }
-    Some(leaf)
+    (limits.cgroup != CgroupMode::Off && enforced != Enforced::default()).then_some(enforced)
 }
 
 fn log_statistics(engine: &Engine) {

@@ -58,6 +58,14 @@ pub enum HistoryError {
     Store(#[from] sluice_store::StoreError),
 }
 
+impl HistoryError {
+    /// Whether another process has the store.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self, Self::Store(sluice_store::StoreError::Locked { .. }))
+    }
+}
+
 /// The generations, oldest first. The last one is in force.
 ///
 /// With a store they outlive the daemon; else they are kept in memory.

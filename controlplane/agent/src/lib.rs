@@ -9,6 +9,7 @@ mod body;
 mod capture;
 mod connection;
 mod gate;
+mod guests;
 mod history;
 mod life;
 mod listen;
@@ -21,6 +22,7 @@ mod service;
 mod specimen;
 
 pub use access::{AccessError, check_access};
+pub use guests::{GuestBook, GuestReport, OvsWatch};
 pub use history::{History, HistoryError, Origin, Record};
 pub use life::{
     CgroupLeaf, Code, Enforced, Event, Exception, Life, LifeError, LifeReport, LifeWatch, Round, State,
@@ -28,3 +30,4 @@ pub use life::{
 pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, parse};
 pub use refusals::{ApiCounts, Refusal, Transport};
 pub use server::{ServeError, Server};
+pub use sluice_store::Repair;

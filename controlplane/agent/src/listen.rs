@@ -287,3 +287,73 @@ pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(all: usize) -> Places {
+        Places { free: Arc::new(Semaphore::new(all)), each: all.div_ceil(SHARE), held: Arc::default() }
+    }
+
+    fn plain(address: &str) -> Peer {
+        Peer::Plain { address: SocketAddr::new(address.parse().unwrap(), 4711) }
+    }
+
+    fn certified(address: &str, name: &str) -> Peer {
+        let certificate = Arc::new(Certificate { names: vec![name.to_owned()], not_after_s: i64::MAX });
+        Peer::Tls { address: SocketAddr::new(address.parse().unwrap(), 4711), certificate }
+    }
+
+    #[test]
+    fn one_client_leaves_places_to_others() {
+        let places = places(8);
+        let own: Vec<_> = (0..3).map_while(|_| places.take(&plain("192.0.2.1")).ok()).collect();
+        assert_eq!(own.len(), 2, "a quarter");
+        assert!(places.take(&plain("192.0.2.2")).is_ok());
+        // A certificate counts, wherever it comes from; without one, an address or the network of an IPv6 host.
+        let alice = [certified("192.0.2.3", "alice"), certified("192.0.2.4", "alice")];
+        let hers: Vec<_> = alice.iter().map(|peer| places.take(peer).unwrap()).collect();
+        assert!(places.take(&certified("192.0.2.1", "alice")).is_err());
+        assert!(places.take(&certified("192.0.2.3", "bob")).is_ok());
+        let host: Vec<_> =
+            ["2001:db8::1", "2001:db8::ffff:2"].map(|address| places.take(&plain(address)).unwrap()).into();
+        assert!(places.take(&plain("2001:db8:0:0:1::3")).is_err());
+        assert!(places.take(&plain("2001:db8:0:1::3")).is_ok());
+        drop(hers);
+        assert!(places.take(&alice[0]).is_ok(), "who leaves makes room");
+        drop((own, host));
+        assert!(places.held.lock().unwrap().is_empty(), "nobody is remembered who is gone");
+    }
+
+    #[test]
+    fn users_of_the_socket_share_all_places() {
+        let places = places(4);
+        let all: Vec<_> = (0..9).map_while(|_| places.take(&Peer::Unix { uid: Some(0) }).ok()).collect();
+        assert_eq!(all.len(), 4);
+        assert!(places.take(&plain("192.0.2.1")).unwrap_err().contains("all connections"));
+        assert!(places.held.lock().unwrap().is_empty(), "what found no place is not counted");
+    }
+
+    #[tokio::test]
+    async fn the_oldest_handshake_goes_first() {
+        let handshakes = Handshakes::default();
+        let address = |port: usize| SocketAddr::from(([192, 0, 2, 1], u16::try_from(port).unwrap()));
+        let mut waiting = Vec::new();
+        let mut begin = |number: usize| {
+            handshakes.begin(address(number), |_| {
+                let task = tokio::spawn(std::future::pending::<()>());
+                let handle = task.abort_handle();
+                waiting.push(task);
+                handle
+            })
+        };
+        assert!((0..HANDSHAKES).all(|number| begin(number).is_none()));
+        assert_eq!(begin(HANDSHAKES), Some(address(0)));
+        // The first one's number is 1; the second one ends by itself.
+        handshakes.end(2);
+        assert_eq!(begin(HANDSHAKES + 1), None);
+        assert_eq!(begin(HANDSHAKES + 2), Some(address(2)));
+        assert!(waiting.swap_remove(0).await.unwrap_err().is_cancelled());
+    }
+}

@@ -3,15 +3,25 @@
 //! A change makes a whole new set out of the one in force. It is validated, checked against the boot config, put in force
 //! by the engine and kept in the history. Whatever fails, the set before stays in force.
 
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_engine::runtime::{DeployError, Deployed, Engine};
-use sluice_model::spec::{Diagnostic, PolicySetSpec, Severity, check_against, parse_policy_spec};
-use sluice_model::{BootConfig, Generation, PolicySet};
+use sluice_model::spec::{
+    Diagnostic, PolicySetSpec, Severity, check_against, check_guests, parse_policy_spec,
+};
+use sluice_model::{AddressSet, BootConfig, Generation, Guests, PolicySet};
 
+use crate::guests::GuestBook;
 use crate::history::{History, HistoryError, Origin, Record};
 use crate::life::Life;
+
+/// Names that are logged when what they stand for changes, at most.
+const LOGGED_NAMES: usize = 10;
+/// Addresses that are told of a name, at most.
+const TOLD_ADDRESSES: usize = 8;
 
 /// Finds what is wrong with a set that only the machine can tell: lines for people.
 pub type Check = Box<dyn Fn(&PolicySet) -> Vec<String> + Send + Sync>;
@@ -25,7 +35,7 @@ pub struct Current {
     pub applied_at_ns: i64,
     /// As it was written.
     pub spec: PolicySetSpec,
-    /// As it was understood.
+    /// As it was understood, with names of machines and ports as they were written: see [`Policies::resolved`].
     pub policies: PolicySet,
 }
 
@@ -87,15 +97,29 @@ pub enum ChangeError {
     History(#[from] HistoryError),
 }
 
+/// Why names stand for what they did before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LearnError {
+    /// They would stand for too much.
+    #[error("the policies name {0} addresses by them, more than {most}", most = PolicySet::MAX_NAMED_ADDRESSES)]
+    TooMany(usize),
+    /// The engine does not take it.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+}
+
 /// The policies of a running engine.
 pub struct Policies {
-    boot: BootConfig,
+    /// Locked for writing while limits change.
+    boot: RwLock<Arc<BootConfig>>,
     engine: Arc<Engine>,
     check: Check,
     current: RwLock<Arc<Current>>,
     /// Locked during a change: one comes after the other.
     history: Mutex<History>,
     life: Arc<Life>,
+    /// What names of virtual machines and ports stand for; `None` = they are not learned.
+    book: Option<Arc<GuestBook>>,
 }
 
 impl std::fmt::Debug for Policies {
@@ -105,7 +129,8 @@ impl std::fmt::Debug for Policies {
 }
 
 impl Policies {
-    /// The policies that `engine` was started with. `history` ends with them, or lacks them.
+    /// The policies that `engine` was started with: with what their names stand for in the book of
+    /// [`Policies::with_book`]. `history` ends with them, or lacks them.
     ///
     /// # Errors
     /// When they cannot be kept.
@@ -127,13 +152,51 @@ impl Policies {
         }
         let current = Current { generation, applied_at_ns, spec, policies };
         let current = RwLock::new(Arc::new(current));
-        Ok(Self { boot, engine, check, current, history: Mutex::new(history), life: Arc::default() })
+        let boot = RwLock::new(Arc::new(boot));
+        Ok(Self {
+            boot,
+            engine,
+            check,
+            current,
+            history: Mutex::new(history),
+            life: Arc::default(),
+            book: None,
+        })
     }
 
     /// The same, of an appliance with this state and switch.
     #[must_use]
     pub fn with_life(self, life: Arc<Life>) -> Self {
         Self { life, ..self }
+    }
+
+    /// The same, with names of virtual machines and ports that are learned.
+    #[must_use]
+    pub fn with_book(self, book: Option<Arc<GuestBook>>) -> Self {
+        Self { book, ..self }
+    }
+
+    /// What is known of virtual machines and ports; `None` = they are not learned.
+    #[must_use]
+    pub fn book(&self) -> Option<&Arc<GuestBook>> {
+        self.book.as_ref()
+    }
+
+    /// What names of virtual machines and ports stand for in the policies in force.
+    #[must_use]
+    pub fn guests(&self) -> Arc<Guests> {
+        self.book.as_ref().map(|book| book.guests()).unwrap_or_default()
+    }
+
+    /// A set with what its names stand for now: what the engine takes. Where they stand for too much, which
+    /// [`Policies::check`] refuses, they stand for nothing.
+    #[must_use]
+    pub fn resolved<'p>(&self, policies: &'p PolicySet) -> Cow<'p, PolicySet> {
+        let guests = self.guests();
+        if policies.named_addresses(&guests) > PolicySet::MAX_NAMED_ADDRESSES {
+            return Cow::Borrowed(policies);
+        }
+        policies.resolved(&guests)
     }
 
     /// The state of the appliance, and its switch.
@@ -148,10 +211,27 @@ impl Policies {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The boot config.
+    /// The boot config, as it is in force.
     #[must_use]
-    pub fn boot(&self) -> &BootConfig {
-        &self.boot
+    pub fn boot(&self) -> Arc<BootConfig> {
+        Arc::clone(&self.boot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts the limits of `boot`, which differs in nothing else, in force. Blocks until all workers have taken them.
+    ///
+    /// # Errors
+    /// Why the limits before are still in force.
+    pub fn limit(&self, boot: BootConfig) -> Result<(), DeployError> {
+        // One change comes after the other.
+        let _history = self.history();
+        let before = self.boot();
+        let dataplane = |boot: &BootConfig| (boot.limit, boot.breaker, boot.protection.capture_kpps);
+        if dataplane(&before) != dataplane(&boot) {
+            self.engine.limit(&boot, &self.resolved(&self.current().policies))?;
+        }
+        self.life.limit(boot.protection);
+        *self.boot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(boot);
+        Ok(())
     }
 
     /// The engine that they are in force in.
@@ -168,7 +248,13 @@ impl Policies {
     /// What is wrong with a set on this appliance: findings, and lines for people.
     #[must_use]
     pub fn check(&self, policies: &PolicySet) -> (Vec<Diagnostic>, Vec<String>) {
-        (check_against(policies, &self.boot), (self.check)(policies))
+        let boot = self.boot();
+        let mut findings = check_against(policies, &boot);
+        if let Some(book) = &self.book {
+            let known = book.inventory().map(|_| book.guests());
+            findings.extend(check_guests(policies, known.as_deref(), &boot.policy.display().to_string()));
+        }
+        (findings, (self.check)(policies))
     }
 
     /// Makes a change. Blocks until all workers have taken it; not for async code.
@@ -195,7 +281,7 @@ impl Policies {
         }
         let text = change.spec.to_toml().map_err(|error| ChangeError::Text(error.to_string()))?;
         let generation = history.reserve()?;
-        let deployed = self.engine.deploy(&change.policies, generation)?;
+        let deployed = self.engine.deploy(&self.resolved(&change.policies), generation)?;
         let applied_at_ns = now_ns();
         let counts = counts(&change.spec);
         let Change { spec, policies, by, comment, origin, .. } = change;
@@ -203,7 +289,7 @@ impl Policies {
         let next = record(generation, applied_at_ns, (&by, &comment), origin, counts);
         if let Err(error) = history.append(Record { changes, text, ..next }) {
             // What a restart would not bring back shall not be in force.
-            if let Err(stuck) = self.engine.deploy(&current.policies, current.generation) {
+            if let Err(stuck) = self.engine.deploy(&self.resolved(&current.policies), current.generation) {
                 tracing::error!(%stuck, "policies are in force that could not be kept");
             }
             return Err(error.into());
@@ -222,6 +308,37 @@ impl Policies {
             tracing::warn!(%next_hop, "next hop unresolved: copies through it are dropped");
         }
         Ok(Outcome { generation, deployed: Some(deployed), findings, elapsed: begin.elapsed() })
+    }
+
+    /// From now on names of virtual machines and ports stand for `guests`. Where those in force have any that stand for
+    /// something else then, the set is put in force anew, under its number; says whether it was. Blocks as a change does.
+    ///
+    /// # Errors
+    /// Why names stand for what they did before.
+    pub(crate) fn learn(&self, guests: &Arc<Guests>) -> Result<bool, LearnError> {
+        let Some(book) = &self.book else { return Ok(false) };
+        let _no_change = self.history();
+        let (before, current) = (book.guests(), self.current());
+        let names = current.policies.guest_names();
+        let moved: Vec<_> = names.into_iter().filter(|name| before.get(name) != guests.get(name)).collect();
+        if !moved.is_empty() {
+            let count = current.policies.named_addresses(guests);
+            if count > PolicySet::MAX_NAMED_ADDRESSES {
+                return Err(LearnError::TooMany(count));
+            }
+            let deployed = self.engine.deploy(&current.policies.resolved(guests), current.generation)?;
+            let elapsed_us = u64::try_from(deployed.elapsed.as_micros()).unwrap_or(u64::MAX);
+            let generation = current.generation.0;
+            for name in moved.iter().take(LOGGED_NAMES) {
+                let stands_for = guests.get(name).map(told).unwrap_or_default();
+                tracing::info!(%name, stands_for, generation, elapsed_us, "policies follow");
+            }
+            if let Some(rest) = moved.len().checked_sub(LOGGED_NAMES).filter(|rest| *rest > 0) {
+                tracing::info!(rest, "and policies follow other names");
+            }
+        }
+        book.put(Arc::clone(guests));
+        Ok(!moved.is_empty())
     }
 
     /// Puts the set of an earlier generation in force anew; `None` = the one before.
@@ -257,6 +374,19 @@ pub fn parse(record: &Record) -> Result<(PolicySetSpec, PolicySet), ChangeError>
     let name = format!("generation {}", record.generation.0);
     let loaded = parse_policy_spec(&name, &record.text).map_err(|found| ChangeError::Findings(found.0))?;
     Ok(loaded.value)
+}
+
+/// The addresses of a set, for people.
+pub(crate) fn told(set: &AddressSet) -> String {
+    let macs = set.macs.iter().map(ToString::to_string);
+    let v4 = set.ipv4.iter().map(|range| Ipv4Addr::from_bits(*range.start()).to_string());
+    let v6 = set.ipv6.iter().map(|range| Ipv6Addr::from_bits(*range.start()).to_string());
+    let mut all: Vec<String> = macs.chain(v4).chain(v6).take(TOLD_ADDRESSES + 1).collect();
+    if all.len() > TOLD_ADDRESSES {
+        all.truncate(TOLD_ADDRESSES);
+        all.push("...".to_owned());
+    }
+    all.join(", ")
 }
 
 fn counts(spec: &PolicySetSpec) -> [u32; 3] {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,12 +150,11 @@ impl Server {
             fs::create_dir_all(folder).map_err(error("make its folder"))?;
         }
         match fs::symlink_metadata(path) {
+            // One that a killed daemon left behind is replaced.
             Ok(found) if found.file_type().is_socket() => {
-                // A daemon that was killed left its socket behind.
                 if UnixStream::connect(path).is_ok() {
                     return Err(ServeError::InUse(path.to_owned()));
                 }
-                fs::remove_file(path).map_err(error("remove the old socket"))?;
             }
             Ok(_) => {
                 let source =
@@ -164,16 +163,36 @@ impl Server {
             }
             Err(_) => {}
         }
+        // Nobody reaches it under a name before its rights are set.
+        let private = path.with_file_name(format!(".{}", std::process::id()));
+        let hidden = private.join("s");
+        let _old = fs::remove_file(&hidden).and_then(|()| fs::remove_dir(&private));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&private)
+            .map_err(error("make a private folder beside it"))?;
+        let bound = self.bind_hidden(&hidden, path);
+        let _left = fs::remove_file(&hidden);
+        let removed = fs::remove_dir(&private);
+        let listener = bound?;
+        removed.map_err(error("remove the private folder beside it"))?;
+        Ok(listener)
+    }
+
+    /// Makes the socket at `hidden`, and moves it to `path` when its rights are set.
+    fn bind_hidden(&self, hidden: &Path, path: &Path) -> Result<UnixListener, ServeError> {
+        let error = |action| move |source| ServeError::Socket { path: path.to_owned(), action, source };
         let listener = {
             let _inside = self.runtime.enter();
-            UnixListener::bind(path).map_err(error("make it"))?
+            UnixListener::bind(hidden).map_err(error("make it"))?
         };
         let settings = self.gate.settings();
         if let Some(name) = &settings.socket_group {
-            chown(path, None, Some(group(name)?)).map_err(error("give it to its group"))?;
+            chown(hidden, None, Some(group(name)?)).map_err(error("give it to its group"))?;
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(settings.socket_mode))
+        fs::set_permissions(hidden, fs::Permissions::from_mode(settings.socket_mode))
             .map_err(error("set its rights"))?;
+        fs::rename(hidden, path).map_err(error("make it"))?;
         Ok(listener)
     }
 

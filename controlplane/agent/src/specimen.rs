@@ -118,7 +118,7 @@ pub(crate) fn selector(flow: &v1::FlowSelector) -> Result<FlowSelector, String> 
     Ok(FlowSelector {
         addresses: [address("flow.src", &flow.src)?, address("flow.dst", &flow.dst)?],
         ports: [optional("flow.src_port", flow.src_port)?, optional("flow.dst_port", flow.dst_port)?],
-        protocol: protocol(&flow.protocol)?,
+        protocol: (!flow.protocol.is_empty()).then(|| protocol(&flow.protocol)).transpose()?,
         tap,
     })
 }

@@ -59,6 +59,7 @@ pub const ALL: &[Method] = methods! {
         "GetStatus" Viewer,
         "WatchStatus" Viewer stream,
         "ListPorts" Viewer,
+        "ListGuests" Viewer,
         "ListWorkers" Viewer,
         "Start" Operator,
         "Stop" Operator;

@@ -11,7 +11,7 @@ use crate::words::{self, number, word};
 
 /// The revision of the policy language that this crate knows (`PolicySet.revision`): raised with every field that is
 /// added to a policy, a group or a destination.
-pub const POLICY_REVISION: u32 = 2;
+pub const POLICY_REVISION: u32 = 3;
 
 /// A choice in plain values that no enumeration has, so that there is no message for them. Validated values have none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +120,7 @@ impl From<&v1::Destination> for DestinationSpec {
             mtu: destination.mtu,
             oversize: word(destination.oversize, words::OVERSIZE),
             inner_vlan: destination.inner_vlan,
+            vlan_from: word(destination.vlan_from, words::VLAN_FROM),
             file: destination.file.clone(),
             rate_mbps: destination.rate_mbps,
             rate_pps: destination.rate_pps,
@@ -210,6 +211,7 @@ impl TryFrom<&DestinationSpec> for v1::Destination {
             mtu: spec.mtu,
             oversize: choice("oversize", spec.oversize.as_deref(), words::OVERSIZE)?,
             inner_vlan: spec.inner_vlan,
+            vlan_from: choice("vlan_from", spec.vlan_from.as_deref(), words::VLAN_FROM)?,
             file: spec.file.clone(),
             rate_mbps: spec.rate_mbps,
             rate_pps: spec.rate_pps,

@@ -28,6 +28,9 @@ pub(crate) const DESTINATION_TYPE: &Words = &[
 pub(crate) const MARKING: &Words =
     &[(v1::Marking::Standard as i32, "standard"), (v1::Marking::Reference as i32, "reference")];
 
+pub(crate) const VLAN_FROM: &Words =
+    &[(v1::VlanFrom::Tag as i32, "tag"), (v1::VlanFrom::Tunnel as i32, "tunnel")];
+
 pub(crate) const UDP_CHECKSUM: &Words = &[
     (v1::UdpChecksum::Auto as i32, "auto"),
     (v1::UdpChecksum::On as i32, "on"),
@@ -75,6 +78,7 @@ mod tests {
             (ACTION, 2),
             (DESTINATION_TYPE, 6),
             (MARKING, 2),
+            (VLAN_FROM, 2),
             (UDP_CHECKSUM, 3),
             (OVERSIZE, 4),
             (GROUP_HASH, 3),

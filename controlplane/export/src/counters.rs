@@ -4,6 +4,7 @@
 //! new versions; a query picks by `scope` and `metric`, and old files keep their schema. A counter that never counted
 //! anything has no row: absent is 0.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ const FLOW: [Named<Flow>; 10] = [
     ("ranges_exhausted", |flow| flow.ranges_exhausted),
 ];
 
-type Key = (Scope, Arc<str>, &'static str);
+type Key = (Scope, Arc<str>, Cow<'static, str>);
 
 /// Turns what an engine shows into rows; remembers the totals of the interval before.
 #[derive(Debug, Default)]
@@ -125,6 +126,9 @@ impl CounterRows {
             let name = Arc::from(port.name.as_str());
             rows.gauge(Scope::Port, &name, "up", port.up.into());
             rows.all(Scope::Port, &name, &PORT, port);
+            for (counter, value) in port.device_counted() {
+                rows.count(Scope::Port, &name, format!("device.{counter}"), *value);
+            }
         }
         for tap in &engine.taps {
             rows.all(Scope::Tap, &Arc::from(tap.name.as_str()), &TAP, tap);
@@ -175,15 +179,16 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn all<T>(&mut self, scope: Scope, name: &Arc<str>, counters: &[Named<T>], of: &T) {
         for (metric, read) in counters {
-            self.count(scope, name, metric, read(of));
+            self.count(scope, name, *metric, read(of));
         }
     }
 
-    fn count(&mut self, scope: Scope, name: &Arc<str>, metric: &'static str, total: u64) {
+    fn count(&mut self, scope: Scope, name: &Arc<str>, metric: impl Into<Cow<'static, str>>, total: u64) {
         if total == 0 {
             return;
         }
-        let key = (scope, Arc::clone(name), metric);
+        let metric = metric.into();
+        let key = (scope, Arc::clone(name), metric.clone());
         // What went away and came back under its name counts anew.
         let before = self.before.get(&key).copied().filter(|before| *before <= total).unwrap_or(0);
         self.now.insert(key, total);
@@ -191,10 +196,17 @@ impl Rows<'_> {
     }
 
     fn gauge(&mut self, scope: Scope, name: &Arc<str>, metric: &'static str, value: u64) {
-        self.push(scope, name, metric, value, None);
+        self.push(scope, name, metric.into(), value, None);
     }
 
-    fn push(&mut self, scope: Scope, name: &Arc<str>, metric: &'static str, value: u64, total: Option<u64>) {
+    fn push(
+        &mut self,
+        scope: Scope,
+        name: &Arc<str>,
+        metric: Cow<'static, str>,
+        value: u64,
+        total: Option<u64>,
+    ) {
         let (time_ns, interval_ms, name) = (self.time_ns, self.interval_ms, Arc::clone(name));
         self.out.push(CounterRecord { time_ns, interval_ms, scope, name, metric, value, total });
     }
@@ -266,5 +278,15 @@ mod tests {
         let value = |metric| find(&rows, Scope::Table, "flows", metric).map(|row| row.value);
         assert_eq!((value("taken"), value("sampled_out"), value("pending")), (Some(50), Some(40), Some(10)));
         assert_eq!(value("lost"), None);
+    }
+
+    #[test]
+    fn what_a_driver_counts_has_its_name() {
+        let mut engine = view(1);
+        engine.ports[0].device = vec![("rx_crc_errors".to_owned(), 7), ("rx_q0_packets".to_owned(), 0)];
+        let rows = CounterRows::default().rows(&engine, None, 0, Duration::from_secs(1));
+        let row = find(&rows, Scope::Port, "uplink", "device.rx_crc_errors").unwrap();
+        assert_eq!((row.value, row.total), (7, Some(7)));
+        assert!(find(&rows, Scope::Port, "uplink", "device.rx_q0_packets").is_none(), "it never counted");
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use sluice_export::parquet::SinkReport;
 use sluice_export::prometheus::{
     ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Health, Histogram, LifeView,
-    MAX_CONNECTIONS, Metric, MetricsServer, Policy, Port, Snapshot, Source, Stage, Tap, Thread, Tunnels,
+    MAX_CONNECTIONS, Metric, MetricsServer, OvsView, Policy, Port, Snapshot, Source, Stage, Tap, Thread,
+    Tunnels,
 };
 use sluice_model::{DropCounts, DropReason};
 
@@ -25,6 +26,7 @@ impl Source for Fixed {
             parquet: (self.0 == Health::Ready).then(SinkReport::default),
             life: (self.0 == Health::Ready).then(life),
             api: (self.0 == Health::Ready).then(api),
+            ovs: (self.0 == Health::Ready).then(ovs),
         }
     }
 
@@ -37,6 +39,15 @@ fn drops(packets: u64) -> DropCounts {
     let mut drops = DropCounts::default();
     drops.add(DropReason::NoPolicy, packets);
     drops
+}
+
+fn ovs() -> OvsView {
+    OvsView {
+        connected: true,
+        names: vec![("vm", 1), ("port", 2)],
+        applies: vec![("done", 3), ("failed", 0)],
+        ..OvsView::default()
+    }
 }
 
 fn api() -> ApiView {
@@ -71,7 +82,12 @@ fn engine() -> EngineView {
             flow: Some(Flow { rings: vec![("records", 1, 2)], ..Flow::default() }),
             ..Thread::default()
         }],
-        ports: vec![Port { name: "tap0".into(), breaker: Some(Breaker::default()), ..Port::default() }],
+        ports: vec![Port {
+            name: "tap0".into(),
+            breaker: Some(Breaker::default()),
+            device: vec![("rx_crc_errors".into(), 1), ("rx_q0_packets".into(), 0)],
+            ..Port::default()
+        }],
         policies: vec![Policy {
             name: "back\\slash \"quoted\"\nline".into(),
             drops: drops(1),

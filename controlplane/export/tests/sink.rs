@@ -166,7 +166,7 @@ fn every_table_has_its_place() {
         interval_ms: 1000,
         scope: CounterScope::Port,
         name: Arc::from("uplink"),
-        metric: "rx_packets",
+        metric: "rx_packets".into(),
         value: 7,
         total: Some(9),
     };

@@ -134,6 +134,7 @@ fn policies(count: u32, shape: Shape) -> PolicySet {
         name: format!("d{number}"),
         kind: DestinationKind::Pcap { file: "d".into() },
         inner_vlan: false,
+        vlan_from: sluice_model::VlanFrom::Tag,
         mtu: None,
         oversize: Oversize::Truncate,
         limit: None,
@@ -153,7 +154,7 @@ fn side(first: u32, count: u32) -> Side {
         let start = (0x2001_0db8_u128 << 96) + (u128::from(n % 4_096) << 64);
         start..=start + u128::from(u64::MAX)
     });
-    let set = AddressSet { ipv4: four.collect(), ipv6: six.collect(), macs: Vec::new() };
+    let set = AddressSet { ipv4: four.collect(), ipv6: six.collect(), ..AddressSet::default() };
     Side { addresses: vec![Arc::new(set)], ports: None }
 }
 

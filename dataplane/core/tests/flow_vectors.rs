@@ -79,6 +79,7 @@ fn tcp(packet: &P) -> Vec<u8> {
 
 fn meter() -> FlowMeter {
     FlowMeter::new(MeterConfig {
+        tap_sides: Vec::new(),
         flows: 64,
         vlan: VlanKey::Ids,
         timeouts: FlowTimeouts::default(),

@@ -10,6 +10,7 @@ use sluice_model::{DestinationId, Generation};
 
 use crate::counters::Tables;
 use crate::files::FileProducer;
+use crate::gate::CaptureLimit;
 use crate::output::Output;
 use crate::sequence::Sequences;
 use crate::stage::balance::Balance;
@@ -59,6 +60,8 @@ pub struct Deployment {
     pub(crate) tables: Arc<Tables>,
     /// What captures call policies and destinations.
     pub(crate) names: Arc<Names>,
+    /// How many packets may come in; `None` = any number.
+    pub(crate) capture_limit: Option<CaptureLimit>,
 }
 
 impl Deployment {
@@ -85,6 +88,7 @@ impl Deployment {
             files,
             tables,
             names: Arc::default(),
+            capture_limit: None,
         })
     }
 
@@ -92,6 +96,13 @@ impl Deployment {
     #[must_use]
     pub fn with_names(mut self: Box<Self>, names: Arc<Names>) -> Box<Self> {
         self.names = names;
+        self
+    }
+
+    /// With no more packets coming in than `limit` says; by default all do.
+    #[must_use]
+    pub fn with_capture_limit(mut self: Box<Self>, limit: Option<CaptureLimit>) -> Box<Self> {
+        self.capture_limit = limit;
         self
     }
 

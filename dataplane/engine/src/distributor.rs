@@ -13,7 +13,7 @@ use sluice_core::classify::FragmentTable;
 use sluice_core::decap::{self, Numbered, TunnelInfo, is_candidate};
 use sluice_core::spread::{spread_hash, worker_of};
 use sluice_core::wire::{self, Fragment, Parsed};
-use sluice_model::{DecapMode, DecapSettings, DropReason, SpreadBy};
+use sluice_model::{DecapMode, DecapSettings, DropReason, PortId, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
 use crate::port::Source;
 use crate::stage::decap::{CONTIGUOUS_TUNNELS, TunnelMeter, gather};
+use crate::stage::ends::PortEnds;
 use crate::stage::parse::{DEPTH_LIMIT, PREFETCH_AHEAD};
 use crate::stage::rx;
 use crate::stats::{Stage, WorkerStats};
@@ -45,6 +46,8 @@ pub struct DistributorParts {
     /// Whether the innermost headers decide for all ports, as policies match on them; else those that are left when
     /// the tunnels that the port opens are off (control: w, distributor: r).
     pub innermost: Arc<AtomicBool>,
+    /// Where tunnels end, by port.
+    pub ends: PortEnds,
     /// Counts what numbered tunnels lost, as each worker sees only a part of them.
     pub tunnels: Option<TunnelMeter>,
     /// Ports of datagrams of which the first fragment was seen; only asked by [`SpreadBy::Ports`].
@@ -236,13 +239,14 @@ impl Distributor {
                 gather(&mut mbuf, bytes);
             }
             let info = batch.info[place];
-            let port = batch.ingress[place].0;
-            let hash = hash_of(mbuf.data(), &mut headers, &mut self.parts, decap, info.timestamp_ns);
+            let port = batch.ingress[place];
+            let opened = (port, decap);
+            let hash = hash_of(mbuf.data(), &mut headers, &mut self.parts, opened, info.timestamp_ns);
             mbuf.set_note(Note {
                 timestamp_ns: info.timestamp_ns,
                 wire_len: info.wire_len,
                 gso_size: info.gso_size,
-                port,
+                port: port.0,
             });
             if let Some(burst) = self.bursts.get_mut(worker_of(hash, workers)) {
                 // A burst holds a whole batch.
@@ -284,7 +288,7 @@ fn hash_of(
     frame: &[u8],
     headers: &mut Parsed,
     parts: &mut DistributorParts,
-    decap: DecapSettings,
+    opened @ (_, decap): (PortId, DecapSettings),
     now_ns: u64,
 ) -> u64 {
     wire::parse_into(frame, headers);
@@ -295,7 +299,7 @@ fn hash_of(
     if decap.mode != DecapMode::Off && is_candidate(headers)
         || headers.inner_offset != 0 && parts.innermost.load(Ordering::Relaxed)
     {
-        go_inside(frame, headers, parts, decap);
+        go_inside(frame, headers, parts, opened);
         if by_ports && headers.fragment != Fragment::Whole {
             let _outcome = parts.fragments.resolve(headers, frame, now_ns);
         }
@@ -304,7 +308,12 @@ fn hash_of(
 }
 
 /// Replaces the headers of a tunnel packet by those that decide about it.
-fn go_inside(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, decap: DecapSettings) {
+fn go_inside(
+    frame: &[u8],
+    headers: &mut Parsed,
+    parts: &mut DistributorParts,
+    (port, decap): (PortId, DecapSettings),
+) {
     let outer = *headers;
     if decap.mode != DecapMode::Off {
         let (mut tunnel, meter) = (TunnelInfo::NONE, &mut parts.tunnels);
@@ -313,7 +322,8 @@ fn go_inside(frame: &[u8], headers: &mut Parsed, parts: &mut DistributorParts, d
                 meter.count(number);
             }
         };
-        let found = decap::unwrap(frame, decap, headers, &mut tunnel, &mut on_number);
+        let ends = parts.ends.ends(port, decap);
+        let found = decap::unwrap_at(frame, decap, ends, headers, &mut tunnel, &mut on_number);
         if found.depth > 0 {
             found.look_through(headers);
         }

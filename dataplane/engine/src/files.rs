@@ -6,11 +6,13 @@
 //! Numbers of policies and destinations mean something in one generation of policies only: each has queues and counters of
 //! its own, a [book](BookId). A file that the next generation writes, too, stays open and goes on.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
@@ -23,6 +25,8 @@ use crate::ledger::{Ledger, LedgerCell};
 
 /// Policies named in one queue entry.
 const SHARERS: usize = 6;
+/// The time between a failed write and the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 256 * 1024;
 
@@ -141,8 +145,28 @@ struct OpenFile {
     /// Length of the file, all whole records.
     good_bytes: u64,
     failed: Option<io::Error>,
-    /// Whether the failure was told.
+    /// Whether the failure was told, and nothing has been written since.
     reported: bool,
+    /// When to try again; `None` = what failed cannot be taken up again.
+    retry_at: Option<Instant>,
+}
+
+/// The files that cannot be written at the moment, and why: what anyone may read.
+#[derive(Clone, Debug, Default)]
+pub struct FailingFiles(Arc<Mutex<Vec<(PathBuf, String)>>>);
+
+impl FailingFiles {
+    /// All of them.
+    #[must_use]
+    pub fn get(&self) -> Vec<(PathBuf, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, path: &Path, error: Option<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(known, _)| known != path);
+        all.extend(error.map(|error| (path.to_owned(), error)));
+    }
 }
 
 /// A capture file could not be made or written.
@@ -191,12 +215,37 @@ impl OpenFile {
             good_bytes: 0,
             failed: None,
             reported: false,
+            retry_at: None,
         };
         let buffer = open.writer.get_mut();
         open.file.write_all(buffer).map_err(error)?;
         open.good_bytes = buffer.len() as u64;
         buffer.clear();
         Ok(open)
+    }
+
+    /// Goes on behind what an earlier generation wrote; `None` = there is no such file any more.
+    fn reopen(path: &Path) -> Option<Self> {
+        if !path.metadata().ok()?.is_file() {
+            return None;
+        }
+        let mut file = File::options().read(true).write(true).open(path).ok()?;
+        let mut writer = PcapWriter::new(Vec::with_capacity(2 * BUFFER)).ok()?;
+        let header = std::mem::take(writer.get_mut());
+        let mut found = vec![0; header.len()];
+        file.read_exact(&mut found).ok()?;
+        let good_bytes = file.seek(SeekFrom::End(0)).ok()?;
+        (found == header).then(|| Self {
+            path: path.to_owned(),
+            file,
+            writer,
+            pending: Vec::new(),
+            sharers: Vec::new(),
+            good_bytes,
+            failed: None,
+            reported: false,
+            retry_at: None,
+        })
     }
 
     /// Writes what is gathered; returns how many of its bytes the file system took.
@@ -224,8 +273,11 @@ pub struct FileSink {
     next_book: u64,
     /// By place; `None` = closed, and free for the next file.
     files: Vec<Option<OpenFile>>,
+    /// Files that were closed: what they hold is not to be lost when policies name them again.
+    closed: HashSet<PathBuf>,
     ledger: Ledger,
     cell: Arc<LedgerCell>,
+    failing: FailingFiles,
 }
 
 impl FileSink {
@@ -238,8 +290,10 @@ impl FileSink {
             books: Vec::new(),
             next_book: 0,
             files: Vec::new(),
+            closed: HashSet::new(),
             ledger: Ledger::default(),
             cell: Arc::default(),
+            failing: FailingFiles::default(),
         };
         sink.open_book(paths, policies)?;
         Ok(sink)
@@ -275,7 +329,8 @@ impl FileSink {
         if let Some(place) = self.files.iter().position(open) {
             return Ok(place);
         }
-        let file = Some(OpenFile::create(path)?);
+        let again = self.closed.contains(path).then(|| OpenFile::reopen(path)).flatten();
+        let file = Some(again.map_or_else(|| OpenFile::create(path), Ok)?);
         if let Some(place) = self.files.iter().position(Option::is_none) {
             self.files[place] = file;
             return Ok(place);
@@ -286,8 +341,11 @@ impl FileSink {
 
     fn close_unused(&mut self) {
         for (place, file) in self.files.iter_mut().enumerate() {
-            if !self.books.iter().any(|book| book.files.contains(&Some(place))) {
-                *file = None;
+            if !self.books.iter().any(|book| book.files.contains(&Some(place)))
+                && let Some(closed) = file.take()
+            {
+                self.failing.set(&closed.path, None);
+                self.closed.insert(closed.path);
             }
         }
     }
@@ -356,6 +414,33 @@ impl FileSink {
         }
     }
 
+    /// The files that cannot be written at the moment.
+    #[must_use]
+    pub fn failing(&self) -> FailingFiles {
+        self.failing.clone()
+    }
+
+    /// Takes files up again that failed a while ago, behind their last whole record; gives those that can be written
+    /// again, and were told to have failed.
+    pub fn retry(&mut self, now: Instant) -> Vec<PathBuf> {
+        let mut back = Vec::new();
+        for file in self.files.iter_mut().flatten() {
+            if file.failed.is_some() && file.retry_at.is_some_and(|at| now >= at) {
+                let end = SeekFrom::Start(file.good_bytes);
+                let ready = file.file.set_len(file.good_bytes).and_then(|()| file.file.seek(end));
+                match ready {
+                    Ok(_) => file.failed = None,
+                    Err(_) => file.retry_at = Some(now + RETRY),
+                }
+            } else if file.failed.is_none() && file.retry_at.is_none() && file.reported {
+                file.reported = false;
+                self.failing.set(&file.path, None);
+                back.push(file.path.clone());
+            }
+        }
+        back
+    }
+
     /// The files that failed since the last call.
     pub fn take_errors(&mut self) -> Vec<FileError> {
         let new = self.files.iter_mut().flatten().filter(|file| file.failed.is_some() && !file.reported);
@@ -411,6 +496,12 @@ impl FileSink {
         if file.failed.is_some() {
             // The tail of a record would make the file unreadable from there on; nothing more can be done if this fails.
             drop(file.file.set_len(file.good_bytes));
+            // What was written to a pipe is gone.
+            let regular = file.file.metadata().is_ok_and(|found| found.is_file());
+            file.retry_at = regular.then(|| Instant::now() + RETRY);
+            self.failing.set(&file.path, file.failed.as_ref().map(ToString::to_string));
+        } else if written > 0 {
+            file.retry_at = None;
         }
         let mut first = 0;
         for record in &pending {

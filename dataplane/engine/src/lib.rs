@@ -10,6 +10,7 @@ mod control_queues;
 pub mod counters;
 mod deployment;
 mod distributor;
+pub mod feed_watch;
 pub mod files;
 pub mod flow_read;
 mod gate;

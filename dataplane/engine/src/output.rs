@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_core::encap::{Encap, EncapError, Endpoints};
-use sluice_model::{Destination, DropReason, MacAddr, Oversize, Tunnel};
+use sluice_model::{Destination, DropReason, MacAddr, Oversize, Tunnel, VlanFrom};
+
+use crate::feed_watch::FeedWatch;
 
 /// The resolved next hop of a destination, published by the control thread (control: w, workers: r).
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ impl NextHopCell {
 #[derive(Debug, Default)]
 pub struct BreakerCell {
     open: AtomicBool,
+    /// Nobody asked for it.
+    off: AtomicBool,
     /// How often it opened.
     opened: AtomicU64,
     /// The average egress rate over the last interval, bit/s.
@@ -68,6 +72,18 @@ impl BreakerCell {
             self.opened.fetch_add(1, Ordering::Relaxed);
         }
         changed
+    }
+
+    /// Says whether anybody asked for it; one that is off is closed.
+    pub fn set_off(&self, off: bool) {
+        self.off.store(off, Ordering::Relaxed);
+        self.set(false, 0);
+    }
+
+    /// Whether nobody asked for it.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
     }
 
     /// Whether distribution is stopped.
@@ -124,6 +140,8 @@ pub struct Output {
     pub l3_len: u16,
     /// Insert an 802.1Q tag after the addresses.
     pub inner_vlan: bool,
+    /// Whose tag that shows.
+    pub vlan_from: VlanFrom,
     /// The largest outer IP packet, or frame without its Ethernet header, in bytes.
     pub mtu: u32,
     /// What happens to a copy over the MTU.
@@ -138,6 +156,8 @@ pub struct Output {
     pub limited: bool,
     /// The breaker of the interface that carries it.
     pub breaker: Option<Arc<BreakerCell>>,
+    /// Of plain copies: whether the network there is one that is in use.
+    pub feed: Option<Arc<FeedWatch>>,
     /// How copies leave at the moment that need no more than this; by [`Output::refresh`].
     pub straight: Option<Straight>,
 }
@@ -166,6 +186,7 @@ impl Output {
             l2_len: 0,
             l3_len: 0,
             inner_vlan: destination.inner_vlan,
+            vlan_from: destination.vlan_from,
             mtu: mtu.into(),
             oversize: destination.oversize,
             egress,
@@ -173,6 +194,7 @@ impl Output {
             unready: None,
             limited: false,
             breaker: None,
+            feed: None,
             straight: None,
         }
     }
@@ -267,6 +289,9 @@ impl Output {
         }
         if self.unready.is_none() && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open()) {
             self.unready = Some(DropReason::Breaker);
+        }
+        if self.unready.is_none() && self.feed.as_ref().is_some_and(|feed| feed.is_stopped()) {
+            self.unready = Some(DropReason::FeedGuard);
         }
         self.straight = self.straight_way();
     }

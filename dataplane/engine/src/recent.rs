@@ -7,11 +7,9 @@ use sluice_model::{MetricsKey, MetricsRecord, Period};
 
 /// Seconds that are kept.
 const SECONDS: usize = 68;
-/// Rows that are kept, of all seconds together: about 15 MB. Of more the oldest seconds go.
-const ROWS: usize = 131_072;
-
-/// What the rows of a worker take at most, in bytes: vectors that grow are up to half empty.
-pub(crate) const BYTES: u64 = 2 * (ROWS * size_of::<RecentRow>()) as u64;
+/// Rows that are kept, of all seconds together, for each row of the table of metrics: 15 MB with its usual 65,536. Of more
+/// the oldest seconds go.
+const ROWS_PER_ROW: usize = 2;
 
 /// What was counted for a key in a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,15 +42,30 @@ struct Seconds {
     whole_from_s: u32,
 }
 
-/// The latest rows of one worker.
+/// The latest rows of one worker; by default none are kept.
 #[derive(Debug, Default)]
-pub struct RecentMetrics(Mutex<Seconds>);
+pub struct RecentMetrics {
+    seconds: Mutex<Seconds>,
+    most_rows: usize,
+}
 
 impl RecentMetrics {
+    /// Of a worker whose table of metrics has so many rows.
+    #[must_use]
+    pub fn new(table_rows: u32) -> Self {
+        Self { seconds: Mutex::default(), most_rows: table_rows as usize * ROWS_PER_ROW }
+    }
+
+    /// What it takes at most, in bytes: vectors that grow are up to half empty.
+    #[must_use]
+    pub const fn most_bytes(table_rows: u32) -> u64 {
+        2 * (table_rows as usize * ROWS_PER_ROW * size_of::<RecentRow>()) as u64
+    }
+
     /// Keeps a row, if it is one of a second.
     pub fn add(&self, row: &MetricsRecord) {
         if row.period == Period::Second {
-            self.lock().add(row.begin_s, RecentRow::new(row), ROWS);
+            self.lock().add(row.begin_s, RecentRow::new(row), self.most_rows);
         }
     }
 
@@ -76,7 +89,7 @@ impl RecentMetrics {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seconds> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,8 +12,8 @@ use dpdk::{Eal, EalConfig, EalError, Hugepages, Mempool, MempoolConfig, MempoolE
 use sluice_capture::{CaptureError, CaptureReader, Progress};
 use sluice_core::classify::{FragmentTable, FragmentTableConfig, Origins, Program};
 use sluice_core::encap::EncapError;
-use sluice_core::flow::Sink;
 use sluice_core::flow::TapPort;
+use sluice_core::flow::{MeterConfig, Sink};
 use sluice_model::{
     BreakerSettings, DecapSettings, DedupSettings, Destination, DestinationKind, FlowSettings, Generation,
     MacAddr, MirrorSettings, PolicySet, PortId, RateLimit,
@@ -34,6 +34,7 @@ use crate::sequence::Sequences;
 use crate::stage::balance::{Balance, SharedGroups};
 use crate::stage::decap::Decap;
 use crate::stage::dedup::Dedup;
+use crate::stage::ends::PortEnds;
 use crate::stage::flow::{FlowStage, FlowTotals, meter_config};
 use crate::stage::guard::LoopGuard;
 use crate::stage::limit::{Limits, SharedLimits};
@@ -82,6 +83,8 @@ pub struct ReplayConfig {
     pub loop_guard: bool,
     /// What is done with tunnels and VLAN tags, by input; inputs beyond the last one as by default: nothing.
     pub decap: Vec<DecapSettings>,
+    /// Own addresses, where tunnels end, by input.
+    pub ends: PortEnds,
     /// How flows are metered; `None` = not at all.
     pub flow: Option<FlowSettings>,
     /// Where the inputs stand, by input; inputs beyond the last one as by default.
@@ -292,10 +295,12 @@ impl Session {
         let mut sink = FileSink::create(files, policies.policies().len())?;
         let producer = sink.producer(entries * batch);
         let tables = Arc::new(crate::counters::Tables::new(policies.policies().len(), outputs.len()));
-        let decap = Decap::new(&config.decap);
+        let decap = Decap::new(&config.decap).map(|stage| stage.with_ends(config.ends.clone()));
         let flow = config.flow.as_ref().map(|flow| {
             let flows = FlowPlan::new(flow, 1, machine.memory_bytes).flows;
-            FlowStage::new(meter_config(flow, &config.taps, flows, 0), RING_RECORDS, &program)
+            let meter = meter_config(flow, &config.taps, flows, 0);
+            let meter = MeterConfig { tap_sides: config.mirror.sides(), ..meter };
+            FlowStage::new(meter, RING_RECORDS, &program)
         });
         let deployment = DeploymentParts {
             outputs,

@@ -4,7 +4,7 @@ use dpdk::Mbuf;
 use sluice_core::classify::{
     Classifier, ClassifierConfig, FragmentTable, FragmentTableConfig, Input, Program, VerdictId,
 };
-use sluice_core::wire::{self, Fragment, Parsed, TunnelHeader};
+use sluice_core::wire::{self, Fragment, Parsed};
 use sluice_model::{Action, Generation, Policy, PolicySet, PortId};
 
 use crate::batch::{BATCH, Batch};
@@ -25,6 +25,7 @@ pub(crate) struct TapFilter {
     inner: Box<[Parsed; BATCH]>,
     wire_len: [u32; BATCH],
     ingress: [PortId; BATCH],
+    taps: [u16; BATCH],
     verdicts: [VerdictId; BATCH],
 }
 
@@ -49,6 +50,7 @@ impl TapFilter {
             inner: Box::new([Parsed::EMPTY; BATCH]),
             wire_len: [0; BATCH],
             ingress: [PortId(0); BATCH],
+            taps: [0; BATCH],
             verdicts: [VerdictId::NONE; BATCH],
         })
     }
@@ -90,13 +92,8 @@ impl TapFilter {
             }
             // As for policies: the id of a tunnel that was taken off can still be asked for.
             let tunnel = &batch.tunnel[place];
-            if tunnel.depth > 0 {
-                for headers in [&mut self.outer[index], &mut self.inner[index]] {
-                    if headers.tunnel == TunnelHeader::None {
-                        (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
-                    }
-                }
-            }
+            tunnel.show_in(&mut self.outer[index]);
+            tunnel.show_in(&mut self.inner[index]);
         }
         self.fitting(batch, batch.live)
     }
@@ -108,6 +105,7 @@ impl TapFilter {
             frames[len] = batch.mbufs[place].as_ref().map_or(&[], Mbuf::data);
             self.wire_len[len] = batch.info[place].wire_len;
             self.ingress[len] = batch.ingress[place];
+            self.taps[len] = batch.tap[place];
             len += 1;
         }
         let input = Input {
@@ -116,7 +114,7 @@ impl TapFilter {
             inner: if self.program.needs_inner() { &self.inner[..len] } else { &[] },
             wire_len: &self.wire_len[..len],
             ingress: &self.ingress[..len],
-            taps: &batch.tap[..len],
+            taps: &self.taps[..len],
         };
         self.classifier.classify(&self.program, &input, &mut self.verdicts[..len]);
         let mut fitting = 0;

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
 use crate::deployment::Deployment;
 use crate::flow_read::{BUSY_PLACES, FlowPage, QUIET_PLACES};
-use crate::gate::{CaptureLimit, Gate};
+use crate::gate::Gate;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::latency::{LatencyCell, Recorder};
 use crate::ledger::{Ledger, LedgerCell};
@@ -92,7 +92,6 @@ pub struct Worker {
     /// Which tap packets come from; `None` = no tap has a name.
     mirror: Option<Mirror>,
     gate: Arc<Gate>,
-    capture_limit: Option<CaptureLimit>,
 }
 
 impl Worker {
@@ -115,7 +114,6 @@ impl Worker {
             taps: Taps::default(),
             mirror: None,
             gate: Arc::default(),
-            capture_limit: None,
         };
         worker.housekeeping();
         worker
@@ -128,10 +126,10 @@ impl Worker {
         self
     }
 
-    /// Lets packets come in as `gate` says, and no more than `limit`; by default all do.
+    /// Lets packets come in as `gate` says; by default all do.
     #[must_use]
-    pub fn with_gate(self, gate: Arc<Gate>, limit: Option<CaptureLimit>) -> Self {
-        Self { gate, capture_limit: limit, ..self }
+    pub fn with_gate(self, gate: Arc<Gate>) -> Self {
+        Self { gate, ..self }
     }
 
     /// Lets packets come from the taps of `mirror`; by default no tap has a name.
@@ -282,10 +280,13 @@ impl Worker {
                     self.batch.take_own(&filter, &self.parts.control.received, &mut self.ledger);
                 }
                 if !capture {
+                    if let Some((feed, mac)) = &self.parts.sources[index].feed {
+                        feed.look(*mac, &self.batch);
+                    }
                     self.drop_all(DropReason::NotCapturePort);
                 } else if let Some(reason) = self.gate.closed() {
                     self.drop_all(reason);
-                } else if let Some(limit) = &self.capture_limit {
+                } else if let Some(limit) = &self.parts.deployment.capture_limit {
                     let live = u64::from(self.batch.live.count_ones());
                     let admitted = limit.admit(clock.monotonic_ns(start), live);
                     self.drop_after(admitted, DropReason::CaptureLimit);
@@ -345,7 +346,11 @@ impl Worker {
         self.drop_own_copies(done);
         let mut parsed = self.stats.stage(Stage::Parse, received, packets);
         if let Some(decap) = &mut self.parts.decap {
-            decap.run(&mut self.batch, done, &mut self.parts.fragments, with_inner, &mut self.ledger);
+            let fragments = &mut self.parts.fragments;
+            let rest = decap.run(&mut self.batch, done, fragments, with_inner, &mut self.ledger);
+            for place in self.batch.live_places_of(rest) {
+                self.drop_packet(place, DropReason::NotTunnelled);
+            }
             parsed = self.stats.stage(Stage::Decap, parsed, packets);
         }
 

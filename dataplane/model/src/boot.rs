@@ -6,13 +6,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{
-    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FlowSettings, LogSettings, MacAddr,
-    MetricsSettings, MirrorSettings, ProtectionSettings, RateLimit, TapSide, WorkerSettings,
+    ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FeedGuard, FlowSettings, LogSettings,
+    MacAddr, MetricsSettings, MirrorSettings, OvsSettings, ProtectionSettings, RateLimit, TapSide,
+    WorkerSettings,
 };
 
-/// Everything that is fixed for the life of the daemon. Policies may change while it runs; this does not.
+/// What the daemon is started with. Limits of it may change while it runs ([`BootChange`](crate::spec::BootChange)), and
+/// policies; all else does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootConfig {
+    /// What the defaults are made for.
+    pub profile: Profile,
     /// The policy file; a relative path in the file was taken relative to the folder of the boot config.
     pub policy: PathBuf,
     /// How DPDK's environment is started.
@@ -41,6 +45,8 @@ pub struct BootConfig {
     pub loop_guard: bool,
     /// Where metrics are served; `None` = nowhere.
     pub metrics: Option<MetricsSettings>,
+    /// Where names of virtual machines and ports are learned; `None` = nowhere.
+    pub ovs: Option<OvsSettings>,
     /// How much the daemon may take of its machine.
     pub protection: ProtectionSettings,
     /// Where logs go.
@@ -49,6 +55,21 @@ pub struct BootConfig {
     pub log_level: LogLevel,
     /// Seconds between two lines of statistics in the log; `None` = no such lines.
     pub stats_interval_s: Option<u32>,
+}
+
+/// What the defaults of a boot config are made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// A machine of its own: tables and pools follow its memory.
+    #[default]
+    Standard,
+    /// A share of a machine that does something else: one worker, no hugepages, 128 MB resident in all.
+    Small,
+}
+
+impl Profile {
+    /// The profiles by their names in configurations.
+    pub const NAMES: [(&'static str, Self); 2] = [("standard", Self::Standard), ("small", Self::Small)];
 }
 
 /// How DPDK's environment abstraction layer is started.
@@ -81,6 +102,8 @@ pub struct MemorySettings {
     pub mbufs: Option<u32>,
     /// Bytes of packet data in one mbuf, headroom not counted; `None` = the engine's own number.
     pub data_room_bytes: Option<u16>,
+    /// The number of small mbufs for headers and shared copies; `None` = as many as there are mbufs, or more.
+    pub headers: Option<u32>,
 }
 
 /// How much is logged.
@@ -118,6 +141,8 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Bytes kept of each frame at reception; `None` = all.
     pub snaplen_bytes: Option<u32>,
+    /// KiB of the ring that a kernel interface receives into; `None` = the driver's own number.
+    pub ring_kib: Option<u32>,
     /// The number of the tap that its frames are of unless they are [marked](MirrorSettings), from 1: flows of different
     /// taps are different flows, ports of one tap (the two directions of a link, say) share them.
     pub tap: u16,
@@ -125,6 +150,17 @@ pub struct PortConfig {
     pub tap_side: TapSide,
     /// What is done with tunnels and VLAN tags of its packets.
     pub decap: DecapSettings,
+    /// What is done where plain copies would leave by it into a network that is in use.
+    pub feed_guard: FeedGuard,
+}
+
+impl PortConfig {
+    /// Whether it is watched for traffic of others, since plain copies may leave by it: they only may where nothing is
+    /// captured, and no address of ours is.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.feed_guard != FeedGuard::Off && self.role == PortRole::Output && self.addresses.is_empty()
+    }
 }
 
 /// What a port is for.

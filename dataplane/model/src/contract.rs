@@ -14,8 +14,8 @@ use proptest::sample::{Index, select, subsequence};
 use crate::spec::{largest_tag, least_mtu};
 use crate::{
     Action, AddressSet, Destination, DestinationId, DestinationKind, FragmentMatch, Group, GroupHash,
-    HeaderView, MacAddr, Marking, Member, Oversize, Policy, PolicySet, RangeSet, RangeValue, RateLimit, Side,
-    Tag, TcpFlagsMatch, Tunnel, TunnelKind, UdpChecksum,
+    GuestKind, GuestName, HeaderView, MacAddr, Marking, Member, Oversize, Policy, PolicySet, RangeSet,
+    RangeValue, RateLimit, Side, Tag, TcpFlagsMatch, Tunnel, TunnelKind, UdpChecksum, VlanFrom,
 };
 
 /// Any policy set that can come out of validation.
@@ -103,7 +103,18 @@ pub fn address_set() -> impl Strategy<Value = AddressSet> {
     let ipv6 = prop_oneof![networks, range_set(0..=u128::MAX)];
     let macs =
         btree_set(any::<[u8; 6]>().prop_map(MacAddr), 0..3).prop_map(|macs| macs.into_iter().collect());
-    (range_set(0..=u32::MAX), ipv6, macs).prop_map(|(ipv4, ipv6, macs)| AddressSet { ipv4, ipv6, macs })
+    let guest = (select(GuestKind::ALL.to_vec()), "[!-~]{1,9}( [!-~]{1,9})?");
+    let guest = guest.prop_filter_map("a name", |(kind, name)| GuestName::new(kind, &name).ok());
+    let guests = prop_oneof![
+        3 => Just(Vec::new()),
+        1 => btree_set(guest, 1..3).prop_map(|guests| guests.into_iter().collect()),
+    ];
+    (range_set(0..=u32::MAX), ipv6, macs, guests).prop_map(|(ipv4, ipv6, macs, guests)| AddressSet {
+        ipv4,
+        ipv6,
+        macs,
+        guests,
+    })
 }
 
 /// Destinations with their names; groups name only others.
@@ -124,7 +135,8 @@ fn destinations() -> impl Strategy<Value = Vec<Destination>> {
                     }
                 }
                 let kind = DestinationKind::Group(Group { members: found, hash });
-                Destination { name, kind, inner_vlan: false, mtu: None, oversize: Oversize::Truncate, limit }
+                let (vlan_from, oversize) = (VlanFrom::Tag, Oversize::Truncate);
+                Destination { name, kind, inner_vlan: false, vlan_from, mtu: None, oversize, limit }
             });
             let groups: Vec<Destination> = groups.collect();
             let at = if groups_first { 0 } else { all.len() };
@@ -149,15 +161,16 @@ fn plain_destination() -> impl Strategy<Value = Destination> {
         1 => "[!-~]{1,20}".prop_map(|file| DestinationKind::Pcap { file: file.into() }),
     ];
     let oversize = select(vec![Oversize::Truncate, Oversize::Fragment, Oversize::Segment, Oversize::Drop]);
-    (kind, any::<bool>(), weighted(0.5, any::<u16>()), oversize, limit()).prop_map(
-        |(kind, inner_vlan, mtu, oversize, limit)| {
+    let vlan = select(vec![(false, VlanFrom::Tag), (true, VlanFrom::Tag), (true, VlanFrom::Tunnel)]);
+    (kind, vlan, weighted(0.5, any::<u16>()), oversize, limit()).prop_map(
+        |(kind, (inner_vlan, vlan_from), mtu, oversize, limit)| {
             let (mtu, oversize) = match &kind {
                 DestinationKind::Pcap { .. } | DestinationKind::Group(_) => (None, Oversize::Truncate),
                 DestinationKind::Port { .. } if oversize == Oversize::Fragment => (mtu, Oversize::Drop),
                 _ => (mtu, oversize),
             };
             let mtu = mtu.map(|mtu| mtu.max(least_mtu(&kind, inner_vlan)));
-            Destination { name: String::new(), kind, inner_vlan, mtu, oversize, limit }
+            Destination { name: String::new(), kind, inner_vlan, vlan_from, mtu, oversize, limit }
         },
     )
 }

@@ -1,5 +1,6 @@
 //! The counter record: what one counter of a port, a worker, a policy or a destination said at the end of an interval.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// One reading. A counter has what was added in the interval and its total; a gauge has its reading only.
@@ -13,8 +14,9 @@ pub struct CounterRecord {
     pub scope: CounterScope,
     /// Which of them, by its name in the configuration: `uplink`, `worker3`; empty for the whole appliance.
     pub name: Arc<str>,
-    /// What is counted, as in docs/metrics.md: `rx_packets`; of drops the reason: `no_policy`.
-    pub metric: &'static str,
+    /// What is counted, as in docs/metrics.md: `rx_packets`; of drops the reason: `no_policy`; what a device counts, by
+    /// the name of its driver: `device.rx_crc_errors`.
+    pub metric: Cow<'static, str>,
     /// What was added in the interval; of a gauge its reading at the end.
     pub value: u64,
     /// All that was counted since the start; `None` for a gauge.

@@ -11,6 +11,11 @@ pub struct DecapSettings {
     pub depth: u8,
     /// The VLAN tags that are taken off the frame, as it is after its tunnels were taken off.
     pub strip_vlan: StripVlan,
+    /// Only tunnels that are addressed to one of the port's own addresses are taken off: it is their end.
+    pub only_own: bool,
+    /// What no tunnel was taken off is dropped as [`NotTunnelled`](crate::DropReason::NotTunnelled). Only with
+    /// [`DecapMode::Strip`].
+    pub drop_rest: bool,
 }
 
 impl DecapSettings {
@@ -18,6 +23,12 @@ impl DecapSettings {
     pub const MAX_DEPTH: u8 = 8;
     /// The `depth` of ports that name none.
     pub const DEFAULT_DEPTH: u8 = 4;
+
+    /// Whether the port is the end of tunnels: a decapsulation node.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        matches!(self.mode, DecapMode::Strip) && self.only_own
+    }
 
     /// Whether nothing is done at all.
     #[must_use]
@@ -33,6 +44,8 @@ impl Default for DecapSettings {
             kinds: DecapKinds::ALL,
             depth: Self::DEFAULT_DEPTH,
             strip_vlan: StripVlan::None,
+            only_own: false,
+            drop_rest: false,
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Destination {
     /// Insert an 802.1Q tag after the addresses of the copied frame: VID = low 12 bits of the tag,
     /// PCP = top bit 1, lowest bit = direction.
     pub inner_vlan: bool,
+    /// Whose tag and direction that is.
+    pub vlan_from: VlanFrom,
     /// The largest outer IP packet (tunnels) or the largest frame without its Ethernet header (ports), in bytes;
     /// `None` = the MTU of the output port.
     pub mtu: Option<u16>,
@@ -151,6 +153,16 @@ pub enum UdpChecksum {
     On,
     /// Always zero.
     Off,
+}
+
+/// Whose tag and direction an inserted 802.1Q tag shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum VlanFrom {
+    /// Those of the policy.
+    #[default]
+    Tag,
+    /// Those of the tunnel that the packet came in: VNI, GRE key, or ERSPAN session. What came in none gets no tag.
+    Tunnel,
 }
 
 /// How the tunnel header carries tag, direction and sequence number.

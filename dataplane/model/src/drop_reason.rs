@@ -54,12 +54,16 @@ drop_reasons! {
     NoPolicy = "no_policy", intentional: true;
     /// The packet arrived on a port that only sends, and was not for us.
     NotCapturePort = "not_capture_port", intentional: true;
+    /// The packet arrived on a port that is the end of tunnels, and no tunnel was taken off it.
+    NotTunnelled = "not_tunnelled", intentional: true;
     /// The copy exceeds the MTU of its destination, whose setting is `oversize = "drop"`.
     Oversize = "oversize", intentional: true;
     /// The copy exceeds the rate limit of its destination, or that of all destinations together.
     RateLimit = "rate_limit", intentional: true;
     /// The distribution breaker is open: the output interface carries more than its threshold.
     Breaker = "breaker", intentional: true;
+    /// The output port carries traffic of others, as a production network does: plain copies do not leave by it.
+    FeedGuard = "feed_guard", intentional: true;
     /// The packet exceeds the rate at which packets are taken in (`capture_kpps`).
     CaptureLimit = "capture_limit", intentional: true;
     /// Somebody stopped the appliance: nothing is copied until it is started again.

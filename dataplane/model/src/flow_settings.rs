@@ -13,6 +13,10 @@ pub struct FlowSettings {
     pub vlan_in_key: bool,
     /// Whether 1-second and 1-minute metrics are kept.
     pub metrics: bool,
+    /// Keys of metrics, and rows of seconds, at the same time, per worker; `None` = the engine's own number.
+    pub metrics_rows: Option<u32>,
+    /// Records, and rows of metrics, that may wait for being drained, per worker; `None` = the engine's own number.
+    pub record_ring: Option<u32>,
     /// When silent flows end.
     pub timeouts: FlowTimeouts,
     /// Which delays are too long to be true.
@@ -60,6 +64,8 @@ pub struct ParquetOutput {
     pub reserve_mb: Option<u32>,
     /// Flow records kept per second, a uniform sample of all.
     pub records_per_second: Option<u32>,
+    /// Records of a row group: so many are held in memory, per table and open hour.
+    pub row_group: Option<u32>,
     /// Seconds between the rows of counters; 0 = none are written.
     pub counters_s: Option<u32>,
 }
@@ -71,6 +77,8 @@ impl Default for FlowSettings {
             flows: None,
             vlan_in_key: true,
             metrics: true,
+            metrics_rows: None,
+            record_ring: None,
             timeouts: FlowTimeouts::default(),
             delay_limits: DelayLimits::default(),
             vtap_id: 1,

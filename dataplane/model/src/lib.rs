@@ -17,14 +17,17 @@ mod decap_settings;
 mod dedup_settings;
 mod destination;
 mod drop_reason;
+mod feed_guard;
 pub mod fields;
 mod flow_record;
 mod flow_settings;
+mod guest;
 mod ids;
 mod log_settings;
 mod metrics_record;
 mod metrics_settings;
 mod mirror_settings;
+mod ovs_settings;
 mod policy;
 mod protection_settings;
 mod range_set;
@@ -37,7 +40,7 @@ mod worker_settings;
 pub use api_settings::{ApiClient, ApiLimits, ApiRole, ApiSettings, ApiTcp, ApiTls, ApiToken, TokenSecret};
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, PortSpecError,
+    PortSpec, PortSpecError, Profile,
 };
 pub use close_type::CloseType;
 pub use counter_record::{CounterRecord, CounterScope};
@@ -45,16 +48,19 @@ pub use decap_settings::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripV
 pub use dedup_settings::{DedupHeaders, DedupKey, DedupMode, DedupSettings};
 pub use destination::{
     Destination, DestinationKind, Group, GroupHash, Marking, Member, Oversize, Tunnel, TunnelKind,
-    UdpChecksum,
+    UdpChecksum, VlanFrom,
 };
 pub use drop_reason::{DropCounts, DropReason};
+pub use feed_guard::FeedGuard;
 pub use flow_record::{FlowRecord, Network, SideRecord, TunnelRecord, TunnelType};
 pub use flow_settings::{ColumnProfile, DelayLimits, FlowSettings, FlowTimeouts, ParquetOutput};
+pub use guest::{GuestKind, GuestName, GuestNameError, Guests};
 pub use ids::{DestinationId, Generation, MacAddr, PolicyId, PortId, StreamId, Tag};
 pub use log_settings::{LogFormat, LogSettings, LogTarget};
 pub use metrics_record::{MetricsCounters, MetricsKey, MetricsRecord, Period, Throughput};
 pub use metrics_settings::MetricsSettings;
 pub use mirror_settings::{MirrorSettings, Tap};
+pub use ovs_settings::{OvsDatabase, OvsSettings};
 pub use policy::{
     Action, AddressSet, FragmentMatch, HeaderView, Policy, PolicySet, PortSet, ProtocolSet, Side,
     TcpFlagsMatch,

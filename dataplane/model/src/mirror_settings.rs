@@ -1,5 +1,7 @@
 //! Which tap does a packet come from, where a TAP switch marks what it mirrors?
 
+use crate::TapSide;
+
 /// The taps, and how a TAP switch marks their frames: with a VLAN id for each tap, and one PCP for all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorSettings {
@@ -21,11 +23,21 @@ pub struct Tap {
     pub number: u16,
     /// The VLAN id of its marks, 1 to 4094, unique; `None` = its frames are known by their ports alone.
     pub vlan: Option<u16>,
+    /// Which side of the path it sees: the `tap_side` of its flow records; `None` = what the port says.
+    pub side: Option<TapSide>,
 }
 
 impl MirrorSettings {
     /// The most taps.
     pub const MAX_TAPS: usize = 250;
+
+    /// The sides that taps see, by their numbers, ascending.
+    #[must_use]
+    pub fn sides(&self) -> Vec<(u16, TapSide)> {
+        let mut sides: Vec<_> = self.taps.iter().filter_map(|tap| Some((tap.number, tap.side?))).collect();
+        sides.sort_unstable_by_key(|(number, _)| *number);
+        sides
+    }
 
     /// The name of tap `number`, if it has one.
     #[must_use]

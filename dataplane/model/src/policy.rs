@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Destination, DestinationId, MacAddr, PolicyId, RangeSet, Tag};
+use crate::{Destination, DestinationId, GuestName, MacAddr, PolicyId, RangeSet, Tag};
 
 /// A whole validated set: policies, and the destinations they name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +104,9 @@ pub struct AddressSet {
     pub ipv6: RangeSet<u128>,
     /// Ethernet addresses, compared with the frame's source or destination; sorted, no duplicates.
     pub macs: Vec<MacAddr>,
+    /// Virtual machines and ports by name; sorted, no duplicates. They hold no address by themselves: see
+    /// [`PolicySet::resolved`].
+    pub guests: Vec<GuestName>,
 }
 
 /// TCP, UDP or SCTP ports.

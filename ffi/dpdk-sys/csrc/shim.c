@@ -1,4 +1,5 @@
 /* The static inline part of DPDK as real functions, and the places where its versions differ. */
+#include <stdlib.h>
 #include <string.h>
 #include <errno.h>
 
@@ -464,6 +465,40 @@ int sluice_port_stats(uint16_t port, struct sluice_port_stats *stats)
 	stats->oerrors = s.oerrors;
 	stats->rx_nombuf = s.rx_nombuf;
 	return 0;
+}
+
+int sluice_port_xstats(uint16_t port, struct sluice_xstat *out, uint32_t room)
+{
+	struct rte_eth_xstat_name *names;
+	struct rte_eth_xstat *values;
+	uint32_t written = 0;
+	int count, named, read;
+
+	count = rte_eth_xstats_get_names(port, NULL, 0);
+	if (count <= 0)
+		return count;
+	names = calloc(count, sizeof(*names));
+	values = calloc(count, sizeof(*values));
+	if (names == NULL || values == NULL) {
+		read = -ENOMEM;
+		goto out;
+	}
+	named = rte_eth_xstats_get_names(port, names, count);
+	read = rte_eth_xstats_get(port, values, count);
+	/* More than there is room for: the driver has more now than a moment ago, and wrote nothing. */
+	if (named < 0 || named > count || read > count)
+		read = named < 0 ? named : 0;
+	for (int i = 0; i < read && written < room; i++) {
+		if (values[i].id >= (uint64_t)named)
+			continue;
+		memset(&out[written], 0, sizeof(out[written]));
+		memcpy(out[written].name, names[values[i].id].name, sizeof(out[written].name) - 1);
+		out[written++].value = values[i].value;
+	}
+out:
+	free(names);
+	free(values);
+	return read < 0 ? read : (int)written;
 }
 
 int sluice_port_rss(uint16_t port, struct sluice_rss *rss)

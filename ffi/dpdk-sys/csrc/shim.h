@@ -231,6 +231,13 @@ int sluice_port_start(uint16_t port, struct sluice_port_conf *conf);
 /* Stops and closes. */
 int sluice_port_close(uint16_t port);
 int sluice_port_stats(uint16_t port, struct sluice_port_stats *stats);
+/* A counter that the driver has beyond these. */
+struct sluice_xstat {
+	char name[64];		/* NUL-terminated */
+	uint64_t value;
+};
+/* Writes at most `room` of them; returns how many were written, or a negative errno. */
+int sluice_port_xstats(uint16_t port, struct sluice_xstat *out, uint32_t room);
 /* How a started port spreads packets, as far as its driver tells. */
 struct sluice_rss {
 	uint64_t hf;		/* SLUICE_ETH_RSS_... that are switched on */

@@ -63,7 +63,7 @@ pub use mbuf_chain::{ChainError, SegmentSlices};
 pub use mbuf_meta::{Note, RxChecksum, RxVlan};
 pub use mempool::{Mempool, MempoolConfig, MempoolError};
 pub use port::{
-    Link, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash, RssState,
+    Link, MAX_XSTATS, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash, RssState,
 };
 pub use port_error::{PortError, PortStep};
 pub use queue::{RxQueue, TxQueue};

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use dpdk_sys::{sluice_link, sluice_port_conf, sluice_port_info, sluice_port_stats, sluice_rss};
+use dpdk_sys::{
+    sluice_link, sluice_port_conf, sluice_port_info, sluice_port_stats, sluice_rss, sluice_xstat,
+};
 
 use crate::SocketId;
 use crate::eal::Eal;
@@ -29,6 +31,9 @@ const SYMMETRIC_KEY: [u8; 64] = {
     }
     key
 };
+
+/// Counters of a driver that are read, at most: some have dozens for each queue.
+pub const MAX_XSTATS: usize = 1_024;
 
 /// What a NIC spreads packets over receive queues by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -496,6 +501,19 @@ impl Port {
             oerrors: raw.oerrors,
             rx_nombuf: raw.rx_nombuf,
         })
+    }
+
+    /// Reads the further counters that the driver has (`rte_eth_xstats_get`), by its own names, [`MAX_XSTATS`] at most.
+    pub fn xstats(&self) -> Result<Vec<(String, u64)>, PortError> {
+        let mut raw = vec![sluice_xstat::default(); MAX_XSTATS];
+        let room = u32::try_from(raw.len()).unwrap_or(0);
+        let id = self.0.id;
+        // SAFETY: EAL is up, the port is ours, and at most `room` entries are written to an array of so many.
+        let ret = self.locked(|| unsafe { dpdk_sys::sluice_port_xstats(id, raw.as_mut_ptr(), room) });
+        let Ok(count) = usize::try_from(ret) else {
+            return Err(PortError::of(&self.0.name, PortStep::Stats, ret, 0));
+        };
+        Ok(raw.iter().take(count).map(|counter| (text(&counter.name), counter.value)).collect())
     }
 
     /// Reads how the port spreads packets over its receive queues. Only of a configured port.

@@ -30,6 +30,9 @@ fn packets_go_round_and_come_back() {
     assert_eq!(burst.len(), 64);
     assert_eq!(null_tx[0].tx_burst(&mut burst), 64);
     assert_eq!(null.stats().unwrap().opackets, 64);
+    let xstats = null.xstats().unwrap();
+    assert!(xstats.contains(&("tx_good_packets".to_owned(), 64)), "{xstats:?}");
+    assert!(xstats.iter().all(|(name, _)| !name.is_empty()), "{xstats:?}");
 
     let (ring, mut rx, mut tx) =
         Port::by_name(&eal, "net_ring0").unwrap().configure(&PortConfig::new(pool.clone())).unwrap();

@@ -14,7 +14,7 @@ use crate::out::Out;
 use crate::policy_file;
 use crate::show;
 use crate::table::{numbers, row};
-use crate::text::{ms32, parse_duration, safe};
+use crate::text::{counted, ms32, parse_duration, safe};
 
 /// How often counts of live traffic are asked for, in milliseconds.
 const PROGRESS_MS: u32 = 1_000;
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", requires = "dry_run", value_parser = parse_duration)]
     live: Option<Duration>,
     /// What is said about it in the history.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     comment: String,
     /// Refuse unless this generation is in force.
     #[arg(long, value_name = "N")]
@@ -122,8 +122,11 @@ pub(crate) fn plan(plan: &v1::DryRunPlan, out: Out) -> String {
     }
     if let Some(compiled) = &plan.compiled {
         lines.push(format!(
-            "compiled: {} policies, {} destinations, {} bytes of tables, {} us",
-            compiled.policies, compiled.destinations, compiled.table_bytes, compiled.compile_us
+            "compiled: {}, {}, {} bytes of tables, {} us",
+            counted(compiled.policies, "policy", "policies"),
+            counted(compiled.destinations, "destination", "destinations"),
+            compiled.table_bytes,
+            compiled.compile_us
         ));
     }
     lines.join("\n")

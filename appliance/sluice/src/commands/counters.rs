@@ -1,5 +1,7 @@
 //! `sluice counters` and `drops`: what was counted since the daemon started.
 
+use std::collections::HashSet;
+
 use sluice_api::v1;
 use sluice_api::v1::counter_service_client::CounterServiceClient;
 
@@ -40,13 +42,36 @@ pub(crate) async fn fetch(
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {
-    let counters = fetch(context, &[], args.names, args.limit).await?;
+    use v1::CounterPart::{Destinations, Policies, Ports, Taps, Workers};
+    // The whole has no name.
+    let parts: &[_] =
+        if args.names.is_empty() { &[] } else { &[Ports, Workers, Policies, Destinations, Taps] };
+    let counters = fetch(context, parts, args.names.clone(), args.limit).await?;
+    // A row that the limit left out has a name all the same.
+    let unknown = if args.limit > 0 { Vec::new() } else { unknown(&args.names, &counters) };
     if context.out.json {
         context.out.message("Counters", &counters)?;
-    } else {
+    } else if unknown.len() < args.names.len() || args.names.is_empty() {
         context.out.line(&shown(&counters, context.out))?;
     }
-    Ok(Exit::Ok)
+    if unknown.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    let unknown = unknown.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let text = format!("no policy, destination, port, worker or tap has the name {unknown}");
+    Err(Failure::new(Exit::NotFound, text)
+        .help("without names, sluice counters shows all that have counters"))
+}
+
+/// The names that nothing has.
+fn unknown<'a>(names: &'a [String], counters: &v1::Counters) -> Vec<&'a str> {
+    let known: HashSet<&str> = (counters.ports.iter().map(|row| row.port.as_str()))
+        .chain(counters.workers.iter().map(|row| row.worker.as_str()))
+        .chain(counters.policies.iter().map(|row| row.policy.as_str()))
+        .chain(counters.destinations.iter().map(|row| row.destination.as_str()))
+        .chain(counters.taps.iter().map(|row| row.tap.as_str()))
+        .collect();
+    names.iter().map(String::as_str).filter(|name| !known.contains(name)).collect()
 }
 
 pub(crate) async fn drops(args: DropArgs, context: &Context) -> Result<Exit, Failure> {
@@ -88,6 +113,18 @@ pub(crate) fn shown(counters: &v1::Counters, out: Out) -> String {
             tables.push(table.to_string());
         }
     };
+    let mut ports = numbers(&["port", "received", "bytes", "sent", "sent bytes", "lost before rx"]);
+    for c in &counters.ports {
+        let counts = [c.rx_packets, c.rx_bytes, c.tx_packets, c.tx_bytes, c.lost_before_rx];
+        ports.add_row(row(safe(&c.port), &counts));
+    }
+    add(ports);
+    let mut workers = numbers(&["worker", "received", "bytes", "sent", "sent bytes", "dropped"]);
+    for c in &counters.workers {
+        let counts = [c.rx_packets, c.rx_bytes, c.tx_packets, c.tx_bytes, show::dropped(&c.drops)];
+        workers.add_row(row(safe(&c.worker), &counts));
+    }
+    add(workers);
     let mut policies = numbers(&["policy", "matched", "bytes", "sent"]);
     for policy in &counters.policies {
         let counts = [policy.matched_packets, policy.matched_bytes, policy.sent_packets];

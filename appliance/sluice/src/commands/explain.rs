@@ -23,13 +23,13 @@ const MAX_CAPTURE_BYTES: u64 = 63 << 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Source IP address.
-    #[arg(long, value_name = "IP", default_value = "", required_unless_present_any = ["capture", "ethertype"])]
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, required_unless_present_any = ["capture", "ethertype"])]
     src: String,
     /// Destination IP address.
-    #[arg(long, value_name = "IP", default_value = "", required_unless_present_any = ["capture", "ethertype"])]
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, required_unless_present_any = ["capture", "ethertype"])]
     dst: String,
     /// IP protocol: a name or a number; tcp if there are ports.
-    #[arg(long, value_name = "PROTOCOL", default_value = "")]
+    #[arg(long, value_name = "PROTOCOL", default_value = "", hide_default_value = true)]
     protocol: String,
     /// Source port.
     #[arg(long, value_name = "PORT")]
@@ -41,10 +41,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     vlan: Vec<u32>,
     /// Source MAC address.
-    #[arg(long, value_name = "MAC", default_value = "")]
+    #[arg(long, value_name = "MAC", default_value = "", hide_default_value = true)]
     src_mac: String,
     /// Destination MAC address.
-    #[arg(long, value_name = "MAC", default_value = "")]
+    #[arg(long, value_name = "MAC", default_value = "", hide_default_value = true)]
     dst_mac: String,
     /// The VXLAN tunnel that the packet is inside of.
     #[arg(long, value_name = "ID")]
@@ -55,8 +55,8 @@ pub(crate) struct Args {
     /// Length of the frame in bytes, without FCS.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     length: u32,
-    /// EtherType of a frame without IP.
-    #[arg(long, value_name = "NUMBER")]
+    /// EtherType of a frame without IP: arp, 0x88cc, 35020.
+    #[arg(long, value_name = "NUMBER", value_parser = ethertype)]
     ethertype: Option<u32>,
     /// Ask about the flow between these ends that is in the table now.
     #[arg(long, conflicts_with_all = ["capture", "vlan", "vni", "tcp_flags", "length", "ethertype", "src_mac", "dst_mac"])]
@@ -71,7 +71,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "capture", value_parser = clap::value_parser!(u64).range(1..))]
     packet: Option<u64>,
     /// The capture port that it comes in by.
-    #[arg(long, value_name = "PORT", default_value = "")]
+    #[arg(long, value_name = "PORT", default_value = "", hide_default_value = true)]
     ingress: String,
     /// Ask this policy file instead of what is in force; - is stdin.
     #[arg(short, long, value_name = "FILE")]
@@ -79,6 +79,18 @@ pub(crate) struct Args {
     /// The most policies that are explained, those that match first.
     #[arg(long, value_name = "N", default_value_t = 20)]
     max_policies: u32,
+}
+
+/// An EtherType as policies have it.
+fn ethertype(text: &str) -> Result<u32, String> {
+    if text.eq_ignore_ascii_case("arp") {
+        return Ok(0x0806);
+    }
+    let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "an EtherType is arp, 0x and hexadecimal digits, or a decimal number".to_owned())
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<Exit, Failure> {

@@ -20,9 +20,10 @@ pub(crate) struct Args {
     order: Order,
 }
 
-/// Which flows: all that is given must fit. Lists are given with commas, or by giving the option again.
+/// What rows of flows and of seconds have: all that is given must fit. Lists are given with commas, or by giving the
+/// option again.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Filter {
+pub(crate) struct Ends {
     /// Addresses of either end: host, network, range or @group.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     address: Vec<String>,
@@ -35,21 +36,42 @@ pub(crate) struct Filter {
     /// IP protocols: tcp, udp, numbers.
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',')]
     protocol: Vec<String>,
-    /// Ports of either end.
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    port: Vec<String>,
     /// Ports of the server.
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     server_port: Vec<String>,
+    /// The tap.
+    #[arg(long, value_name = "N")]
+    tap: Option<u32>,
+}
+
+impl From<Ends> for v1::FlowFilter {
+    fn from(ends: Ends) -> Self {
+        Self {
+            addresses: ends.address,
+            clients: ends.from,
+            servers: ends.to,
+            protocol: ends.protocol,
+            server_ports: ends.server_port,
+            tap: ends.tap,
+            ..Self::default()
+        }
+    }
+}
+
+/// Which flows.
+#[derive(Debug, clap::Args)]
+struct Filter {
+    #[command(flatten)]
+    ends: Ends,
+    /// Ports of either end.
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    port: Vec<String>,
     /// VLAN ids.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     vlan: Vec<String>,
     /// Tunnel ids.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     tunnel_id: Vec<String>,
-    /// The tap.
-    #[arg(long, value_name = "N")]
-    tap: Option<u32>,
     /// At least so many bytes, both ends together.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = crate::text::parse_size)]
     min_bytes: u64,
@@ -58,16 +80,11 @@ pub(crate) struct Filter {
 impl From<Filter> for v1::FlowFilter {
     fn from(filter: Filter) -> Self {
         Self {
-            addresses: filter.address,
-            clients: filter.from,
-            servers: filter.to,
-            protocol: filter.protocol,
             ports: filter.port,
-            server_ports: filter.server_port,
             vlan: filter.vlan,
             tunnel_id: filter.tunnel_id,
-            tap: filter.tap,
             min_bytes: filter.min_bytes,
+            ..filter.ends.into()
         }
     }
 }
@@ -120,7 +137,11 @@ pub(crate) fn shown(response: &v1::ListFlowsResponse) -> String {
         flows.add_row([
             end(&flow.client, &flow.client_mac, flow.client_port),
             end(&flow.server, &flow.server_mac, flow.server_port),
-            protocol(flow.protocol),
+            match (flow.protocol, flow.ethertype) {
+                (0, ARP) => "arp".to_owned(),
+                (0, other) if ![IPV4, IPV6].contains(&other) => format!("{other:#06x}"),
+                (number, _) => protocol(number),
+            },
             or_dash(if flow.vlan == 0 { String::new() } else { flow.vlan.to_string() }),
             tunnel,
             or_dash(safe(&flow.tcp_state)),
@@ -147,6 +168,10 @@ pub(crate) fn end(address: &str, mac: &str, port: Option<u32>) -> String {
         None => or_dash(address),
     }
 }
+
+const IPV4: u32 = 0x0800;
+const ARP: u32 = 0x0806;
+const IPV6: u32 = 0x86dd;
 
 /// The usual name of an IP protocol.
 pub(crate) fn protocol(number: u32) -> String {

@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod guests;
 pub(crate) mod history;
 pub(crate) mod man;
 pub(crate) mod object;

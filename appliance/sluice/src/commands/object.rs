@@ -13,7 +13,7 @@ use crate::out::Out;
 use crate::policy_file;
 use crate::show;
 use crate::table::table;
-use crate::text::{list, or_dash, safe};
+use crate::text::{counted, list, or_dash, safe};
 
 use super::apply;
 
@@ -27,7 +27,7 @@ pub(crate) enum Action {
     /// A table of them.
     List {
         /// Only names that begin so.
-        #[arg(value_name = "PREFIX", default_value = "")]
+        #[arg(value_name = "PREFIX", default_value = "", hide_default_value = true)]
         prefix: String,
     },
     /// One of them, as a policy file has it.
@@ -55,7 +55,7 @@ pub(crate) enum Action {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Change {
     /// What is said about it in the history.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     comment: String,
     /// Refuse unless this generation is in force.
     #[arg(long, value_name = "N")]
@@ -118,7 +118,8 @@ pub(crate) async fn policy(action: Action, context: &Context) -> Result<Exit, Fa
                 rows.add_row(policy_row(policy));
             }
             out.line(&rows.to_string())?;
-            out.line(&format!("{} policies of generation {}", found.policies.len(), found.generation))?;
+            let policies = counted(found.policies.len(), "policy", "policies");
+            out.line(&format!("{policies} of generation {}", found.generation))?;
             Ok(Exit::Ok)
         }
         Action::Get { name } => {

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[arg(value_name = "GENERATION")]
     generation: Option<u64>,
     /// What is said about it in the history.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     comment: String,
     /// Refuse unless this generation is in force.
     #[arg(long, value_name = "N")]

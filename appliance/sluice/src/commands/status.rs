@@ -3,12 +3,13 @@
 use sluice_api::v1;
 use sluice_api::v1::status_service_client::StatusServiceClient;
 
+use super::guests;
 use crate::cli::Context;
 use crate::failure::{Exit, Failure};
 use crate::out::{Out, Tone};
 use crate::show;
 use crate::table::{numbers, table};
-use crate::text::{bytes, list, or_dash, safe, span, time, word};
+use crate::text::{bytes, counted, list, or_dash, safe, span, time, word};
 
 pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let mut client = StatusServiceClient::new(context.connection.open().await?);
@@ -55,11 +56,11 @@ pub(crate) fn shown(status: &v1::Status, out: Out) -> String {
             span(status.started_at_ns, status.time_ns)
         ),
         format!(
-            "policies     generation {} since {}: {} policies, {} destinations",
+            "policies     generation {} since {}: {}, {}",
             status.generation,
             time(status.generation_applied_at_ns),
-            status.policies,
-            status.destinations
+            counted(status.policies, "policy", "policies"),
+            counted(status.destinations, "destination", "destinations")
         ),
         format!("ports        {} of {} up", status.ports_up, status.ports),
         format!("workers      {}", status.workers),
@@ -93,6 +94,9 @@ pub(crate) fn shown(status: &v1::Status, out: Out) -> String {
         lines.push(format!("lost         {} packets before rx", account.lost_before_rx));
         lines.push(format!("account      {}", show::account(account, out)));
     }
+    if let Some(ovs) = &status.ovs {
+        lines.push(format!("ovs          {}", guests::summary(ovs, status.time_ns)));
+    }
     if !status.exceptions.is_empty() {
         let mut exceptions = table(&["exception", "of", "since", "what"]);
         for exception in &status.exceptions {
@@ -108,18 +112,26 @@ pub(crate) fn shown(status: &v1::Status, out: Out) -> String {
     lines.join("\n")
 }
 
-pub(crate) async fn ports(context: &Context) -> Result<Exit, Failure> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct PortArgs {
+    /// What the devices count, too, by the names of their drivers.
+    #[arg(long)]
+    device: bool,
+}
+
+pub(crate) async fn ports(args: PortArgs, context: &Context) -> Result<Exit, Failure> {
     let mut client = StatusServiceClient::new(context.connection.open().await?);
     let response = client.list_ports(v1::ListPortsRequest {}).await?.into_inner();
     if context.out.json {
         context.out.message("ListPortsResponse", &response)?;
     } else {
-        context.out.line(&shown_ports(&response))?;
+        context.out.line(&shown_ports(&response, args.device))?;
     }
     Ok(Exit::Ok)
 }
 
-pub(crate) fn shown_ports(response: &v1::ListPortsResponse) -> String {
+/// Ports, and what their devices counted where `device` is set.
+pub(crate) fn shown_ports(response: &v1::ListPortsResponse, device: bool) -> String {
     let mut places = table(&["port", "device", "role", "link", "mtu", "addresses", "next hops"]);
     let mut counts =
         numbers(&["port", "received", "sent", "lost before rx", "tx errors", "cut", "super-frames"]);
@@ -160,6 +172,16 @@ pub(crate) fn shown_ports(response: &v1::ListPortsResponse) -> String {
     if breakers.row_count() > 0 {
         text = format!("{text}\n\n{breakers}");
     }
+    if device {
+        let mut counted = numbers(&["device counter", "count"]);
+        for port in &response.ports {
+            let counters = port.counters.iter().flat_map(|counters| &counters.device);
+            for (counter, value) in counters.filter(|(_, value)| **value > 0) {
+                counted.add_row(crate::table::row(safe(&format!("{} {counter}", port.name)), &[*value]));
+            }
+        }
+        text = format!("{text}\n\n{counted}");
+    }
     text
 }
 
@@ -194,8 +216,10 @@ pub(crate) fn shown_workers(response: &v1::ListWorkersResponse) -> String {
             c.delay_ns.as_ref().map_or_else(|| "-".to_owned(), |delay| value(delay).to_string())
         };
         let mut row = vec![safe(&worker.name), worker.lcore.to_string(), worker.generation.to_string()];
-        let drops = c.drops.values().fold(0u64, |sum, packets| sum.saturating_add(*packets));
-        row.extend([c.rx_packets, c.tx_packets, drops, c.idle_polls, c.sleeps].map(|n| n.to_string()));
+        row.extend(
+            [c.rx_packets, c.tx_packets, show::dropped(&c.drops), c.idle_polls, c.sleeps]
+                .map(|n| n.to_string()),
+        );
         row.extend([delay(|delay| delay.p50), delay(|delay| delay.p99)]);
         workers.add_row(row);
         for stage in c.stages.iter().filter(|stage| stage.packets > 0) {

@@ -11,7 +11,7 @@ use super::status;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Why, for the log.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     comment: String,
 }
 

@@ -8,12 +8,12 @@ use crate::failure::{Exit, Failure};
 use crate::table::table;
 use crate::text::{bytes, or_dash, safe};
 
-use super::flows::{Filter, protocol};
+use super::flows::{Ends, protocol};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    filter: Filter,
+    filter: Ends,
     /// What to sum by.
     #[arg(long, value_enum, default_value = "pair")]
     by: Key,

@@ -49,9 +49,13 @@ fn tables_are_for_people() {
     for (name, arguments) in [
         ("status", "status"),
         ("ports", "ports"),
+        ("ports-device", "ports --device"),
         ("workers", "workers"),
+        ("guests", "guests"),
+        ("guests-1", "guests vm:web-1"),
         ("counters", "counters"),
         ("drops", "drops --all"),
+        ("counters-names", "counters worker0 web"),
         ("flows", "flows --from 10.0.0.0/8 --limit 100"),
         ("talkers", "talkers"),
         ("history", "history"),
@@ -94,6 +98,7 @@ fn json_is_for_scripts() {
     assert_eq!(json("status")["exceptions"][0]["subject"], mock::HOSTILE);
     assert_eq!(json("status")["account"]["rx_packets"], 1_000);
     assert_eq!(json("ports")["ports"][1]["breaker"]["opened"], 2);
+    assert_eq!(json("guests vnet2")["interfaces"][0]["vms"][0], "db");
     assert_eq!(json("workers")["workers"][0]["counters"]["delay_ns"]["p99"], 15_600);
     assert_eq!(json("counters")["policies"][1]["policy"], "web");
     assert_eq!(json("drops")["totals"]["drops"]["tx_full"], 10);
@@ -131,19 +136,21 @@ fn exit_codes_mean_something() {
         ("apply", 2, "--file"),
         ("apply -f new.toml --live 10s", 2, "--dry-run"),
         ("apply -f new.toml --dry-run --live 2m", 2, "at most 60s"),
-        ("apply -f new.toml --comment forbidden", 4, "role operator"),
+        ("apply -f new.toml --comment forbidden", 4, "operator may do all"),
         ("apply -f new.toml --expect-generation 6", 6, "generation 7 is in force"),
         ("policy delete nothing", 5, "no policy \"nothing\""),
         ("policy get none", 5, "no policy \"none\"\\u{9b}31m"),
         ("rollback 1", 5, "not kept any more"),
-        ("flows --protocol bad", 1, "protocol[0]: \"bad\" is no protocol"),
-        ("explain --capture x.pcap --packet 3", 1, "packet 3 of 10 bytes cannot be read"),
+        ("guests vm:vnet0", 5, "has nothing called vm:vnet0"),
+        ("flows --protocol bad", 2, "protocol[0]: \"bad\" is no protocol"),
+        ("explain --capture x.pcap --packet 3", 2, "packet 3 of 10 bytes cannot be read"),
+        ("counters web nothing", 5, "has the name \"nothing\""),
         ("explain --flow --src 10.0.0.1 --dst 10.0.0.2", 5, "no such flow"),
         ("explain --capture x.pcap", 2, "--packet"),
         ("diff -f new.toml --exit-code", 7, ""),
         ("diff -f same.toml --exit-code", 0, ""),
         ("capture -w new.toml", 1, "--force"),
-        ("capture -w y.pcapng --snaplen 13", 1, "out of range"),
+        ("capture -w y.pcapng --snaplen 13", 2, "out of range"),
         ("status --server unix:/nowhere/s", 3, "is sluiced running, with its API on?"),
         ("status --server http://example.com:1", 2, "without TLS only this machine"),
         ("status --server http://127.0.0.1:1", 3, "cannot connect to http://127.0.0.1:1"),

@@ -231,6 +231,19 @@ fn status() -> v1::Status {
         cpu_limit_millicores: 2_000,
         memory_bytes: 3 << 29,
         memory_limit_bytes: 4 << 30,
+        ovs: Some(v1::OvsStatus {
+            database: "unix:/var/run/openvswitch/db.sock".into(),
+            since_ns: NOW - 61 * SECOND,
+            error: "the database closed the connection".into(),
+            changed_at_ns: NOW - 600 * SECOND,
+            vms: 3,
+            ports: 7,
+            silent_names: vec!["vm:web-9".into(), format!("port:{HOSTILE}")],
+            applied: 4,
+            connects: 1,
+            updates: 5,
+            ..v1::OvsStatus::default()
+        }),
     }
 }
 
@@ -241,6 +254,7 @@ fn port_counters(turn: u64) -> v1::PortCounters {
         rx_bytes: 64_000 + 125_000_000 * turn,
         tx_packets: 5,
         lost_before_rx: 3,
+        device: [("rx_missed_errors".into(), 3), ("rx_q0_errors".into(), 0)].into(),
         ..v1::PortCounters::default()
     }
 }
@@ -528,6 +542,26 @@ impl StatusService for Recorded {
         Ok(Response::new(Box::pin(samples.map(|_| Ok(status())))))
     }
 
+    async fn list_guests(&self, _: Request<v1::ListGuestsRequest>) -> Answer<v1::ListGuestsResponse> {
+        let vnet = |number: u32, name: &str, vm: &str| v1::GuestInterface {
+            interface: name.into(),
+            port: name.into(),
+            bridge: "br-int".into(),
+            ofport: Some(number),
+            iface_id: format!("f{number}"),
+            vms: vec![vm.into()],
+            macs: vec![format!("52:54:00:00:00:0{number}")],
+            active: true,
+            used_as: vec![format!("vm:{vm}")],
+            ..v1::GuestInterface::default()
+        };
+        let bond = v1::GuestInterface { port: "bond0".into(), ofport: None, ..vnet(2, "eth1", HOSTILE) };
+        let lost =
+            v1::GuestInterface { error: "could not open network device".into(), ..vnet(3, "vnet2", "db") };
+        let interfaces = vec![bond, vnet(1, "vnet0", "web-1"), lost];
+        Ok(Response::new(v1::ListGuestsResponse { ovs: status().ovs, interfaces }))
+    }
+
     async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Answer<v1::ListPortsResponse> {
         let tap = v1::PortStatus {
             name: "tap0".into(),
@@ -575,8 +609,19 @@ impl StatusService for Recorded {
 
 #[tonic::async_trait]
 impl CounterService for Recorded {
-    async fn get_counters(&self, _: Request<v1::GetCountersRequest>) -> Answer<v1::Counters> {
-        Ok(Response::new(counters(self.asked.fetch_add(1, Ordering::Relaxed))))
+    async fn get_counters(&self, request: Request<v1::GetCountersRequest>) -> Answer<v1::Counters> {
+        let v1::GetCountersRequest { parts, names, .. } = request.into_inner();
+        let mut found = counters(self.asked.fetch_add(1, Ordering::Relaxed));
+        if !names.is_empty() {
+            found.ports.retain(|row| names.contains(&row.port));
+            found.workers.retain(|row| names.contains(&row.worker));
+            found.policies.retain(|row| names.contains(&row.policy));
+            found.destinations.retain(|row| names.contains(&row.destination));
+        }
+        if !parts.is_empty() && !parts.contains(&v1::CounterPart::Totals.into()) {
+            found.totals = None;
+        }
+        Ok(Response::new(found))
     }
 
     type WatchCountersStream = Streamed<v1::Counters>;

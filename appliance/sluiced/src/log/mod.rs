@@ -9,15 +9,34 @@ use std::os::unix::fs::MetadataExt;
 use sluice_model::{LogFormat, LogLevel, LogSettings, LogTarget};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use journal::Journal;
 use json::Json;
-pub(crate) use limit::Limiter;
+use limit::Limiter;
 
-/// Starts the log. `RUST_LOG` overrides the boot config's level. The limiter is to be asked now and then for what it kept
-/// back.
-pub(crate) fn start(settings: &LogSettings, level: LogLevel) -> Limiter {
+/// The log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    limiter: Limiter,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl Log {
+    /// Tells what was kept back, now and then.
+    pub(crate) fn report(&self) {
+        self.limiter.report();
+    }
+
+    /// Logs as much as `level` says from now on, unless `RUST_LOG` says something.
+    pub(crate) fn set_level(&self, level: LogLevel) {
+        // An error: there is no log any more.
+        drop(self.filter.modify(|current| *current = filter(level)));
+    }
+}
+
+/// `RUST_LOG` overrides the boot config's level.
+fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -25,7 +44,12 @@ pub(crate) fn start(settings: &LogSettings, level: LogLevel) -> Limiter {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into())
+}
+
+/// Starts the log.
+pub(crate) fn start(settings: &LogSettings, level: LogLevel) -> Log {
+    let (filter, handle) = reload::Layer::new(filter(level));
     let limiter = Limiter::new(settings.lines_per_second);
     let to_journal = match settings.to {
         LogTarget::Auto => stderr_is_the_journal(std::env::var("JOURNAL_STREAM").ok().as_deref()),
@@ -48,7 +72,7 @@ pub(crate) fn start(settings: &LogSettings, level: LogLevel) -> Limiter {
     if let Some(error) = unreachable {
         tracing::warn!(%error, "the journal cannot be reached: the log goes to stderr");
     }
-    limiter
+    Log { limiter, filter: handle }
 }
 
 /// Whether stderr is the stream that systemd has connected to the journal: `JOURNAL_STREAM` has its device and inode

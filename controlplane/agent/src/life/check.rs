@@ -13,8 +13,15 @@ use super::machine::{self, Process};
 /// What a look at the machine finds.
 pub(super) const MACHINE: [Code; 3] = [Code::DiskLow, Code::MemoryLow, Code::ThreadsLimit];
 /// What a look at the engine finds.
-pub(super) const ENGINE: [Code; 5] =
-    [Code::BreakerOpen, Code::DistributionLimit, Code::CaptureLimit, Code::NextHopUnresolved, Code::PortDown];
+pub(super) const ENGINE: [Code; 7] = [
+    Code::BreakerOpen,
+    Code::FeedGuard,
+    Code::DistributionLimit,
+    Code::CaptureLimit,
+    Code::NextHopUnresolved,
+    Code::PortDown,
+    Code::FileFailed,
+];
 /// A limit counts as reached for so long after the last drop.
 const HOLD: Duration = Duration::from_secs(5);
 /// A next hop may be unknown for so long: it takes a moment to be asked for.
@@ -131,6 +138,14 @@ impl EngineCheck {
                 );
                 found.push(finding(Code::BreakerOpen, &*port.name, text));
             }
+            if let Some(feed) = port.feed.filter(|feed| feed.stopped) {
+                let text = format!(
+                    "{} frames between others came in: this is no port of a tool, and plain copies to it are dropped; \
+                     connect it to a tool, which takes its link down and up, or write feed_guard = \"off\"",
+                    feed.foreign
+                );
+                found.push(finding(Code::FeedGuard, &*port.name, text));
+            }
         }
         let missing = engine.unresolved();
         self.unresolved.retain(|name, _| missing.iter().any(|(other, _)| other == name));
@@ -148,6 +163,12 @@ impl EngineCheck {
                     .to_owned(),
             };
             found.push(finding(Code::NextHopUnresolved, destination, text));
+        }
+        for (path, error) in engine.failing_files() {
+            let text = format!(
+                "{error}; its copies are dropped as file_write until it can be written again: make room, or mend the folder"
+            );
+            found.push(finding(Code::FileFailed, path.display().to_string(), text));
         }
         let totals = engine.generation_totals();
         let mut rows: Vec<_> = totals

@@ -9,6 +9,8 @@ pub enum Code {
     MemoryLow,
     /// A distribution breaker is open.
     BreakerOpen,
+    /// An output port leads into a network that is in use.
+    FeedGuard,
     /// Copies were dropped because of a rate limit.
     DistributionLimit,
     /// Packets were dropped because of the limit of capture.
@@ -21,20 +23,30 @@ pub enum Code {
     ExportFailed,
     /// The process has more threads than it should.
     ThreadsLimit,
+    /// A capture file cannot be written.
+    FileFailed,
+    /// The database of Open vSwitch is away.
+    OvsDatabase,
+    /// Policies do not follow the names of virtual machines and ports.
+    OvsNames,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::DiskLow,
         Self::MemoryLow,
         Self::BreakerOpen,
+        Self::FeedGuard,
         Self::DistributionLimit,
         Self::CaptureLimit,
         Self::NextHopUnresolved,
         Self::PortDown,
         Self::ExportFailed,
         Self::ThreadsLimit,
+        Self::FileFailed,
+        Self::OvsDatabase,
+        Self::OvsNames,
     ];
 
     /// The name in the API, logs and metrics; never changed.
@@ -44,12 +56,16 @@ impl Code {
             Self::DiskLow => "disk_low",
             Self::MemoryLow => "memory_low",
             Self::BreakerOpen => "breaker_open",
+            Self::FeedGuard => "feed_guard",
             Self::DistributionLimit => "distribution_limit",
             Self::CaptureLimit => "capture_limit",
             Self::NextHopUnresolved => "next_hop_unresolved",
             Self::PortDown => "port_down",
             Self::ExportFailed => "export_failed",
             Self::ThreadsLimit => "threads_limit",
+            Self::FileFailed => "file_failed",
+            Self::OvsDatabase => "ovs_database",
+            Self::OvsNames => "ovs_names",
         }
     }
 }

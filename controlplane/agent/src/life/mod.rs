@@ -59,7 +59,7 @@ pub struct LifeReport {
 /// The state of the appliance, and its switch.
 #[derive(Debug)]
 pub struct Life {
-    settings: ProtectionSettings,
+    settings: Mutex<ProtectionSettings>,
     gate: Arc<Gate>,
     /// Where a stop is kept; `None` = it ends with the daemon.
     mark: Option<StopMark>,
@@ -98,6 +98,7 @@ impl Life {
         let gate = Arc::new(Gate::default());
         gate.set(inner.state.closes());
         let (switch, inner) = (Mutex::default(), Mutex::new(inner));
+        let settings = Mutex::new(settings);
         Self { settings, gate, mark, switch, inner, changes: channel::Sender::new(0) }
     }
 
@@ -116,7 +117,7 @@ impl Life {
             state_since_ns: inner.since_ns,
             exceptions: inner.exceptions.all().to_vec(),
             cpu_millicores: inner.cpu_millicores,
-            cpu_limit_millicores: self.settings.cpu_millicores.unwrap_or(0).into(),
+            cpu_limit_millicores: self.settings().cpu_millicores.unwrap_or(0).into(),
             memory_bytes: inner.memory_bytes,
             memory_limit_bytes: self.memory_limit_bytes().unwrap_or(0),
         }
@@ -232,7 +233,17 @@ impl Life {
     }
 
     fn memory_limit_bytes(&self) -> Option<u64> {
-        self.settings.memory_mb.map(|limit| u64::from(limit) << 20)
+        self.settings().memory_mb.map(|limit| u64::from(limit) << 20)
+    }
+
+    /// Other limits, from the next look on.
+    pub fn limit(&self, settings: ProtectionSettings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.touch();
+    }
+
+    fn settings(&self) -> ProtectionSettings {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

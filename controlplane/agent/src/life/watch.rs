@@ -110,8 +110,8 @@ impl Eyes {
 
     fn look(&mut self, policies: &Policies, engine: &Engine, now: Instant) {
         let (boot, life) = (policies.boot(), policies.life());
-        let mut found = self.engine.look(engine, boot, now);
-        found.extend(check::machine(boot, &policies.current().policies));
+        let mut found = self.engine.look(engine, &boot, now);
+        found.extend(check::machine(&boot, &policies.current().policies));
         let (load, process) = (self.load(engine, life, now), Process::read());
         let mut uses = Vec::new();
         if let Some(limit) = boot.protection.cpu_millicores {

@@ -6,11 +6,12 @@ use sluice_api::v1;
 use sluice_api::v1::capture_service_server::CaptureService;
 use sluice_engine::runtime::CaptureError;
 use sluice_engine::tap::{TapPoint, TapSettings};
-use sluice_model::PortId;
+use sluice_model::{Policy, PortId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::guest::unlearned;
 use super::{Answers, Service, caller};
 use crate::capture::{Bounds, Header, MESSAGES, Session};
 use crate::policies::Policies;
@@ -46,7 +47,12 @@ fn understood(policies: &Policies, request: &v1::CaptureRequest) -> Result<Wante
     };
     let filter = request.filter.as_ref().and_then(|filter| {
         match sluice_api::packet_filter(filter, &current.spec.groups) {
-            Ok(loaded) => Some(loaded.value),
+            Ok(loaded) => {
+                let Policy { collect, peer, .. } = &loaded.value;
+                let wrong = unlearned(policies, collect.addresses.iter().chain(&peer.addresses));
+                findings.extend(wrong.map(|wrong| format!("filter: {wrong}")));
+                Some(loaded.value.resolved(&policies.guests()))
+            }
             Err(found) => {
                 findings.extend(found.0.iter().map(|finding| format!("filter: {finding}")));
                 None

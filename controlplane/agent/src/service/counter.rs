@@ -1,5 +1,6 @@
 //! What was counted.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -18,6 +19,19 @@ use crate::policies::now_ns;
 
 /// Names that rows may be asked for by, and parts.
 const NAMES: usize = 1_000;
+/// Rows of each part where no number is asked for.
+const ROWS: usize = 10_000;
+
+/// The `limit` rows with the most packets, in the order they came in.
+fn most<T>(rows: impl Iterator<Item = T>, limit: usize, packets: impl Fn(&T) -> u64) -> Vec<T> {
+    let mut rows: Vec<(usize, T)> = rows.enumerate().collect();
+    if rows.len() > limit {
+        rows.sort_by_key(|(_, row)| Reverse(packets(row)));
+        rows.truncate(limit);
+        rows.sort_by_key(|(place, _)| *place);
+    }
+    rows.into_iter().map(|(_, row)| row).collect()
+}
 
 /// Counts by reason, without those that are 0.
 fn drops(counts: &DropCounts) -> BTreeMap<String, u64> {
@@ -41,7 +55,7 @@ pub(super) fn account(account: &Account) -> v1::Account {
     }
 }
 
-pub(super) fn port(report: &PortReport) -> v1::PortCounters {
+pub(super) fn port((report, device): (&PortReport, Vec<(String, u64)>)) -> v1::PortCounters {
     v1::PortCounters {
         port: report.name.clone(),
         rx_packets: report.rx_packets,
@@ -53,7 +67,7 @@ pub(super) fn port(report: &PortReport) -> v1::PortCounters {
         rx_cut: report.rx_cut,
         rx_super_frames: report.rx_super_frames,
         checksums_finished: report.checksums_finished,
-        ..v1::PortCounters::default()
+        device: device.into_iter().collect(),
     }
 }
 
@@ -202,7 +216,7 @@ impl Service {
         let names: HashSet<&str> = request.names.iter().map(String::as_str).collect();
         let named = |name: &str| names.is_empty() || names.contains(name);
         let limit = match request.limit {
-            0 => usize::MAX,
+            0 => ROWS,
             limit => limit as usize,
         };
         let current = self.policies.current();
@@ -217,17 +231,19 @@ impl Service {
         }
         if wants(v1::CounterPart::Ports) {
             let ports = engine.ports();
-            counters.ports = ports.iter().filter(|port| named(&port.name)).take(limit).map(port).collect();
+            let rows = ports.iter().zip(engine.device_counters()).filter(|(port, _)| named(&port.name));
+            counters.ports = most(rows.map(port), limit, |port| port.rx_packets + port.tx_packets);
         }
         if wants(v1::CounterPart::Workers) {
             let threads = engine.threads();
-            counters.workers =
-                threads.iter().filter(|thread| named(&thread.name)).take(limit).map(worker).collect();
+            let rows = threads.iter().filter(|thread| named(&thread.name)).map(worker);
+            counters.workers = most(rows, limit, |worker| worker.rx_packets);
         }
         if wants(v1::CounterPart::Policies) {
             let names = current.policies.policies().iter().map(|policy| policy.name.as_str());
             let rows = names.zip(engine.policy_totals()).filter(|(name, _)| named(name));
-            counters.policies = rows.take(limit).map(|(name, totals)| policy(name, &totals)).collect();
+            let rows = rows.map(|(name, totals)| policy(name, &totals));
+            counters.policies = most(rows, limit, |policy| policy.matched_packets);
         }
         if wants(v1::CounterPart::Destinations) {
             let away = engine.away();
@@ -242,7 +258,8 @@ impl Service {
                     .collect(),
                 ..destination(&current.policies, place, &totals)
             });
-            counters.destinations = rows.filter(|row| named(&row.destination)).take(limit).collect();
+            let rows = rows.filter(|row| named(&row.destination));
+            counters.destinations = most(rows, limit, |destination| destination.packets);
         }
         if wants(v1::CounterPart::Tunnels) {
             let tunnels = engine.tunnels().0.into_iter().map(|tunnel| v1::TunnelCounters {
@@ -255,7 +272,7 @@ impl Service {
                 duplicates: tunnel.duplicates,
                 restarts: tunnel.restarts,
             });
-            counters.tunnels = tunnels.take(limit).collect();
+            counters.tunnels = most(tunnels, limit, |tunnel| tunnel.received);
         }
         if wants(v1::CounterPart::Taps) {
             let taps = engine.taps().into_iter().filter(|tap| named(&tap.name)).map(|tap| v1::TapCounters {
@@ -264,7 +281,7 @@ impl Service {
                 bytes: tap.bytes,
                 duplicates: tap.duplicates,
             });
-            counters.taps = taps.take(limit).collect();
+            counters.taps = most(taps, limit, |tap| tap.packets);
         }
         counters
     }
@@ -302,5 +319,19 @@ fn bounded(request: v1::GetCountersRequest) -> Result<v1::GetCountersRequest, St
         Some((field, count)) => Err(Status::invalid_argument(format!(
             "{field}: {count} are given, at most {NAMES} are taken; leave them out for all"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_beyond_the_limit_are_those_with_the_fewest_packets() {
+        let rows = [3, 9, 0, 9, 5];
+        assert_eq!(most(rows.into_iter(), 5, |row| *row), rows);
+        assert_eq!(most(rows.into_iter(), 3, |row| *row), [9, 9, 5]);
+        assert_eq!(most(rows.into_iter(), 1, |row| *row), [9]);
+        assert!(most(rows.into_iter(), 0, |row| *row).is_empty());
     }
 }

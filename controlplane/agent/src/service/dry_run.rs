@@ -43,7 +43,7 @@ impl Service {
             .blocking(move |policies| {
                 let (plan, valid) = plan(policies, &mut set);
                 let Some(set) = valid.filter(|_| live_ms > 0) else { return Ok((plan, None)) };
-                let trial = policies.engine().try_out(&set);
+                let trial = policies.engine().try_out(&policies.resolved(&set));
                 let trial = trial.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
                 Ok((plan, Some((trial, set))))
             })
@@ -150,7 +150,7 @@ fn plan(policies: &Policies, set: &mut v1::PolicySet) -> (v1::DryRunPlan, Option
                 reason,
                 ..v1::Finding::default()
             }));
-            let (report, compile) = policies.engine().compile(&value);
+            let (report, compile) = policies.engine().compile(&policies.resolved(&value));
             let [policies, destinations] = counts(&value);
             plan.compiled = Some(v1::CompileReport {
                 policies,

@@ -1,17 +1,22 @@
 //! Why is a packet copied, or not?
 
+use std::path::PathBuf;
+
 use sluice_api::v1::explain_request::Packet;
 use sluice_api::v1::explain_service_server::ExplainService;
 use sluice_api::{findings, v1};
 use sluice_core::classify::{Found, tcp_flag_names};
 use sluice_engine::runtime::{Examination, ExaminedCopy, Fate, Layer, LayerView, Specimen};
 use sluice_model::spec::{Diagnostics, Loaded, PolicySetSpec, PolicySpec, Severity};
-use sluice_model::{Action, BootConfig, DestinationId, PolicyId, PolicySet, PortId};
+use sluice_model::{
+    Action, BootConfig, DestinationId, DestinationKind, DropReason, GuestName, Guests, PolicyId, PolicySet,
+    PortId,
+};
 use tonic::{Request, Response, Status};
 
 use super::Service;
 use super::flow::unread;
-use crate::policies::Policies;
+use crate::policies::{Policies, told};
 use crate::specimen::{self, Frame};
 
 /// Policies that are explained where the request names no number, and at most.
@@ -63,7 +68,7 @@ fn answer(
         },
     };
     let boot = policies.boot();
-    let mut ingress = ingress(boot, &request.ingress)?;
+    let mut ingress = ingress(&boot, &request.ingress)?;
     let mut tap = None;
     let frame = match request.packet {
         None => Err("packet: missing; describe one, or send one of a capture file".to_owned()),
@@ -91,7 +96,7 @@ fn answer(
     let specimen = Specimen { frame: &data, wire_len, ingress, tap };
     let examination = policies
         .engine()
-        .examine(&asked.policies, &specimen)
+        .examine(&policies.resolved(&asked.policies), &specimen)
         .map_err(|error| Status::failed_precondition(error.to_string()))?;
 
     let names: Vec<String> = boot.ports.iter().map(|port| port.name.clone()).collect();
@@ -100,12 +105,13 @@ fn answer(
     response.outcome = outcome(examination.fate).into();
     let [default, most] = POLICIES;
     let most = if request.max_policies == 0 { default } else { request.max_policies.min(most) };
-    let mut all = explanations(&asked, &examination, boot);
+    let mut all = explanations(&asked, &examination, policies);
     let left_out = all.len().saturating_sub(most as usize);
     all.truncate(most as usize);
     response.policies_left_out = u32::try_from(left_out).unwrap_or(u32::MAX);
     response.policies = all;
-    response.copies = examination.copies.iter().map(|copy| self::copy(&asked, copy, &names)).collect();
+    let now = Now::of(policies);
+    response.copies = examination.copies.iter().map(|copy| self::copy(&asked, copy, &names, &now)).collect();
     Ok(response)
 }
 
@@ -134,6 +140,7 @@ fn ingress(boot: &BootConfig, name: &str) -> Result<PortId, Status> {
 fn outcome(fate: Fate) -> v1::Outcome {
     match fate {
         Fate::NotCapturePort => v1::Outcome::NotCapturePort,
+        Fate::NotTunnelled => v1::Outcome::NotTunnelled,
         Fate::LoopGuard => v1::Outcome::LoopGuard,
         Fate::Excluded => v1::Outcome::Excluded,
         Fate::NoPolicy => v1::Outcome::NoPolicy,
@@ -142,7 +149,8 @@ fn outcome(fate: Fate) -> v1::Outcome {
 }
 
 /// All policies of the set, those that match first.
-fn explanations(asked: &Asked, examination: &Examination, boot: &BootConfig) -> Vec<v1::PolicyExplanation> {
+fn explanations(asked: &Asked, examination: &Examination, policies: &Policies) -> Vec<v1::PolicyExplanation> {
+    let (boot, guests) = (policies.boot(), policies.guests());
     let mut switched_on = asked.policies.policies().iter().zip(&examination.reasons).peekable();
     let mut all: Vec<_> = asked
         .spec
@@ -158,8 +166,8 @@ fn explanations(asked: &Asked, examination: &Examination, boot: &BootConfig) -> 
             };
             let mismatches = reasons.mismatches.iter().map(|mismatch| v1::Mismatch {
                 field: mismatch.field.to_owned(),
-                wanted: wanted(spec, mismatch.field),
-                found: found(&mismatch.found, mismatch.field, boot),
+                wanted: wanted(spec, mismatch.field, &guests),
+                found: found(&mismatch.found, mismatch.field, &boot),
             });
             v1::PolicyExplanation {
                 policy: policy.name.clone(),
@@ -180,8 +188,8 @@ fn explanations(asked: &Asked, examination: &Examination, boot: &BootConfig) -> 
     all
 }
 
-/// What a policy asks of a field, as it was written.
-fn wanted(policy: &PolicySpec, field: &str) -> String {
+/// What a policy asks of a field, as it was written; of names, also what they stand for.
+fn wanted(policy: &PolicySpec, field: &str, guests: &Guests) -> String {
     let list = match field {
         "collect.addresses" => &policy.collect.addresses,
         "collect.ports" => &policy.collect.ports,
@@ -198,7 +206,12 @@ fn wanted(policy: &PolicySpec, field: &str) -> String {
         "taps" => &policy.taps,
         _ => return policy.fragment.clone().unwrap_or_default(),
     };
-    let text = list.join(", ");
+    let word = |word: &String| match GuestName::of(word.trim()).filter(|_| field.ends_with(".addresses")) {
+        Some(Ok(name)) if guests.is_silent(&name) => format!("{word} (nothing now)"),
+        Some(Ok(name)) => format!("{word} ({})", guests.get(&name).map(told).unwrap_or_default()),
+        _ => word.clone(),
+    };
+    let text = list.iter().take(WANTED).map(word).collect::<Vec<_>>().join(", ");
     match text.char_indices().nth(WANTED) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text,
@@ -222,7 +235,7 @@ fn protocol(number: u32) -> String {
     name.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
 }
 
-fn copy(asked: &Asked, copy: &ExaminedCopy, ports: &[String]) -> v1::CopyExplanation {
+fn copy(asked: &Asked, copy: &ExaminedCopy, ports: &[String], now: &Now) -> v1::CopyExplanation {
     let destination = |id: DestinationId| {
         asked.policies.destinations().get(id.index()).map_or_else(String::new, |d| d.name.clone())
     };
@@ -240,7 +253,31 @@ fn copy(asked: &Asked, copy: &ExaminedCopy, ports: &[String]) -> v1::CopyExplana
         port: copy.port.and_then(|port| ports.get(port.index()).cloned()).unwrap_or_default(),
         next_hop: copy.next_hop.map(|hop| hop.to_string()).unwrap_or_default(),
         next_hop_mac: copy.next_hop_mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        dropped_as: copy.dropped.map(|reason| reason.name().to_owned()).unwrap_or_default(),
+        dropped_as: now.drops(asked, copy).map(|reason| reason.name().to_owned()).unwrap_or_default(),
+    }
+}
+
+/// What keeps copies from leaving now, whatever the policies say.
+struct Now {
+    /// Nothing comes in.
+    closed: Option<DropReason>,
+    /// Capture files that cannot be written.
+    failing: Vec<PathBuf>,
+}
+
+impl Now {
+    fn of(policies: &Policies) -> Self {
+        let failing = policies.engine().failing_files().into_iter().map(|(path, _)| path).collect();
+        Self { closed: policies.life().gate().closed(), failing }
+    }
+
+    fn drops(&self, asked: &Asked, copy: &ExaminedCopy) -> Option<DropReason> {
+        let to = copy.member.unwrap_or(copy.action.destination);
+        let file = match asked.policies.destinations().get(to.index()).map(|destination| &destination.kind) {
+            Some(DestinationKind::Pcap { file }) => self.failing.contains(file),
+            _ => false,
+        };
+        self.closed.or(copy.dropped).or_else(|| file.then_some(DropReason::FileWrite))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_api::v1;
@@ -16,6 +17,7 @@ use sluice_model::{BootConfig, MetricsKey};
 use tonic::{Request, Response, Status};
 
 use super::Service;
+use super::guest::unlearned;
 use crate::policies::Policies;
 
 const TCP: u8 = 6;
@@ -42,8 +44,17 @@ fn limited(field: &str, wanted: u32, [usual, most]: [u32; 2]) -> Result<u32, Sta
 /// The filter of a request, which may name the groups in force.
 fn understood(policies: &Policies, filter: Option<&v1::FlowFilter>) -> Result<FlowMatch, Status> {
     let Some(filter) = filter else { return Ok(FlowMatch::default()) };
-    flow_filter(filter, &policies.current().spec.groups)
-        .map_err(|findings| Status::invalid_argument(findings.to_string()))
+    let mut wanted = flow_filter(filter, &policies.current().spec.groups)
+        .map_err(|findings| Status::invalid_argument(findings.to_string()))?;
+    let named = wanted.addresses.iter().chain(&wanted.clients).chain(&wanted.servers);
+    if let Some(wrong) = unlearned(policies, named) {
+        return Err(Status::invalid_argument(format!("filter: {wrong}")));
+    }
+    let guests = policies.guests();
+    for set in [&mut wanted.addresses, &mut wanted.clients, &mut wanted.servers].into_iter().flatten() {
+        *set = Arc::new(set.resolved(&guests));
+    }
+    Ok(wanted)
 }
 
 /// Whether addresses, client first, are wanted.
@@ -137,7 +148,7 @@ fn list(
     read.map_err(|error| unread(&error))?;
     first.cut();
     let boot = policies.boot();
-    let flows = first.flows.iter().map(|(_, worker, flow)| told(boot, *worker, flow)).collect();
+    let flows = first.flows.iter().map(|(_, worker, flow)| told(&boot, *worker, flow)).collect();
     Ok(v1::ListFlowsResponse { flows, matched, examined })
 }
 

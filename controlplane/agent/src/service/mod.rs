@@ -6,6 +6,7 @@ mod counter;
 mod dry_run;
 mod explain;
 mod flow;
+mod guest;
 mod history;
 mod policy;
 mod status;

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 use super::counter::{account, port, worker};
+use super::guest::{guests, ovs_status};
 use super::{Answers, Service, caller, moments};
 use crate::life::{Exception, LifeError, State};
 use crate::policies::{Policies, now_ns};
@@ -35,6 +36,7 @@ impl Service {
         let life = self.policies.life().report();
         v1::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("SLUICE_COMMIT").to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             started_at_ns: self.started_at_ns(),
             time_ns: now_ns(),
@@ -54,11 +56,17 @@ impl Service {
             cpu_limit_millicores: life.cpu_limit_millicores,
             memory_bytes: life.memory_bytes,
             memory_limit_bytes: life.memory_limit_bytes,
-            ..v1::Status::default()
+            ovs: self.policies.book().map(|book| ovs_status(&book.report())),
         }
     }
 
-    fn port(setup: &PortConfig, report: &PortReport, (mac, mtu): (MacAddr, u16)) -> v1::PortStatus {
+    fn port(
+        setup: &PortConfig,
+        report: &PortReport,
+        (mac, mtu): (MacAddr, u16),
+        [rx_queues, tx_queues]: [u16; 2],
+        device_counters: Vec<(String, u64)>,
+    ) -> v1::PortStatus {
         let device = match &setup.spec {
             PortSpec::AfPacket(interface) => format!("/sys/class/net/{interface}"),
             PortSpec::Pci(device) => {
@@ -95,8 +103,10 @@ impl Service {
                 DecapMode::LookThrough => "look_through",
             }
             .to_owned(),
-            counters: Some(port(report)),
-            ..v1::PortStatus::default()
+            rx_queues: rx_queues.into(),
+            tx_queues: tx_queues.into(),
+            counters: Some(port((report, device_counters))),
+            neighbors: Vec::new(),
         }
     }
 }
@@ -110,7 +120,11 @@ fn ports(policies: &Policies) -> Vec<v1::PortStatus> {
         .iter()
         .zip(&reports)
         .zip(engine.links())
-        .map(|((setup, report), &link)| Service::port(setup, report, link))
+        .zip(engine.port_queues())
+        .zip(engine.device_counters())
+        .map(|((((setup, report), &link), queues), device)| {
+            Service::port(setup, report, link, queues, device)
+        })
         .collect();
     for hop in hops {
         let Some(port) = ports.get_mut(hop.port.index()) else { continue };
@@ -157,6 +171,13 @@ impl StatusService for Service {
             .map(Response::new)
     }
 
+    async fn list_guests(
+        &self,
+        _request: Request<v1::ListGuestsRequest>,
+    ) -> Result<Response<v1::ListGuestsResponse>, Status> {
+        self.blocking(|policies| Ok(guests(policies))).await.map(Response::new)
+    }
+
     async fn list_workers(
         &self,
         _request: Request<v1::ListWorkersRequest>,
@@ -166,7 +187,7 @@ impl StatusService for Service {
             counters: Some(worker(thread)),
             name: thread.name.clone(),
             lcore: thread.lcore.into(),
-            numa_node: None,
+            numa_node: Some(thread.numa_node.into()),
             generation,
             polling: match self.policies.boot().worker.polling {
                 Polling::Adaptive => "adaptive",
@@ -202,7 +223,7 @@ fn switched<T>(request: &Request<T>, comment: &str) -> Result<(String, String), 
 }
 
 fn unkept(error: &LifeError) -> Status {
-    Status::unavailable(error.to_string())
+    Status::failed_precondition(error.to_string())
 }
 
 fn state(state: State) -> v1::State {

@@ -64,6 +64,9 @@ impl ParquetSettings {
             reserve_bytes: output
                 .reserve_mb
                 .map_or(defaults.reserve_bytes, |megabytes| u64::from(megabytes) * 1_000_000),
+            group_rows: output
+                .row_group
+                .map_or(defaults.group_rows, |rows| usize::try_from(rows).unwrap_or(usize::MAX)),
             flow_cap: output.records_per_second.or(defaults.flow_cap),
             counters: output
                 .counters_s

@@ -141,6 +141,7 @@ metrics! {
     PortTxErrors = "sluice_port_tx_errors" Counter [port] "Packets that the device accepted and then failed to send.";
     PortRxCutPackets = "sluice_port_rx_cut_packets" Counter [port] "Frames received shorter than they were on the wire (snap length).";
     PortRxSuperFrames = "sluice_port_rx_super_frames" Counter [port] "Super-frames received, which segmentation offloads made.";
+    PortDevice = "sluice_port_xstats" Counter [port, counter] "What the device counts, by the names of its driver, or of the kernel for an interface of its own; those that ever counted.";
     PortChecksumsFinished = "sluice_port_finished_checksums" Counter [port] "Checksums completed that the sender had left to its NIC.";
     PortBreakerOpen = "sluice_port_breaker_open" Gauge [port] "Whether distribution by the port is stopped: 1 or 0.";
     PortBreakerOpened = "sluice_port_breaker_openings" Counter [port] "How often it was stopped.";
@@ -246,6 +247,14 @@ metrics! {
     ApiConnections = "sluice_api_accepted_connections" Counter [transport] "Connections to the API that were let in.";
     ApiRequests = "sluice_api_requests" Counter [role] "Requests to the API that were let in, by the role of who asked.";
     ApiRefusals = "sluice_api_refusals" Counter [reason] "Connections and requests that the API refused.";
+
+    OvsConnected = "sluice_ovs_connected" Gauge [] "Whether the database of Open vSwitch is connected: 1, or 0 while names stand for what it told last.";
+    OvsAway = "sluice_ovs_away_seconds" Gauge [] "For how long it has been away; 0 = it is connected.";
+    OvsConnects = "sluice_ovs_connects" Counter [] "How often it was connected.";
+    OvsUpdates = "sluice_ovs_updates" Counter [] "How often what it tells of interfaces changed.";
+    OvsNames = "sluice_ovs_names" Gauge [kind] "Names that policies may use: of virtual machines (vm) and of ports (port).";
+    OvsApplies = "sluice_ovs_applies" Counter [result] "How often policies were put in force anew, as their names had come to stand for something else: done or failed.";
+    OvsSilentNames = "sluice_ovs_silent_names" Gauge [] "Names in the policies in force that stand for no address, and match nothing.";
 
     HttpRequests = "sluice_http_requests" Counter [page, status] "Requests that were answered; pages that there are not count as other.";
     HttpLostConnections = "sluice_http_lost_connections" Counter [why] "Connections closed to make room for newer ones (evicted), and those that ended in garbage, silence or the middle (broken).";

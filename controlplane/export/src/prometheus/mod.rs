@@ -18,6 +18,6 @@ pub use server::{Health, MAX_CONNECTIONS, MetricsServer, ServeError, Source};
 pub use snapshot::Snapshot;
 pub use text::Format;
 pub use view::{
-    ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port,
-    Stage, Tap, Thread, Tunnels,
+    ApiView, Breaker, Counts, DedupPair, Destination, EngineView, Flow, Histogram, LifeView, OvsView, Policy,
+    Port, Stage, Tap, Thread, Tunnels,
 };

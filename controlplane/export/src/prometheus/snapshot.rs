@@ -9,7 +9,8 @@ use super::family::{Families, Value};
 use super::http_counts::HttpCounts;
 use super::process::{self, float};
 use super::view::{
-    ApiView, Counts, Destination, EngineView, Flow, Histogram, LifeView, Policy, Port, Tap, Thread, Tunnels,
+    ApiView, Counts, Destination, EngineView, Flow, Histogram, LifeView, OvsView, Policy, Port, Tap, Thread,
+    Tunnels,
 };
 
 /// Everything that a scrape shows.
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub life: Option<LifeView>,
     /// The API, where it is served.
     pub api: Option<ApiView>,
+    /// Open vSwitch, where names are learned from it.
+    pub ovs: Option<OvsView>,
 }
 
 impl Snapshot {
@@ -44,6 +47,9 @@ impl Snapshot {
         process::add_to(&mut out);
         if let Some(api) = &self.api {
             api.add_to(&mut out);
+        }
+        if let Some(ovs) = &self.ovs {
+            ovs.add_to(&mut out);
         }
         for (page, status, requests) in http.pages().filter(|&(_, _, requests)| requests > 0) {
             out.add(M::HttpRequests, &[page, &status], Value::Int(requests));
@@ -84,6 +90,21 @@ impl ApiView {
                 out.add(metric, &[label], Value::Int(*count));
             }
         }
+    }
+}
+
+impl OvsView {
+    fn add_to(&self, out: &mut Families) {
+        out.int(M::OvsConnected, self.connected.into());
+        out.add(M::OvsAway, &[], Value::Float(float(self.away_ns) / 1e9));
+        out.int(M::OvsConnects, self.connects);
+        out.int(M::OvsUpdates, self.updates);
+        for (metric, rows) in [(M::OvsNames, &self.names), (M::OvsApplies, &self.applies)] {
+            for (label, count) in rows {
+                out.add(metric, &[label], Value::Int(*count));
+            }
+        }
+        out.int(M::OvsSilentNames, self.silent);
     }
 }
 
@@ -215,6 +236,11 @@ fn ports(ports: &[Port], out: &mut Families) {
     each(M::PortRxCutPackets, |port| port.rx_cut);
     each(M::PortRxSuperFrames, |port| port.rx_super_frames);
     each(M::PortChecksumsFinished, |port| port.checksums_finished);
+    for port in ports {
+        for (counter, value) in port.device_counted() {
+            out.add(M::PortDevice, &[&port.name, counter], Value::Int(*value));
+        }
+    }
     let breakers: Vec<_> = ports.iter().filter_map(|port| Some((&*port.name, port.breaker?))).collect();
     for (port, breaker) in &breakers {
         out.add(M::PortBreakerOpen, &[port], Value::Int(breaker.open.into()));

@@ -46,7 +46,19 @@ pub struct Port {
     pub rx_cut: u64,
     pub rx_super_frames: u64,
     pub checksums_finished: u64,
+    /// What its device counts, by the names of its driver.
+    pub device: Vec<(String, u64)>,
     pub breaker: Option<Breaker>,
+}
+
+/// Counters of a device that are told, at most: some drivers have several for each of many queues.
+const DEVICE_COUNTERS: usize = 256;
+
+impl Port {
+    /// What its device has counted, as far as it is told.
+    pub(crate) fn device_counted(&self) -> impl Iterator<Item = &(String, u64)> {
+        self.device.iter().filter(|(_, value)| *value > 0).take(DEVICE_COUNTERS)
+    }
 }
 
 /// The breaker of a port.
@@ -240,6 +252,25 @@ pub struct EngineView {
     pub clock_steps: u64,
     /// How far it is away, nanoseconds.
     pub clock_error_ns: u64,
+}
+
+/// What is learned from Open vSwitch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OvsView {
+    /// Whether the database is connected.
+    pub connected: bool,
+    /// For how long it has been away, nanoseconds; 0 = it is not.
+    pub away_ns: u64,
+    /// How often it was connected.
+    pub connects: u64,
+    /// How often what it tells changed.
+    pub updates: u64,
+    /// Names that are known, by their kind.
+    pub names: Vec<(&'static str, u64)>,
+    /// Names in the policies in force that stand for nothing.
+    pub silent: u64,
+    /// Policies put in force anew: how it went, and how often.
+    pub applies: Vec<(&'static str, u64)>,
 }
 
 /// What the API took and refused.

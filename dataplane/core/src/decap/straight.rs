@@ -43,6 +43,8 @@ pub fn straight(
             id: view.tunnel_id,
             src_addr: view.src_addr,
             dst_addr: view.dst_addr,
+            own: false,
+            mark: TunnelInfo::mark_of(view.tunnel_id, false),
         },
         view.inner_offset,
     );
@@ -94,13 +96,16 @@ pub fn direct(
         return None;
     }
     let address = |octets: [u8; 4]| u128::from(u32::from_le_bytes(octets)).to_le_bytes();
+    let id = be24::<46, _>(head);
     *tunnel = TunnelInfo {
         kind: TunnelHeader::Vxlan,
         depth: 1,
         ipv4: true,
-        id: be24::<46, _>(head),
+        id,
         src_addr: address(bytes::<26, 4, _>(head)),
         dst_addr: address(bytes::<30, 4, _>(head)),
+        own: false,
+        mark: TunnelInfo::mark_of(id, false),
     };
     Some(Straight { start: DIRECT_START_16, end: u32::try_from(end).unwrap_or(u32::MAX) })
 }

@@ -2,12 +2,12 @@
 
 use sluice_model::{DecapKind, DecapSettings};
 
-use super::{Bits, Obstacle, TunnelInfo};
+use super::{Bits, Ends, Obstacle, TunnelInfo};
 use crate::wire::ethernet::{self, ethertype};
 use crate::wire::gre::{self, GreHeader};
 use crate::wire::ipv4::{self, protocol};
 use crate::wire::vxlan::VxlanHeader;
-use crate::wire::{self, Fragment, Inner, L3, Parsed, TunnelHeader, ipv6, mpls, udp};
+use crate::wire::{self, Fragment, Inner, L3, Parsed, TunnelHeader, erspan, ipv6, mpls, udp};
 
 /// The VXLAN flags byte of senders that number their packets in the reserved bits (`marking = "reference"`).
 pub(super) const NUMBERED_FLAGS: u8 = 0xff;
@@ -67,10 +67,23 @@ pub fn is_candidate(outer: &Parsed) -> bool {
 /// `view` comes in as what [`wire::parse`] said of the frame, and goes out as what it would say of the inner frame
 /// (with its new header, if it gets one); it stays as it is when no tunnel is taken off. `tunnel` is only written when
 /// one is. `on_number` is told of every numbered tunnel on the way.
-#[inline(never)]
+#[inline]
 pub fn unwrap(
     frame: &[u8],
     settings: DecapSettings,
+    view: &mut Parsed,
+    tunnel: &mut TunnelInfo,
+    on_number: &mut dyn FnMut(&Numbered<'_>),
+) -> Unwrapped {
+    unwrap_at(frame, settings, Ends::Any, view, tunnel, on_number)
+}
+
+/// As [`unwrap`], for tunnels that end at `ends`; the walk ends before the first one that goes elsewhere.
+#[inline(never)]
+pub fn unwrap_at(
+    frame: &[u8],
+    settings: DecapSettings,
+    ends: Ends<'_>,
     view: &mut Parsed,
     tunnel: &mut TunnelInfo,
     on_number: &mut dyn FnMut(&Numbered<'_>),
@@ -88,6 +101,9 @@ pub fn unwrap(
     // Where the closest Ethernet header around `view` is.
     let mut ethernet_at = 0;
     while let Some(around) = frame.get(base..) {
+        if !ends.has(view) {
+            break;
+        }
         let Some(layer) = Layer::of(around, view, settings) else {
             if out.depth == 0 && hides_tunnel(view, settings) {
                 out.obstacle = Some(hidden(view));
@@ -135,7 +151,7 @@ pub fn unwrap(
         };
         // MPLS has no addresses: a tunnel inside it tells more.
         if tunnel.depth == 0 || (tunnel.kind == TunnelHeader::Mpls && layer.kind != TunnelHeader::Mpls) {
-            *tunnel = layer.info(view);
+            *tunnel = TunnelInfo { own: ends.are_own(), ..layer.info(around, view) };
         }
         out.depth += 1;
         out.enclosing = (layer.kind, layer.id);
@@ -230,13 +246,14 @@ impl Layer {
     }
 
     #[inline(always)]
-    fn info(&self, view: &Parsed) -> TunnelInfo {
+    fn info(&self, frame: &[u8], view: &Parsed) -> TunnelInfo {
         let (src_addr, dst_addr) = match self.kind {
             TunnelHeader::Mpls => ([0; 16], [0; 16]),
             _ => (view.src_addr, view.dst_addr),
         };
         let ipv4 = view.l3 == L3::Ipv4 && self.kind != TunnelHeader::Mpls;
-        TunnelInfo { kind: self.kind, depth: 0, ipv4, id: self.id, src_addr, dst_addr }
+        let (kind, id, mark) = (self.kind, self.id, mark_of(frame, view, self.kind, self.id));
+        TunnelInfo { kind, depth: 0, ipv4, id, src_addr, dst_addr, own: false, mark }
     }
 }
 
@@ -313,6 +330,40 @@ fn ip_end(frame: &[u8], view: &Parsed) -> Option<usize> {
         0 => None,
         length => Some(at + before + usize::from(length)),
     }
+}
+
+/// The TCI that stands for a tunnel: the tag is the GRE key where there is one, as an ERSPAN session has only the low bits
+/// of it; directions are marked by ERSPAN III, and by VXLAN of senders that number their packets.
+#[inline(always)]
+fn mark_of(frame: &[u8], view: &Parsed, kind: TunnelHeader, id: u32) -> u16 {
+    let header = frame.get(usize::from(view.l4_offset)..).unwrap_or_default();
+    let (tag, egress) = match kind {
+        TunnelHeader::Vxlan => {
+            let vxlan = header.get(udp::HEADER_LEN..).and_then(VxlanHeader::split);
+            let egress =
+                |vxlan: VxlanHeader<'_>| vxlan.flags() == NUMBERED_FLAGS && vxlan.reserved_low() & 1 == 1;
+            (id, vxlan.is_some_and(|(vxlan, _)| egress(vxlan)))
+        }
+        TunnelHeader::Gre
+        | TunnelHeader::GreTeb
+        | TunnelHeader::Erspan1
+        | TunnelHeader::Erspan2
+        | TunnelHeader::Erspan3 => match GreHeader::split(header) {
+            Ok((gre, rest)) => {
+                let tail = || rest.get(erspan::TYPE2_LEN..).and_then(erspan::Type3Tail::split);
+                let egress =
+                    kind == TunnelHeader::Erspan3 && tail().is_some_and(|(tail, _)| tail.is_egress());
+                (if gre.flags & gre::flags::KEY == 0 { id } else { gre.key }, egress)
+            }
+            Err(_) => (id, false),
+        },
+        TunnelHeader::None
+        | TunnelHeader::Geneve
+        | TunnelHeader::IpInIp
+        | TunnelHeader::GtpU
+        | TunnelHeader::Mpls => (id, false),
+    };
+    TunnelInfo::mark_of(tag, egress)
 }
 
 /// The number of a packet in a numbered tunnel.

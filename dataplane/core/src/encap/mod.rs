@@ -67,6 +67,13 @@ pub fn inner_vlan_tag(tag: Tag, egress: bool) -> [u8; 4] {
     (0x8100_0000 | pcp << 13 | tag.get() & 0xfff).to_be_bytes()
 }
 
+/// An 802.1Q tag with this TCI.
+#[inline]
+#[must_use]
+pub fn vlan_tag(tci: u16) -> [u8; 4] {
+    (0x8100_0000 | u32::from(tci)).to_be_bytes()
+}
+
 /// A hash of the flow that `parsed` shows, the same for both directions.
 ///
 /// RFC 7348 section 5 recommends a source port from a hash of the inner headers, so that the underlay can spread the

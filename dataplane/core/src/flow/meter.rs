@@ -73,6 +73,8 @@ pub struct MeterConfig {
     pub delay_limits: DelayLimits,
     /// Where each ingress port stands, by port number; ports beyond are like the default.
     pub taps: Vec<TapPort>,
+    /// Which side taps see, by their numbers, ascending; others see that of the port.
+    pub tap_sides: Vec<(u16, TapSide)>,
     /// The metrics; `None` = none.
     pub metrics: Option<MetricsConfig>,
     /// The number of this appliance in records.
@@ -162,6 +164,15 @@ impl Keys for Stored<'_> {
 }
 
 impl MeterConfig {
+    /// Which side of the path a flow of this tap was seen at that came in by `port`.
+    pub(super) fn side(&self, tap: u16, port: PortId) -> TapSide {
+        let sides = &self.tap_sides;
+        match sides.binary_search_by_key(&tap, |(number, _)| *number) {
+            Ok(place) => sides.get(place).map_or(TapSide::Rest, |(_, side)| *side),
+            Err(_) => self.taps.get(port.index()).copied().unwrap_or_default().side,
+        }
+    }
+
     /// Bytes of all tables for so many flows.
     #[must_use]
     pub fn bytes(flows: u32, metrics: Option<&MetricsConfig>) -> u64 {

@@ -1,6 +1,6 @@
 //! When does a flow begin, turn into another period, and end, and what is said of it then?
 
-use sluice_model::{CloseType, FlowRecord, MacAddr, SideRecord, TapSide, TcpPerf, TunnelRecord, TunnelType};
+use sluice_model::{CloseType, FlowRecord, MacAddr, SideRecord, TcpPerf, TunnelRecord, TunnelType};
 
 use super::entry::{Counts, Head, Hot, flag};
 use super::key::{FlowKey, KeyedPacket, protocol, vlan_id};
@@ -315,7 +315,7 @@ impl FlowMeter {
             tunnels: cold.tunnels.map(|tunnel| tunnel.as_ref().and_then(tunnel_record)),
             tap: key.tap,
             port: cold.head.port,
-            tap_side: self.config.taps.get(cold.head.port.index()).map_or(TapSide::Rest, |tap| tap.side),
+            tap_side: self.config.side(key.tap, cold.head.port),
             vtap_id: self.config.vtap_id,
             direction_score: cold.head.direction_score,
             sides,

@@ -73,7 +73,7 @@ impl FlowMeter {
             protocol: key.protocol,
             server_port: key.ports.map(|ports| ports[client ^ 1]),
             tap: key.tap,
-            tap_side: self.tap(self.cold[slot.index()].head.port).side,
+            tap_side: self.config.side(key.tap, self.cold[slot.index()].head.port),
         }
     }
 }

@@ -189,6 +189,7 @@ pub fn destinations(count: u16) -> Vec<Destination> {
         name: format!("d{number}"),
         kind: DestinationKind::Pcap { file: format!("d{number}.pcap").into() },
         inner_vlan: false,
+        vlan_from: sluice_model::VlanFrom::Tag,
         mtu: None,
         oversize: Oversize::Truncate,
         limit: None,

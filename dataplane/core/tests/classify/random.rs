@@ -140,7 +140,7 @@ pub fn outcome(program: &Program, set: &ActionSet<'_>) -> Outcome {
 /// The taps that have names.
 fn taps() -> Vec<Tap> {
     let named = TAPS.iter().filter(|(name, _)| !name.is_empty());
-    named.map(|&(name, number)| Tap { name: name.to_owned(), number, vlan: None }).collect()
+    named.map(|&(name, number)| Tap { name: name.to_owned(), number, vlan: None, side: None }).collect()
 }
 
 /// Compiles for the ingress ports and taps of these tests.

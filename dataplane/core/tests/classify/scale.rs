@@ -20,7 +20,7 @@ fn ten_thousand_policies_agree_with_the_reference() {
         groups.push(Arc::new(AddressSet {
             ipv4: RangeSet::new([start..=start + 255, 0xc0a8_0000 + number..=0xc0a8_0000 + number]),
             ipv6: RangeSet::new([six..=six + u128::from(u64::MAX)]),
-            macs: Vec::new(),
+            ..AddressSet::default()
         }));
     }
     let mut policies: Vec<Policy> = (0..10_000)

@@ -7,10 +7,11 @@ use crossbeam_queue::ArrayQueue;
 use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue, RxWaiter};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::{DecapSettings, PortId};
+use sluice_model::{DecapSettings, MacAddr, PortId};
 
 use super::template::TemplateSource;
 use crate::batch::{BATCH, Batch, RxInfo};
+use crate::feed_watch::FeedWatch;
 
 /// Frames on their way from the reader of a capture file to its worker.
 pub type Feed = ArrayQueue<(Mbuf, RxInfo)>;
@@ -41,6 +42,8 @@ pub struct Source {
     pub own_filter: Option<OwnFilter>,
     /// What is done with its tunnels: a distributor goes by the headers that are left.
     pub decap: DecapSettings,
+    /// Of an output port that is watched for traffic of others: where that is counted, and the port's own address.
+    pub feed: Option<(Arc<FeedWatch>, MacAddr)>,
     /// Bytes kept of each frame.
     pub snaplen: u32,
     /// Packets taken at once, at most [`BATCH`].
@@ -64,6 +67,7 @@ impl Source {
             capture,
             own_filter,
             decap: DecapSettings::default(),
+            feed: None,
             snaplen: u32::MAX,
             burst_pkts: BATCH,
             kind,

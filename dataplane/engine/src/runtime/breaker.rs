@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_core::limit::Breaker;
-use sluice_model::{BootConfig, PortSpec};
+use sluice_model::{BootConfig, BreakerSettings, PortSpec};
 
 use super::ports::PortState;
 use crate::output::BreakerCell;
@@ -20,7 +20,8 @@ pub(super) struct PortBreakers {
 
 #[derive(Debug)]
 struct PortBreaker {
-    breaker: Breaker,
+    /// `None` = nobody asked for it.
+    breaker: Option<Breaker>,
     cell: Arc<BreakerCell>,
     /// The kernel interface that the port is, if it is one.
     interface: Option<String>,
@@ -29,17 +30,29 @@ struct PortBreaker {
 }
 
 impl PortBreakers {
-    /// A closed breaker for every port that sends, if the boot config asks for one.
+    /// A closed breaker for every port that sends; off, unless the boot config asks for it.
     pub(super) fn new(boot: &BootConfig) -> Self {
-        let Some(settings) = boot.breaker else { return Self::default() };
         let breaker = |spec: &PortSpec| PortBreaker {
-            breaker: Breaker::new(settings),
+            breaker: None,
             cell: Arc::default(),
             interface: interface(spec).map(str::to_owned),
             sent_bytes: None,
         };
         let ports = boot.ports.iter().map(|port| port.role.sends().then(|| breaker(&port.spec))).collect();
-        Self { ports, interval_ns: settings.interval_ns, begin_ns: None }
+        let mut breakers = Self { ports, interval_ns: 0, begin_ns: None };
+        breakers.change(boot.breaker);
+        breakers
+    }
+
+    /// Begins anew with these settings, all closed; `None` = off.
+    pub(super) fn change(&mut self, settings: Option<BreakerSettings>) {
+        self.interval_ns = settings.map_or(0, |settings| settings.interval_ns);
+        self.begin_ns = None;
+        for port in self.ports.iter_mut().flatten() {
+            port.breaker = settings.map(Breaker::new);
+            port.sent_bytes = None;
+            port.cell.set_off(settings.is_none());
+        }
     }
 
     /// The state of a port's breaker, if it has one.
@@ -54,6 +67,9 @@ impl PortBreakers {
 
     /// Ends the interval if it is over.
     pub(super) fn poll(&mut self, now_ns: u64, states: &[Arc<PortState>]) {
+        if self.interval_ns == 0 {
+            return;
+        }
         let elapsed_ns = self.begin_ns.map(|begin| now_ns.saturating_sub(begin));
         if elapsed_ns.is_some_and(|elapsed| elapsed < self.interval_ns) || self.ports.is_empty() {
             return;
@@ -74,7 +90,8 @@ impl PortBreakers {
 
 impl PortBreaker {
     fn end_interval(&mut self, bytes: u64, elapsed_ns: u64, name: &str) {
-        let open = self.breaker.end_interval(bytes, elapsed_ns);
+        let Some(breaker) = &mut self.breaker else { return };
+        let open = breaker.end_interval(bytes, elapsed_ns);
         let rate_bps = u128::from(bytes) * 8_000_000_000 / u128::from(elapsed_ns.max(1));
         let rate_bps = u64::try_from(rate_bps).unwrap_or(u64::MAX);
         if self.cell.set(open, rate_bps) {

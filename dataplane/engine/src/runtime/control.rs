@@ -18,6 +18,7 @@ use super::deploy::ControlMessage;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
 use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
+use crate::feed_watch::{FeedJudge, FeedWatch, Judgement};
 use crate::port::TxDriver;
 
 /// Time between two rounds: the longest that a reply to ARP or ND waits.
@@ -38,6 +39,8 @@ struct ControlPort {
     neighbors: Option<NeighborTable>,
     /// The interface came back, but could not be opened: said once.
     reopen_failed: Cell<bool>,
+    /// Judges by traffic of others whether copies may leave by it.
+    judge: FeedJudge,
 }
 
 /// The state of the control thread.
@@ -77,6 +80,7 @@ impl Control {
             receiver: receivers.get(port.id().index()).copied().unwrap_or(0),
             setup: port.setup,
             reopen_failed: Cell::new(false),
+            judge: FeedJudge::default(),
         };
         Self {
             ports: open.into_iter().map(port).collect(),
@@ -168,6 +172,7 @@ impl Control {
                     self.routes = std::mem::take(&mut self.prepared);
                     self.forget_neighbors();
                 }
+                ControlMessage::Breakers(settings) => self.breakers.change(settings),
                 ControlMessage::Abort => {
                     self.prepared.clear();
                     self.forget_neighbors();
@@ -307,11 +312,33 @@ impl Control {
                     );
                 }
             }
+            if let Some(watch) = port.state.feed() {
+                tell(port.judge.look(&watch, up, now_ns), &watch, port.state.name());
+            }
             // An interface may go and return between two looks.
             if let Some(table) = port.neighbors.as_mut().filter(|_| up && (changed || returned)) {
                 table.link_up(now_ns);
             }
         }
+    }
+}
+
+/// Says what traffic of others on an output port means.
+fn tell(judgement: Judgement, watch: &FeedWatch, port: &str) {
+    let frames = watch.report().foreign;
+    match judgement {
+        Judgement::Unchanged => {}
+        Judgement::Stopped => tracing::error!(
+            port,
+            frames,
+            "frames between others come in: this is no port of a tool; plain copies to it are dropped as feed_guard until \
+             its link was down or the daemon starts anew"
+        ),
+        Judgement::InUse => tracing::warn!(
+            port,
+            frames,
+            "frames between others come in: plain copies leave into a network that is in use"
+        ),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which CPU does what? Workers and distributors, from the boot config or from the machine.
 
-use sluice_model::{BootConfig, DistributorMode, PortConfig, PortSpec};
+use sluice_model::{BootConfig, DistributorMode, PortConfig, PortSpec, Profile};
 
 use crate::machine::Machine;
 
@@ -59,7 +59,7 @@ impl CorePlan {
 fn default_counts(boot: &BootConfig, machine: &Machine) -> (usize, usize) {
     let has_nic = boot.ports.iter().any(|port| port.role.captures() && matches!(port.spec, PortSpec::Pci(_)));
     let cpus = machine.busy_cpus();
-    if !has_nic || cpus < 4 {
+    if !has_nic || cpus < 4 || boot.profile == Profile::Small {
         return (1, 1);
     }
     let all = cpus - 1;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{CompileReport, Origins, Program};
-use sluice_model::{BootConfig, DestinationKind, Generation, PolicySet, PortId};
+use sluice_model::{BootConfig, BreakerSettings, DestinationKind, Generation, PolicySet, PortId};
 
 use super::StartError;
 use super::observe::{GenerationTotals, NamedDestination};
@@ -23,7 +23,9 @@ use super::share::Spreading;
 use crate::control_queues::ControlQueues;
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
+use crate::feed_watch::FeedWatch;
 use crate::files::{self, BookId, FileError, FileProducer};
+use crate::gate::CaptureLimit;
 use crate::output::BreakerCell;
 use crate::sequence::{Sequences, Streams};
 use crate::stage::balance::{Balance, SharedGroups};
@@ -96,6 +98,8 @@ pub(super) enum ControlMessage {
     Commit,
     /// The prepared routes are not needed.
     Abort,
+    /// Other breakers; `None` = none.
+    Breakers(Option<BreakerSettings>),
 }
 
 /// To the file writer.
@@ -222,12 +226,16 @@ impl InForce {
     }
 }
 
-/// What policies are deployed on: what of a running engine never changes.
-#[derive(Debug)]
+/// What policies are deployed on: what of a running engine does not change with them.
+#[derive(Clone, Debug)]
 pub(super) struct Site {
     pub(super) boot: BootConfig,
+    /// How many packets may come in; `None` = any number.
+    pub(super) capture_limit: Option<CaptureLimit>,
     pub(super) ports: Vec<PortFacts>,
     pub(super) breakers: Vec<Option<Arc<BreakerCell>>>,
+    /// What counts traffic of others on output ports, by port number.
+    pub(super) feeds: Vec<Option<Arc<FeedWatch>>>,
     /// The output ports of each worker, in its order.
     pub(super) exits: Vec<Vec<PortId>>,
     pub(super) decapsulates: bool,
@@ -278,7 +286,9 @@ impl Site {
             shared: Shared {
                 streams: Streams::of(&program, policies, before.map(|before| &before.streams)),
                 limits: match before {
-                    Some(before) => SharedLimits::after(before.limits.as_ref(), policies, workers),
+                    Some(before) => {
+                        SharedLimits::after(before.limits.as_ref(), policies, boot.limit.as_ref(), workers)
+                    }
                     None => SharedLimits::new(policies, boot.limit.as_ref(), workers),
                 },
                 groups: SharedGroups::new(policies),
@@ -303,7 +313,11 @@ impl Site {
         let exits = self.exits.get(worker).map_or(&[][..], Vec::as_slice);
         let Draft { program, shared, .. } = draft;
         let parts = DeploymentParts {
-            outputs: draft.routes.iter().map(|route| route.output(exits, &self.breakers)).collect(),
+            outputs: draft
+                .routes
+                .iter()
+                .map(|route| route.output(exits, &self.breakers, &self.feeds))
+                .collect(),
             limits: shared.limits.as_ref().map(Limits::new),
             balance: shared.groups.as_ref().map(|groups| Balance::new(groups, Arc::clone(program))),
             sequences: Sequences::new(shared.streams.clone()),
@@ -312,7 +326,9 @@ impl Site {
             tables: Arc::new(Tables::new(draft.policies, draft.destinations)),
             program: Arc::clone(program),
         };
-        Deployment::new(parts, self.decapsulates).with_names(Arc::clone(&draft.names))
+        Deployment::new(parts, self.decapsulates)
+            .with_names(Arc::clone(&draft.names))
+            .with_capture_limit(self.capture_limit.clone())
     }
 }
 
@@ -383,6 +399,31 @@ impl Deployer {
         self.current = draft.shared;
         self.routes = draft.routes;
         Ok(Deployed { generation, report: draft.report, elapsed, compile, unresolved })
+    }
+
+    /// Puts the limits of `boot` in force, and `policies`, which are so already, with them.
+    pub(super) fn limit(
+        &mut self,
+        boot: &BootConfig,
+        policies: &PolicySet,
+        in_force: &Mutex<InForce>,
+    ) -> Result<Deployed, DeployError> {
+        let generation = in_force.lock().unwrap_or_else(PoisonError::into_inner).generation;
+        let mut site = (*self.site).clone();
+        if site.boot.protection.capture_kpps != boot.protection.capture_kpps {
+            site.capture_limit = boot.protection.capture_pps().map(CaptureLimit::new);
+        }
+        let breakers_change = site.boot.breaker != boot.breaker;
+        (site.boot.limit, site.boot.breaker) = (boot.limit, boot.breaker);
+        site.boot.protection = boot.protection;
+        let before = std::mem::replace(&mut self.site, Arc::new(site));
+        let deployed = self.deploy(policies, generation, in_force);
+        if deployed.is_err() {
+            self.site = before;
+        } else if breakers_change {
+            let _gone = self.control.send(ControlMessage::Breakers(boot.breaker));
+        }
+        deployed
     }
 
     /// The capture files of `policies`; `None` where they have none.

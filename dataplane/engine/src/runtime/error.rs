@@ -19,6 +19,29 @@ pub enum StartError {
     /// No memory for packets.
     #[error(transparent)]
     Mempool(#[from] MempoolError),
+    /// The daemon would take more than it may from the start.
+    #[error(
+        "[protection] memory_mb = {limit_mb} is too little: the daemon takes about {takes_mb} MB at the start (pools \
+         {pools_mb}, tables {tables_mb}, rings of kernel interfaces {rings_mb}, the rest {rest_mb}) and would never leave \
+         protection; write memory_mb = {least_mb} or more, or take less: profile = \"small\", fewer ports, smaller \
+         `mbufs` in [memory], `flows` in [flow], `entries` in [dedup], `ring_kb` in [[port]]"
+    )]
+    MemoryLimit {
+        /// The limit, MiB.
+        limit_mb: u32,
+        /// What it takes, MiB.
+        takes_mb: u64,
+        /// Of that, the pools.
+        pools_mb: u64,
+        /// The tables of all workers.
+        tables_mb: u64,
+        /// What kernel interfaces receive into.
+        rings_mb: u64,
+        /// Program, threads and everything else.
+        rest_mb: u64,
+        /// A limit that would do, MiB.
+        least_mb: u64,
+    },
     /// The tables of the workers are larger than the machine.
     #[error(
         "the tables of {workers} workers need {flow_mb} MB for flows and {dedup_mb} MB for deduplication each, and the \

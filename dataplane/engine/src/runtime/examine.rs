@@ -7,9 +7,9 @@ use dpdk::Mbuf;
 use sluice_core::classify::{Explanation, FragmentTable, FragmentTableConfig, Origins, Subject, explain};
 use sluice_core::decap::{Obstacle, TunnelInfo};
 use sluice_core::verdict::CopyAction;
-use sluice_core::wire::TunnelHeader;
 use sluice_model::{
     DestinationId, DropReason, Generation, HeaderView, MacAddr, Oversize, PolicyId, PolicySet, PortId,
+    VlanFrom,
 };
 
 use super::layers::{self, Layer};
@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::output::{Egress, Output};
 use crate::stage::compose::{ADDRESSES, TAG};
 use crate::stage::decap::Decap;
+use crate::stage::ends::PortEnds;
 use crate::stage::mirror::Mirror;
 use crate::stage::{parse, rx};
 
@@ -44,6 +45,8 @@ pub enum Fate {
     NotCapturePort,
     /// It is one of our own copies.
     LoopGuard,
+    /// It comes in by the end of tunnels, and no tunnel was taken off it.
+    NotTunnelled,
     /// A policy takes it out.
     Excluded,
     /// No policy matches.
@@ -160,7 +163,8 @@ impl Engine {
         let decap: Vec<_> = site.boot.ports.iter().map(|port| port.decap).collect();
         let mut bench = Bench {
             mirror: Mirror::of(&site.boot),
-            decap: Decap::new(&decap).map(Decap::without_meter),
+            decap: Decap::new(&decap)
+                .map(|stage| stage.without_meter().with_ends(PortEnds::of(&site.boot.ports))),
             fragments: FragmentTable::new(&FragmentTableConfig { datagrams: 16, life_ns: 1 }),
             ledger: Ledger::default(),
             batch: Box::default(),
@@ -236,8 +240,9 @@ impl Bench {
         batch.tunnel[0] = TunnelInfo::NONE;
         let came = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data);
         let is_own = deployment.guard.is_own_copy(came, &batch.outer[0]);
+        let mut rest = 0;
         if let Some(decap) = self.decap.as_mut().filter(|_| captures && !is_own) {
-            decap.run(batch, 0, &mut self.fragments, with_inner, &mut self.ledger);
+            rest = decap.run(batch, 0, &mut self.fragments, with_inner, &mut self.ledger);
         }
         let reached = captures && !is_own;
         let mut outer = *batch.view(0);
@@ -245,9 +250,7 @@ impl Bench {
         let tunnel = if reached { batch.tunnel[0] } else { TunnelInfo::NONE };
         for headers in [&mut outer, &mut inner] {
             // As the classifier is given them: the tunnel that was taken off can still be asked for.
-            if tunnel.depth > 0 && headers.tunnel == TunnelHeader::None {
-                (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
-            }
+            tunnel.show_in(headers);
         }
         let left = batch.mbufs[0].as_ref().map_or(&[][..], Mbuf::data);
         let reasons = policies.policies().iter().map(|policy| {
@@ -270,6 +273,10 @@ impl Bench {
         }
         if is_own {
             examination.fate = Fate::LoopGuard;
+            return examination;
+        }
+        if rest != 0 {
+            examination.fate = Fate::NotTunnelled;
             return examination;
         }
         let Deployment { classify, program, classifier, balance, outputs, .. } = deployment;
@@ -313,7 +320,8 @@ fn length(batch: &Batch, with_inner: bool, action: &CopyAction, output: &Output)
     let inner_header_end = if with_inner { batch.inner[0].header_end } else { header_end };
     let cap_len = batch.mbufs[0].as_ref().map_or(0, Mbuf::pkt_len);
     let keep = action.keep.frame_bytes(header_end, inner_header_end, cap_len);
-    let tagged = output.inner_vlan && keep >= u32::from(ADDRESSES);
+    let shown = output.vlan_from == VlanFrom::Tag || batch.tunnel[0].mark != 0;
+    let tagged = output.inner_vlan && shown && keep >= u32::from(ADDRESSES);
     let room = output.room(batch.outer[0].vlan_count, if tagged { u32::from(TAG) } else { 0 });
     match output.oversize {
         Oversize::Drop => (keep, keep > room),

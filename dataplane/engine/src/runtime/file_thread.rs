@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::deploy::{FileMessage, OpenedFiles};
 use crate::files::{FileError, FileSink};
@@ -33,6 +33,9 @@ pub(super) fn write_files(mut sink: FileSink, stop: &AtomicBool, inbox: &Receive
         }
         for FileError { path, source } in sink.take_errors() {
             tracing::error!(path = %path.display(), %source, "capture file failed; its copies are dropped as file_write");
+        }
+        for path in sink.retry(Instant::now()) {
+            tracing::info!(path = %path.display(), "the capture file goes on; it has a gap");
         }
     }
 }

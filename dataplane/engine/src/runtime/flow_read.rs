@@ -43,8 +43,8 @@ pub struct FlowSelector {
     pub addresses: [IpAddr; 2],
     /// The ports beside them; `None` = any.
     pub ports: [Option<u16>; 2],
-    /// IP protocol.
-    pub protocol: u8,
+    /// IP protocol; `None` = any.
+    pub protocol: Option<u8>,
     /// The tap; `None` = any.
     pub tap: Option<u16>,
 }
@@ -53,7 +53,9 @@ impl FlowSelector {
     /// Whether `flow` is such a flow: `Some(true)` if the first address is that of its client.
     #[must_use]
     pub fn fits(&self, flow: &FlowSnapshot) -> Option<bool> {
-        if flow.protocol != self.protocol || self.tap.is_some_and(|tap| tap != flow.tap) {
+        if self.protocol.is_some_and(|protocol| protocol != flow.protocol)
+            || self.tap.is_some_and(|tap| tap != flow.tap)
+        {
             return None;
         }
         let fits = |from: usize| {
@@ -193,7 +195,7 @@ mod tests {
         let selector = |ends: [&str; 2], ports| FlowSelector {
             addresses: ends.map(|end| end.parse().unwrap()),
             ports,
-            protocol: 6,
+            protocol: Some(6),
             tap: None,
         };
         let (client, server) = ("10.0.0.1", "10.0.0.2");
@@ -202,7 +204,8 @@ mod tests {
         assert_eq!(selector([server, client], [Some(443), None]).fits(&flow), Some(false));
         assert_eq!(selector([server, client], [None, Some(443)]).fits(&flow), None);
         assert_eq!(FlowSelector { tap: Some(1), ..wanted }.fits(&flow), None);
-        assert_eq!(FlowSelector { protocol: 17, ..wanted }.fits(&flow), None);
+        assert_eq!(FlowSelector { protocol: Some(17), ..wanted }.fits(&flow), None);
+        assert_eq!(FlowSelector { protocol: None, ..wanted }.fits(&flow), Some(true));
         assert_eq!(selector(["::1", server], [None; 2]).fits(&flow), None);
     }
 }

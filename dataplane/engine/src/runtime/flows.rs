@@ -1,13 +1,12 @@
 //! The flow stages of the workers: how large are their tables, and what is in them?
 
 use sluice_core::classify::Program;
-use sluice_core::flow::metrics::MetricsConfig;
 use sluice_core::flow::{MeterConfig, TapPort};
 use sluice_model::{BootConfig, FlowRecord, FlowSettings, MetricsRecord};
 
 use crate::machine::Machine;
-use crate::recent;
-use crate::stage::flow::{FlowStage, meter_config};
+use crate::recent::RecentMetrics;
+use crate::stage::flow::{FlowStage, meter_config, metrics_config};
 
 /// Flows of one worker where nothing else is said and memory is plenty.
 const FLOWS: u32 = 262_144;
@@ -16,7 +15,7 @@ const MIN_FLOWS: u32 = 8192;
 /// Of the machine's memory, the share that the tables of all workers together may take by default.
 const MEMORY_SHARE: u64 = 8;
 /// Records that wait for being drained, per worker, and rows of metrics.
-const RECORDS: usize = 16_384;
+const RECORDS: u32 = 16_384;
 
 /// What metering flows takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +34,11 @@ impl FlowPlan {
     /// The plan for `workers` workers on a machine with `memory` bytes.
     #[must_use]
     pub fn new(settings: &FlowSettings, workers: usize, memory: u64) -> Self {
-        let metrics = settings.metrics.then(MetricsConfig::default);
+        let metrics = settings.metrics.then(|| metrics_config(settings));
         let metrics_bytes =
-            metrics.as_ref().map_or(0, |metrics| MetricsConfig::bytes(metrics) + recent::BYTES);
-        let ring_bytes = (RECORDS * (size_of::<FlowRecord>() + size_of::<MetricsRecord>())) as u64;
+            metrics.map_or(0, |metrics| metrics.bytes() + RecentMetrics::most_bytes(metrics.rows));
+        let records = settings.record_ring.unwrap_or(RECORDS);
+        let ring_bytes = u64::from(records) * (size_of::<FlowRecord>() + size_of::<MetricsRecord>()) as u64;
         let affordable = || {
             let share = memory / MEMORY_SHARE / (workers.max(1) as u64);
             let bytes = share.saturating_sub(metrics_bytes + ring_bytes);
@@ -71,7 +71,11 @@ pub(super) fn stage(
 ) -> Option<FlowStage> {
     let taps: Vec<_> = boot.ports.iter().map(|port| TapPort { tap: port.tap, side: port.tap_side }).collect();
     let worker = u8::try_from(index).unwrap_or(u8::MAX);
-    plan.map(|plan| FlowStage::new(meter_config(&boot.flow, &taps, plan.flows, worker), RECORDS, program))
+    let records = boot.flow.record_ring.unwrap_or(RECORDS) as usize;
+    plan.map(|plan| {
+        let config = meter_config(&boot.flow, &taps, plan.flows, worker);
+        FlowStage::new(MeterConfig { tap_sides: boot.mirror.sides(), ..config }, records, program)
+    })
 }
 
 #[cfg(test)]
@@ -86,6 +90,9 @@ mod tests {
         let small = FlowPlan::new(&settings, 1, 2 << 30);
         assert!(small.flows < FLOWS && small.bytes().abs_diff(256 << 20) < 8 << 20, "{small:?}");
         assert_eq!(flows(&settings, 64, 1 << 30), MIN_FLOWS);
+        let less = FlowSettings { metrics_rows: Some(8192), record_ring: Some(2048), ..settings.clone() };
+        let (less, more) = (FlowPlan::new(&less, 1, 64 << 30), FlowPlan::new(&settings, 1, 64 << 30));
+        assert_eq!((less.metrics_bytes * 8, less.ring_bytes * 8), (more.metrics_bytes, more.ring_bytes));
         let settings = FlowSettings { flows: Some(64), metrics: false, ..settings };
         let plan = FlowPlan::new(&settings, 1, 0);
         assert_eq!((plan.flows, plan.metrics_bytes), (64, 0));

@@ -45,6 +45,7 @@ pub use tables::{memory_fits, tables_fit};
 pub use trial::{Trial, TrialCounts, TrialError, TrialRow};
 pub use vhost::VhostError;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -52,11 +53,12 @@ use std::time::{Duration, Instant};
 
 use dpdk::{Eal, Mempool};
 use sluice_core::classify::{CompileReport, Origins, Program};
-use sluice_model::{DestinationId, Generation, MacAddr, PolicySet, Tap};
+use sluice_model::{BootConfig, DestinationId, Generation, MacAddr, PolicySet, Tap};
 
 use crate::clock::Clock;
 use crate::control_queues::ControlQueues;
 use crate::counters::{DestinationTotals, PolicyTotals};
+use crate::files::FailingFiles;
 use crate::latency::{Latency, LatencyCell};
 use crate::ledger::{Account, Ledger, LedgerCell};
 use crate::output::BreakerCell;
@@ -68,6 +70,9 @@ use crate::tap_rows::{TapRows, TapTotals};
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use capture::Captures;
 use deploy::{Deployer, InForce};
+
+/// How long an account waits for a thread to tell what it handed over.
+const OVERTAKEN: Duration = Duration::from_millis(100);
 
 /// A running engine.
 #[derive(Debug)]
@@ -99,8 +104,11 @@ struct Shared {
     workers: Vec<WorkerHandle>,
     distributors: Vec<WorkerHandle>,
     files: Arc<LedgerCell>,
+    failing_files: FailingFiles,
     in_force: Mutex<InForce>,
     ports: Vec<Arc<PortState>>,
+    /// By port number: the kernel's name for it, where it is a kernel interface of our own driver.
+    interfaces: Vec<Option<String>>,
     /// The taps that have names.
     taps: Vec<Tap>,
     /// By port number: its MAC address, and its MTU as it was opened.
@@ -128,6 +136,8 @@ pub struct ThreadReport {
     pub latency: Option<Latency>,
     /// The CPU it runs on.
     pub lcore: u16,
+    /// The NUMA node of that CPU.
+    pub numa_node: u16,
     /// Where its cycles went.
     pub stats: Arc<WorkerStats>,
 }
@@ -136,6 +146,7 @@ pub struct ThreadReport {
 #[derive(Debug)]
 struct WorkerHandle {
     lcore: u16,
+    numa_node: u16,
     ledger: Arc<LedgerCell>,
     stats: Arc<WorkerStats>,
     latency: Option<Arc<LatencyCell>>,
@@ -169,8 +180,17 @@ impl Engine {
         // Against the stream, so that what a later thread finished was handed over before.
         let files = self.shared.files.snapshot();
         let lost = self.shared.ports.iter().map(|port| port.lost_before_rx()).sum();
-        let threads = self.shared.workers.iter().chain(&self.shared.distributors);
-        Account::new(&files, threads.map(|thread| thread.ledger.snapshot()), lost)
+        let begin = Instant::now();
+        loop {
+            let threads = self.shared.workers.iter().chain(&self.shared.distributors);
+            let account = Account::new(&files, threads.map(|thread| thread.ledger.snapshot()), lost);
+            // A thread tells of what it handed over at the end of its batch. One that has to wait for its CPU just before
+            // that may be overtaken by whoever takes the packets and tells of them first.
+            if account.balances() || begin.elapsed() > OVERTAKEN {
+                return account;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Puts another generation of policies in force without losing a packet: each packet is treated by the one or by the
@@ -182,6 +202,16 @@ impl Engine {
     pub fn deploy(&self, policies: &PolicySet, generation: Generation) -> Result<Deployed, DeployError> {
         let mut deployer = self.deployer.lock().unwrap_or_else(PoisonError::into_inner);
         deployer.deploy(policies, generation, &self.shared.in_force)
+    }
+
+    /// Puts the limits of `boot` in force, which are its rate limit of all destinations, its breakers and its rate of
+    /// capture, as [`Engine::deploy`] does with policies; `policies` are those in force.
+    ///
+    /// # Errors
+    /// What is wrong; then the limits before are in force.
+    pub fn limit(&self, boot: &BootConfig, policies: &PolicySet) -> Result<Deployed, DeployError> {
+        let mut deployer = self.deployer.lock().unwrap_or_else(PoisonError::into_inner);
+        deployer.limit(boot, policies, &self.shared.in_force)
     }
 
     /// What `policies` would compile to, and how long that takes.
@@ -251,9 +281,29 @@ impl Engine {
     /// Every port with its link state and counters.
     #[must_use]
     pub fn ports(&self) -> Vec<PortReport> {
-        let breaker = |port: usize| Some(self.shared.breakers.get(port)?.as_ref()?.report());
+        let cell = |port: usize| self.shared.breakers.get(port)?.as_ref().filter(|cell| !cell.is_off());
+        let breaker = |port: usize| cell(port).map(|cell| cell.report());
         let ports = self.shared.ports.iter().enumerate();
         ports.map(|(number, port)| PortReport { breaker: breaker(number), ..port.report() }).collect()
+    }
+
+    /// By port number: what its device counts beyond the report, by the names of its driver.
+    #[must_use]
+    pub fn device_counters(&self) -> Vec<Vec<(String, u64)>> {
+        let interfaces = self.shared.interfaces.iter().map(Option::as_deref);
+        self.shared.ports.iter().zip(interfaces).map(|(port, name)| port.device_counters(name)).collect()
+    }
+
+    /// By port number: its receive and transmit queues.
+    #[must_use]
+    pub fn port_queues(&self) -> Vec<[u16; 2]> {
+        self.shared.ports.iter().map(|port| port.queues()).collect()
+    }
+
+    /// The capture files that cannot be written at the moment, and why.
+    #[must_use]
+    pub fn failing_files(&self) -> Vec<(PathBuf, String)> {
+        self.shared.failing_files.get()
     }
 
     /// The members of groups that are away, by destination number of the group.
@@ -282,6 +332,7 @@ impl Engine {
             idle_polls: thread.stats.idle_polls.get(),
             latency: thread.latency.as_ref().map(|cell| cell.read()),
             lcore: thread.lcore,
+            numa_node: thread.numa_node,
             stats: Arc::clone(&thread.stats),
         };
         workers.chain(distributors).map(report).collect()

@@ -106,6 +106,9 @@ impl MemoryPlan {
             plan.mbufs = mbufs.max(least);
             plan.headers = plan.mbufs.max(16_383);
         }
+        if let Some(headers) = boot.memory.headers {
+            plan.headers = headers;
+        }
         plan
     }
 

@@ -13,6 +13,7 @@ use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, SpreadBy};
 
 use super::plan::MemoryPlan;
 use super::{StartError, routes, vhost};
+use crate::feed_watch::{FeedReport, FeedWatch};
 use crate::output::BreakerReport;
 use crate::port::{Feed, TxDriver, TxPort};
 
@@ -32,10 +33,14 @@ const DEFAULT_MTU: u16 = 1500;
 pub struct PortState {
     name: String,
     device: Device,
+    /// Receive and transmit queues.
+    queues: [u16; 2],
     /// Whether the link is up (control: w, workers and others: r).
     up: Arc<AtomicBool>,
     /// What earlier incarnations of the interface counted (control: w, others: r).
     before: Mutex<PortReport>,
+    /// Of an output port that is watched for traffic of others.
+    feed: Option<Arc<FeedWatch>>,
 }
 
 /// The control side of a driver.
@@ -77,6 +82,8 @@ pub struct PortReport {
     pub checksums_finished: u64,
     /// Whether distribution by it is stopped, where there is a breaker.
     pub breaker: Option<BreakerReport>,
+    /// Traffic of others, where it is watched for that.
+    pub feed: Option<FeedReport>,
 }
 
 impl PortState {
@@ -99,9 +106,34 @@ impl PortState {
         }
     }
 
+    /// What the device counts beyond its report, by the names of its driver; of a kernel interface, those of the kernel.
+    /// Counts in the network namespace of this thread. Empty where there is no device, or it does not tell.
+    pub(super) fn device_counters(&self, interface: Option<&str>) -> Vec<(String, u64)> {
+        match (&self.device, interface) {
+            (Device::Closed(_) | Device::File(_), _) | (Device::AfPacket(_), None) => Vec::new(),
+            (Device::Dpdk(port), _) => port.xstats().unwrap_or_default(),
+            (Device::AfPacket(_), Some(interface)) => interface_counters(interface)
+                .map(|numbers| {
+                    let named = INTERFACE_COUNTERS.iter().zip(numbers);
+                    named.map(|(name, number)| ((*name).to_owned(), number)).collect()
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Receive and transmit queues; 0 of a capture file.
+    pub(super) fn queues(&self) -> [u16; 2] {
+        self.queues
+    }
+
     /// Whether the link is up.
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// What counts traffic of others, if it is watched for that.
+    pub(super) fn feed(&self) -> Option<Arc<FeedWatch>> {
+        self.feed.clone()
     }
 
     /// Notes the link state; says whether it changed.
@@ -162,6 +194,7 @@ impl PortState {
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut report =
             PortReport { name: self.name.clone(), up: self.up.load(Ordering::Relaxed), ..before };
+        report.feed = self.feed.as_ref().map(|feed| feed.report());
         match &self.device {
             Device::Closed(report) => return report.clone(),
             Device::Dpdk(port) => {
@@ -192,15 +225,45 @@ impl PortState {
     }
 }
 
+/// What the kernel counts for an interface, in the order of its table, by the names that it has for them elsewhere.
+const INTERFACE_COUNTERS: [&str; 16] = [
+    "rx_bytes",
+    "rx_packets",
+    "rx_errors",
+    "rx_dropped",
+    "rx_fifo_errors",
+    "rx_frame_errors",
+    "rx_compressed",
+    "multicast",
+    "tx_bytes",
+    "tx_packets",
+    "tx_errors",
+    "tx_dropped",
+    "tx_fifo_errors",
+    "collisions",
+    "tx_carrier_errors",
+    "tx_compressed",
+];
+/// Where the bytes sent are among them.
+const SENT_BYTES: usize = 8;
+
 /// Bytes sent by a kernel interface, out of the network namespace of this thread.
 fn interface_sent_bytes(interface: &str) -> Option<u64> {
-    let counters = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    interface_counters(interface)?.get(SENT_BYTES).copied()
+}
+
+/// All counters of a kernel interface, out of the network namespace of this thread.
+fn interface_counters(interface: &str) -> Option<Vec<u64>> {
+    counters_of(interface, &std::fs::read_to_string("/proc/thread-self/net/dev").ok()?)
+}
+
+fn counters_of(interface: &str, table: &str) -> Option<Vec<u64>> {
     let of = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
-        // Eight columns are of reception.
-        (name.trim() == interface).then(|| numbers.split_ascii_whitespace().nth(8)?.parse().ok())?
+        let numbers = || numbers.split_ascii_whitespace().map(|number| number.parse().ok()).collect();
+        (name.trim() == interface).then(numbers)?
     };
-    counters.lines().find_map(of)
+    table.lines().find_map(of)
 }
 
 /// A port that is open but not yet shared out to workers.
@@ -255,12 +318,14 @@ impl OpenPort {
         Ok(port)
     }
 
-    fn new(id: PortId, setup: &PortConfig, device: Device) -> Self {
+    fn new(id: PortId, setup: &PortConfig, device: Device, queues: [usize; 2]) -> Self {
         let state = PortState {
             name: setup.name.clone(),
             device,
+            queues: queues.map(|queues| u16::try_from(queues).unwrap_or(u16::MAX)),
             up: Arc::new(AtomicBool::new(true)),
             before: Mutex::default(),
+            feed: setup.is_watched().then(|| Arc::new(FeedWatch::new(setup.feed_guard))),
         };
         Self {
             setup: setup.clone(),
@@ -315,11 +380,13 @@ impl OpenPort {
             mtu: port.mtu().unwrap_or(DEFAULT_MTU),
             multi_segment: port.info().tx_multi_segs,
             udp_checksum_offload: port.info().tx_udp_checksum,
-            ..Self::new(id, setup, Device::Dpdk(port))
+            ..Self::new(id, setup, Device::Dpdk(port), [rx.len(), tx.len()])
         };
         open.rx = Some(Rx::Dpdk(rx));
         if setup.role.sends() {
             open.tx = tx.into_iter().map(TxDriver::Dpdk).collect();
+        } else if answers(setup) {
+            open.tx = tx.into_iter().take(1).map(TxDriver::Dpdk).collect();
         }
         Ok(open)
     }
@@ -337,7 +404,9 @@ impl OpenPort {
             .map_err(|source| StartError::AfPacket { name: setup.name.clone(), source })?;
         let mtu = u16::try_from(port.mtu()).unwrap_or(u16::MAX);
         let mac = MacAddr(port.mac());
-        let mut open = Self { mac, mtu, ..Self::new(id, setup, Device::AfPacket(Box::new(port.into()))) };
+        let queues = [rx.iter().len(), tx.len()];
+        let device = Device::AfPacket(Box::new(port.into()));
+        let mut open = Self { mac, mtu, ..Self::new(id, setup, device, queues) };
         open.rx = rx.map(|rx| Rx::AfPacket(Box::new(rx)));
         open.tx = tx.into_iter().map(TxDriver::AfPacket).collect();
         Ok(open)
@@ -349,7 +418,7 @@ impl OpenPort {
         }
         let error = |source| StartError::Capture { name: setup.name.clone(), source };
         let reader = CaptureReader::open(path).map_err(error)?;
-        let mut open = Self::new(id, setup, Device::File(AtomicU64::new(0)));
+        let mut open = Self::new(id, setup, Device::File(AtomicU64::new(0)), [0, 0]);
         open.rx = Some(Rx::Feed(Arc::new(ArrayQueue::new(FEED_QUEUE)), Some(reader)));
         Ok(open)
     }
@@ -451,9 +520,12 @@ pub(super) fn open_interface(
             promiscuous: setup.promiscuous,
             // A port that only sends sees its own copies otherwise.
             ignore_outgoing: !setup.role.captures(),
+            ring_bytes: setup.ring_kib.map_or(RxConfig::default().ring_bytes, |kib| {
+                usize::try_from(kib).unwrap_or(usize::MAX) << 10
+            }),
             ..RxConfig::default()
         }),
-        tx: setup.role.sends().then(TxConfig::default),
+        tx: (setup.role.sends() || answers(setup)).then(TxConfig::default),
     };
     let (mut port, mut rx, mut first) = sluice_af_packet::open(&config)?;
     if !setup.promiscuous && mac.is_some_and(|mac| mac.0 != port.mac()) {
@@ -472,7 +544,33 @@ pub(super) fn open_interface(
     Ok((port, rx, tx))
 }
 
+/// Whether a port that only captures sends nevertheless: what it says for its own addresses, by the first worker.
+fn answers(setup: &PortConfig) -> bool {
+    !setup.role.sends() && !setup.addresses.is_empty() && !matches!(setup.spec, PortSpec::Pcap(_))
+}
+
 /// Whether traffic can flow.
 pub(super) fn is_up(state: LinkState) -> bool {
     state == LinkState::Up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of proc_net_dev(5), as the kernel prints them.
+    #[test]
+    fn counters_of_interfaces_are_read_by_name() {
+        let table = "Inter-|   Receive                                                |  Transmit\n \
+             face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
+             lo:    1310      13    0    0    0     0          0         0     1310      13    0    0    0     0       0          0\n  \
+             eth0: 977 9 1 2 3 4 0 5 88 7 6 0 0 8 9 0\n  eth00: 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 x\n";
+        let eth0 = counters_of("eth0", table).unwrap();
+        assert_eq!(eth0, [977, 9, 1, 2, 3, 4, 0, 5, 88, 7, 6, 0, 0, 8, 9, 0]);
+        assert_eq!(INTERFACE_COUNTERS.len(), eth0.len());
+        assert_eq!((eth0[SENT_BYTES], INTERFACE_COUNTERS[SENT_BYTES]), (88, "tx_bytes"));
+        assert_eq!(counters_of("lo", table).map(|lo| lo[SENT_BYTES]), Some(1310));
+        assert_eq!(counters_of("eth", table), None);
+        assert_eq!(counters_of("eth00", table), None, "what cannot be read is not told");
+    }
 }

@@ -8,6 +8,7 @@ use sluice_model::{Destination, DestinationKind, MacAddr, PolicySet, PortConfig,
 
 use super::StartError;
 use super::ports::OpenPort;
+use crate::feed_watch::FeedWatch;
 use crate::output::{BreakerCell, Egress, NextHopCell, OuterChecksum, Output, TunnelEnds};
 
 /// MTU of a destination without one of its own and without a port: Ethernet's.
@@ -50,9 +51,17 @@ impl Route {
     }
 
     /// The row for a worker whose output ports are `exits`.
-    pub(super) fn output(&self, exits: &[PortId], breakers: &[Option<Arc<BreakerCell>>]) -> Output {
+    pub(super) fn output(
+        &self,
+        exits: &[PortId],
+        breakers: &[Option<Arc<BreakerCell>>],
+        feeds: &[Option<Arc<FeedWatch>>],
+    ) -> Output {
         let mut output = self.output.clone();
         output.breaker = self.port.and_then(|port| breakers.get(port)?.clone());
+        if output.encap.is_none() {
+            output.feed = self.port.and_then(|port| feeds.get(port)?.clone());
+        }
         if let Some(port) = self.port {
             output.egress =
                 exits.iter().position(|exit| exit.index() == port).map_or(Egress::None, Egress::Port);

@@ -101,6 +101,7 @@ fn source(port: &OpenPort, role: PortRole, kind: SourceKind, burst_pkts: usize) 
     source.snaplen = port.setup.snaplen_bytes.unwrap_or(u32::MAX);
     source.burst_pkts = burst_pkts;
     source.decap = port.setup.decap;
+    source.feed = port.state().feed().map(|feed| (feed, port.mac()));
     source
 }
 

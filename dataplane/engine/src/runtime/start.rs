@@ -34,6 +34,7 @@ use crate::machine::Machine;
 use crate::port::{Source, TxPort};
 use crate::stage::decap::{Decap, TunnelMeter};
 use crate::stage::dedup::Dedup;
+use crate::stage::ends::PortEnds;
 use crate::stage::mirror::Mirror;
 use crate::worker::{Worker, WorkerParts};
 
@@ -124,11 +125,10 @@ impl Engine {
         };
         // Behind distributors a worker sees a part of each tunnel's packets only.
         let decap_stage = || {
-            let stage = Decap::new(&decap);
+            let stage = Decap::new(&decap).map(|stage| stage.with_ends(PortEnds::of(&boot.ports)));
             if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
         };
         let breakers = PortBreakers::new(boot);
-        let capture_limit = boot.protection.capture_pps().map(CaptureLimit::new);
         let mut workers = Vec::with_capacity(worker_count);
         let counts = [worker_count, distributor_count];
         let facts = ports.iter().map(PortFacts::of).collect();
@@ -137,8 +137,10 @@ impl Engine {
         let exits = |(_, exits): &(Vec<Source>, Vec<TxPort>)| exits.iter().map(|exit| exit.id).collect();
         let site = Site {
             boot: boot.clone(),
+            capture_limit: boot.protection.capture_pps().map(CaptureLimit::new),
             ports: facts,
             breakers: breakers.cells(),
+            feeds: ports.iter().map(|port| port.state().feed()).collect(),
             exits: shares.workers.iter().map(exits).collect(),
             decapsulates: decap_stage().is_some(),
         };
@@ -166,7 +168,7 @@ impl Engine {
                 control: ControlQueues::new(CONTROL_QUEUE),
             });
             let worker = worker.with_mirror(Mirror::of(boot)).with_idle(idle);
-            workers.push(worker.with_gate(Arc::clone(gate), capture_limit.clone()));
+            workers.push(worker.with_gate(Arc::clone(gate)));
         }
         let doorbells =
             if idle.adaptive { workers.iter().map(Worker::doorbell).collect() } else { Vec::new() };
@@ -180,6 +182,7 @@ impl Engine {
                 by: need.by,
                 innermost: Arc::clone(&innermost),
                 tunnels: TunnelMeter::new(&decap),
+                ends: PortEnds::of(&boot.ports),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 control: ControlQueues::new(CONTROL_QUEUE),
             })
@@ -193,6 +196,7 @@ impl Engine {
                 .zip(&cores.workers)
                 .map(|(w, &lcore)| WorkerHandle {
                     lcore,
+                    numa_node: machine.node_of(lcore),
                     tunnels: w.tunnels(),
                     ledger: w.ledger(),
                     stats: w.stats(),
@@ -211,6 +215,7 @@ impl Engine {
                 .zip(&cores.distributors)
                 .map(|(d, &lcore)| WorkerHandle {
                     lcore,
+                    numa_node: machine.node_of(lcore),
                     ledger: d.ledger(),
                     stats: d.stats(),
                     latency: None,
@@ -221,6 +226,7 @@ impl Engine {
                 })
                 .collect(),
             files: sink.ledger(),
+            failing_files: sink.failing(),
             in_force: Mutex::new(InForce::new(
                 generation,
                 policies,
@@ -229,6 +235,7 @@ impl Engine {
                 &draft.routes,
             )),
             ports: ports.iter().map(OpenPort::state).collect(),
+            interfaces: boot.ports.iter().map(|port| kernel_interface(&port.spec)).collect(),
             taps: boot.mirror.taps.clone(),
             links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
             flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
@@ -347,6 +354,14 @@ pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 /// Whether the driver blocks inside EAL until somebody connects.
 fn waits_for_peer(spec: &PortSpec) -> bool {
     matches!(spec, PortSpec::Devargs(args) if args.starts_with("net_virtio_user") && args.contains("server=1"))
+}
+
+/// The kernel's name of an interface of our own driver.
+fn kernel_interface(spec: &PortSpec) -> Option<String> {
+    match spec {
+        PortSpec::AfPacket(interface) => Some(interface.clone()),
+        PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => None,
+    }
 }
 
 /// The devices of one kind, as DPDK wants to hear of them.

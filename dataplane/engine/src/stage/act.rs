@@ -2,10 +2,11 @@
 
 use dpdk::{Burst, Mbuf, Mempool};
 use sluice_core::classify::VerdictId;
+use sluice_core::decap::TunnelInfo;
 use sluice_core::encap::{self, CopyFields};
 use sluice_core::verdict::CopyAction;
 use sluice_core::wire::Parsed;
-use sluice_model::{DestinationId, DropReason, Oversize, PolicyId, PortId};
+use sluice_model::{DestinationId, DropReason, Oversize, PolicyId, PortId, VlanFrom};
 
 use super::balance::Balance;
 use super::compose::{ADDRESSES, Body, Composer, TAG};
@@ -72,6 +73,8 @@ pub(super) struct Packet<'a> {
     pub(super) info: &'a RxInfo,
     pub(super) cap_len: u32,
     entropy: u32,
+    /// The tunnel that it came in: only read where it is shown.
+    tunnel: &'a TunnelInfo,
     verdict: VerdictId,
     place: usize,
 }
@@ -188,6 +191,7 @@ impl Act {
             info: &batch.info[place],
             cap_len: mbuf.pkt_len(),
             entropy: encap::entropy(outer),
+            tunnel: &batch.tunnel[place],
             verdict,
             place,
         };
@@ -245,8 +249,14 @@ impl Act {
         }
         let mut keep = action.keep.frame_bytes(packet.header_end, packet.inner_header_end, packet.cap_len);
         // Frames too short to hold their addresses have no place for a tag.
-        let tag = (output.inner_vlan && keep >= u32::from(ADDRESSES))
-            .then(|| encap::inner_vlan_tag(action.tag, action.egress));
+        let tag = if output.inner_vlan && keep >= u32::from(ADDRESSES) {
+            match output.vlan_from {
+                VlanFrom::Tag => Some(encap::inner_vlan_tag(action.tag, action.egress)),
+                VlanFrom::Tunnel => (packet.tunnel.mark != 0).then(|| encap::vlan_tag(packet.tunnel.mark)),
+            }
+        } else {
+            None
+        };
         let tag_len = if tag.is_some() { u32::from(TAG) } else { 0 };
         let mut room = output.room(packet.outer.vlan_count, tag_len);
         let mut pieces = Pieces::One;

@@ -2,7 +2,7 @@
 
 use dpdk::Mbuf;
 use sluice_core::classify::{Classifier, Input, Program, VerdictId};
-use sluice_core::wire::{Parsed, TunnelHeader};
+use sluice_core::wire::Parsed;
 use sluice_model::PortId;
 
 use crate::batch::{BATCH, Batch};
@@ -81,12 +81,9 @@ impl Classify {
                 self.inner[len] = batch.inner[place];
             }
             let tunnel = &batch.tunnel[place];
-            if self.with_tunnels && tunnel.depth > 0 {
-                for headers in [&mut self.outer[len], &mut self.inner[len]] {
-                    if headers.tunnel == TunnelHeader::None {
-                        (headers.tunnel, headers.tunnel_id) = (tunnel.kind, tunnel.id);
-                    }
-                }
+            if self.with_tunnels {
+                tunnel.show_in(&mut self.outer[len]);
+                tunnel.show_in(&mut self.inner[len]);
             }
             self.wire_len[len] = batch.info[place].wire_len;
             self.ingress[len] = batch.ingress[place];

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use dpdk::Mbuf;
 use sluice_core::classify::{FragmentOutcome, FragmentTable};
-use sluice_core::decap::{self, LossMeter, Numbered, Obstacle, TunnelInfo, TunnelKey, Unwrapped};
+use sluice_core::decap::{self, Ends, LossMeter, Numbered, Obstacle, TunnelInfo, TunnelKey, Unwrapped};
 use sluice_core::wire::{self, Fragment, Parsed};
 use sluice_model::{DecapMode, DecapSettings, PortId, StripVlan};
 
+use super::ends::PortEnds;
 use super::guard::LoopGuard;
 use super::parse::PREFETCH_AHEAD;
 use super::rx::CONTIGUOUS;
@@ -30,6 +31,7 @@ const ADDRESSES: usize = 12;
 pub struct Decap {
     /// By port number.
     ports: Vec<DecapSettings>,
+    ends: PortEnds,
     /// `None` = the packets' distributor has it.
     meter: Option<TunnelMeter>,
 }
@@ -79,7 +81,17 @@ impl Decap {
     /// is taken here.
     #[must_use]
     pub fn new(ports: &[DecapSettings]) -> Option<Self> {
-        TunnelMeter::new(ports).map(|meter| Self { ports: ports.to_vec(), meter: Some(meter) })
+        TunnelMeter::new(ports).map(|meter| Self {
+            ports: ports.to_vec(),
+            ends: PortEnds::default(),
+            meter: Some(meter),
+        })
+    }
+
+    /// With the own addresses of the ports, where tunnels end that come off only there.
+    #[must_use]
+    pub fn with_ends(self, ends: PortEnds) -> Self {
+        Self { ends, ..self }
     }
 
     /// Leaves the loss of tunnels to a distributor: a worker behind one sees a part of each tunnel's packets.
@@ -127,6 +139,13 @@ impl Decap {
             if guard.sends_to(&tunnel.dst_addr) {
                 continue;
             }
+            if settings.only_own {
+                let Ends::Own(own) = self.ends.ends(port, settings) else { continue };
+                if !own.contains(&(wire::L3::Ipv4, tunnel.dst_addr)) {
+                    continue;
+                }
+                tunnel.own = true;
+            }
             let info = &mut batch.info[place];
             let wire_len = info.wire_len;
             mbuf.adj(found.start);
@@ -140,7 +159,8 @@ impl Decap {
     }
 
     /// Takes tunnels and tags off the live packets, or looks through them; `with_inner`: also parses the innermost
-    /// headers of what is left. The packets of `done` are left as they are.
+    /// headers of what is left. The packets of `done` are left as they are. Returns which packets are not to go on, as
+    /// no tunnel was taken off them (bit i: place i).
     #[inline]
     pub fn run(
         &mut self,
@@ -149,7 +169,8 @@ impl Decap {
         fragments: &mut FragmentTable,
         with_inner: bool,
         ledger: &mut Ledger,
-    ) {
+    ) -> u64 {
+        let mut rest = 0_u64;
         let mut port = PortId(u16::MAX);
         let mut settings = DecapSettings::default();
         for place in batch.live_places_of(!done) {
@@ -160,10 +181,17 @@ impl Decap {
             batch.tunnel[place] = TunnelInfo::NONE;
             match settings.mode {
                 DecapMode::Strip if decap::is_candidate(&batch.outer[place]) => {
-                    self.strip(batch, place, settings, fragments, ledger);
+                    // What goes elsewhere needs no closer look.
+                    if !settings.only_own || self.ends.ends(port, settings).has(&batch.outer[place]) {
+                        self.strip(batch, place, settings, fragments, ledger);
+                    }
                 }
                 DecapMode::LookThrough => self.look_through(batch, place, settings, fragments, ledger),
                 DecapMode::Strip | DecapMode::Off => {}
+            }
+            if settings.drop_rest && batch.tunnel[place].depth == 0 {
+                rest |= 1 << place;
+                continue;
             }
             if settings.strip_vlan != StripVlan::None && batch.outer[place].vlan_count > 0 {
                 strip_vlan(batch, place, settings.strip_vlan, ledger);
@@ -172,6 +200,7 @@ impl Decap {
                 parse_innermost(batch, place, fragments);
             }
         }
+        rest
     }
 
     /// Takes the tunnels off packet `place`.
@@ -190,6 +219,7 @@ impl Decap {
                 decap::straight(mbuf.data(), settings, &mut batch.outer[place], &mut batch.tunnel[place])
         {
             ledger.decapsulated += 1;
+            batch.tunnel[place].own = settings.only_own;
             mbuf.adj(found.start);
             cut(mbuf, &mut batch.info[place], found.start, found.end);
             return;
@@ -218,7 +248,8 @@ impl Decap {
                 meter.count(number);
             }
         };
-        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
+        let ends = self.ends.ends(batch.ingress[place], settings);
+        let found = decap::unwrap_at(mbuf.data(), settings, ends, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
         }
@@ -266,7 +297,8 @@ impl Decap {
                 meter.count(number);
             }
         };
-        let found = decap::unwrap(mbuf.data(), settings, view, tunnel, &mut on_number);
+        let ends = self.ends.ends(batch.ingress[place], settings);
+        let found = decap::unwrap_at(mbuf.data(), settings, ends, view, tunnel, &mut on_number);
         if let Some(obstacle) = found.obstacle {
             ledger.decap_obstacles.add(obstacle);
         }

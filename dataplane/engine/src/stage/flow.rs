@@ -222,13 +222,14 @@ impl FlowStage {
     #[must_use]
     pub fn new(config: MeterConfig, records: usize, program: &Program) -> Self {
         let vlan_in_key = config.vlan == VlanKey::Ids;
+        let recent = config.metrics.as_ref().map(|metrics| RecentMetrics::new(metrics.rows));
         Self {
             meter: FlowMeter::new(config),
             refs: Box::new([None; BATCH]),
             rings: RecordRings {
                 flows: Arc::new(ArrayQueue::new(records.max(1))),
                 metrics: Arc::new(ArrayQueue::new(records.max(1))),
-                recent: Arc::default(),
+                recent: Arc::new(recent.unwrap_or_default()),
             },
             stats: Arc::default(),
             vlan_in_key,
@@ -385,11 +386,23 @@ pub fn meter_config(settings: &FlowSettings, taps: &[TapPort], flows: u32, worke
         flows: settings.flows.unwrap_or(flows),
         vlan: if settings.vlan_in_key { VlanKey::Ids } else { VlanKey::Ignored },
         timeouts: settings.timeouts,
-        metrics: settings.metrics.then(MetricsConfig::default),
+        metrics: settings.metrics.then(|| metrics_config(settings)),
         delay_limits: settings.delay_limits,
         taps: taps.to_vec(),
+        tap_sides: Vec::new(),
         vtap_id: settings.vtap_id,
         worker,
+    }
+}
+
+/// How large the table of metrics is.
+#[must_use]
+pub fn metrics_config(settings: &FlowSettings) -> MetricsConfig {
+    let default = MetricsConfig::default();
+    MetricsConfig {
+        keys: settings.metrics_rows.unwrap_or(default.keys),
+        rows: settings.metrics_rows.unwrap_or(default.rows),
+        ..default
     }
 }
 

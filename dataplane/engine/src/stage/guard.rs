@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use sluice_core::decap::{End, end};
 use sluice_core::wire::{Fragment, L3, Parsed, TunnelHeader};
 use sluice_model::{DestinationKind, PolicySet, Tunnel, TunnelKind};
 
@@ -9,23 +10,9 @@ use sluice_model::{DestinationKind, PolicySet, Tunnel, TunnelKind};
 const UDP: u8 = 17;
 const GRE: u8 = 47;
 
-/// An address as [`Parsed`] holds it.
-type WireAddr = (L3, [u8; 16]);
-
-fn wire_addr(address: IpAddr) -> WireAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.octets());
-            (L3::Ipv4, bytes)
-        }
-        IpAddr::V6(v6) => (L3::Ipv6, v6.octets()),
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct OwnTunnel {
-    remote: WireAddr,
+    remote: End,
     /// `Some(port)` for VXLAN, `None` for ERSPAN.
     udp_port: Option<u16>,
 }
@@ -53,7 +40,7 @@ pub struct LoopGuard {
     tunnels: Vec<OwnTunnel>,
     /// The UDP destination ports of `tunnels`.
     udp_ports: Vec<u16>,
-    own_addresses: Vec<WireAddr>,
+    own_addresses: Vec<End>,
     enabled: bool,
 }
 
@@ -62,7 +49,7 @@ impl LoopGuard {
     #[must_use]
     pub fn new(policies: &PolicySet, own_addresses: &[IpAddr]) -> Self {
         let tunnel = |tunnel: &Tunnel| OwnTunnel {
-            remote: wire_addr(tunnel.remote),
+            remote: end(tunnel.remote),
             udp_port: match tunnel.kind {
                 TunnelKind::Vxlan { udp_port, .. } => Some(udp_port),
                 TunnelKind::Erspan2 | TunnelKind::Erspan3 => None,
@@ -79,7 +66,7 @@ impl LoopGuard {
         Self {
             tunnels,
             udp_ports,
-            own_addresses: own_addresses.iter().copied().map(wire_addr).collect(),
+            own_addresses: own_addresses.iter().copied().map(end).collect(),
             enabled: true,
         }
     }

@@ -14,7 +14,7 @@ use sluice_model::{DestinationId, PolicySet, RateLimit};
 pub struct SharedLimits {
     /// By destination number.
     destinations: Vec<Option<NamedLimit>>,
-    overall: Option<Arc<Limit>>,
+    overall: Option<(RateLimit, Arc<Limit>)>,
 }
 
 /// The limit of one destination, which the next generation of policies may keep.
@@ -29,20 +29,28 @@ impl SharedLimits {
     /// The limits of the destinations and of all together, shared by so many workers; `None` = there is none.
     #[must_use]
     pub fn new(policies: &PolicySet, overall: Option<&RateLimit>, workers: usize) -> Option<Self> {
-        let overall = overall.map(|rate| Arc::new(Limit::new(rate, workers)));
+        let overall = overall.map(|rate| (*rate, Arc::new(Limit::new(rate, workers))));
         Self::with(policies, overall, None, workers)
     }
 
-    /// The limits of the next generation after `before`. What is left of the limit of all together goes on, and so does
-    /// what is left for a destination whose name and limit stay.
+    /// The limits of the next generation after `before`. What is left of the limit of all together goes on if that stays,
+    /// and so does what is left for a destination whose name and limit stay.
     #[must_use]
-    pub fn after(before: Option<&Self>, policies: &PolicySet, workers: usize) -> Option<Self> {
-        Self::with(policies, before.and_then(|before| before.overall.clone()), before, workers)
+    pub fn after(
+        before: Option<&Self>,
+        policies: &PolicySet,
+        overall: Option<&RateLimit>,
+        workers: usize,
+    ) -> Option<Self> {
+        let kept = before.and_then(|before| before.overall.clone());
+        let kept = kept.filter(|(rate, _)| Some(rate) == overall);
+        let overall = kept.or_else(|| overall.map(|rate| (*rate, Arc::new(Limit::new(rate, workers)))));
+        Self::with(policies, overall, before, workers)
     }
 
     fn with(
         policies: &PolicySet,
-        overall: Option<Arc<Limit>>,
+        overall: Option<(RateLimit, Arc<Limit>)>,
         before: Option<&Self>,
         workers: usize,
     ) -> Option<Self> {
@@ -84,7 +92,7 @@ impl Limits {
         let own = |limit: &Option<NamedLimit>| limit.as_ref().map(|own| Meter::new(Arc::clone(&own.limit)));
         Self {
             destinations: shared.destinations.iter().map(own).collect(),
-            overall: shared.overall.clone().map(Meter::new),
+            overall: shared.overall.as_ref().map(|(_, limit)| Meter::new(Arc::clone(limit))),
             now_ns: 0,
             captured: None,
         }

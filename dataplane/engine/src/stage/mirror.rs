@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn settings(strip_mark: bool) -> MirrorSettings {
-        let tap = |name: &str, number, vlan| Tap { name: name.to_owned(), number, vlan };
+        let tap = |name: &str, number, vlan| Tap { name: name.to_owned(), number, vlan, side: None };
         let taps = vec![tap("core", 4, Some(101)), tap("edge", 65_535, Some(4094)), tap("port", 9, None)];
         MirrorSettings { pcp: Some(5), strip_mark, taps }
     }

@@ -8,6 +8,7 @@ pub mod classify;
 pub(crate) mod compose;
 pub mod decap;
 pub mod dedup;
+pub mod ends;
 pub mod flow;
 pub mod guard;
 pub mod limit;

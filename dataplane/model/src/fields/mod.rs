@@ -253,7 +253,7 @@ mod tests {
             interval_ms: 1000,
             scope: CounterScope::Port,
             name: name.into(),
-            metric: "rx_packets",
+            metric: "rx_packets".into(),
             value: 7,
             total: None,
         };

@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 
-use crate::{AddressSet, MacAddr, RangeSet};
+use crate::{AddressSet, GuestKind, GuestName, GuestNameError, MacAddr};
 
 use super::source::{At, Report, Span, quote};
 
 /// One element of an address list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Element<'d> {
     V4(u32, u32),
     V6(u128, u128),
     Mac(MacAddr),
     Group(&'d str),
+    Guest(GuestName),
 }
 
 /// What an address list names: its own members, and groups.
@@ -34,6 +35,7 @@ pub(super) fn address_list<'d>(items: &[At<&'d str>], field: &str, report: &Repo
             Ok(Element::V6(low, high)) => v6.push((low, high, i)),
             Ok(Element::Mac(mac)) => list.own.macs.push(mac),
             Ok(Element::Group(name)) => list.groups.push(At { value: name, span: item.span.clone() }),
+            Ok(Element::Guest(name)) => list.own.guests.push(name),
             Err(problem) => report.error(&item.span, field, problem.reason, problem.suggestion),
         }
     }
@@ -43,17 +45,9 @@ pub(super) fn address_list<'d>(items: &[At<&'d str>], field: &str, report: &Repo
     list.own.ipv6 = v6.iter().map(|&(low, high, _)| low..=high).collect();
     list.own.macs.sort_unstable();
     list.own.macs.dedup();
+    list.own.guests.sort_unstable();
+    list.own.guests.dedup();
     list
-}
-
-/// All members of several sets in one.
-pub(super) fn union<'s>(sets: impl Iterator<Item = &'s AddressSet> + Clone) -> AddressSet {
-    let ipv4: RangeSet<u32> = sets.clone().flat_map(|set| set.ipv4.iter()).collect();
-    let ipv6: RangeSet<u128> = sets.clone().flat_map(|set| set.ipv6.iter()).collect();
-    let mut macs: Vec<MacAddr> = sets.flat_map(|set| set.macs.iter().copied()).collect();
-    macs.sort_unstable();
-    macs.dedup();
-    AddressSet { ipv4, ipv6, macs }
 }
 
 /// Why text is no address, and what to write instead.
@@ -82,6 +76,15 @@ pub(super) fn interface_address(text: &str) -> Result<(IpAddr, u8), Problem> {
 fn element(text: &str) -> Result<Element<'_>, Problem> {
     if let Some(name) = text.strip_prefix('@') {
         return Ok(Element::Group(name));
+    }
+    if let Some(name) = GuestName::of(text) {
+        return name.map(Element::Guest).map_err(|why| no_guest(text, why));
+    }
+    if let Some(meant) = in_small_letters(text) {
+        return Err(Problem::new(
+            format!("{} is no address", quote(text)),
+            format!("write {}", quote(&meant)),
+        ));
     }
     if let Ok(mac) = text.parse::<MacAddr>() {
         return Ok(Element::Mac(mac));
@@ -163,10 +166,25 @@ fn no_address(text: &str) -> Problem {
     {
         "write the numbers without leading zeros".to_owned()
     } else {
-        "write an address, a network as 10.0.0.0/8, a range as 10.0.0.1-10.0.0.9, a MAC address, or @GROUP"
+        "write an address, a network as 10.0.0.0/8, a range as 10.0.0.1-10.0.0.9, a MAC address, @GROUP, vm:NAME \
+         or port:NAME"
             .to_owned()
     };
     Problem::new(format!("{} is no address", quote(text)), suggestion)
+}
+
+/// The name that was meant, where what stands before it is in capitals.
+fn in_small_letters(text: &str) -> Option<String> {
+    GuestKind::ALL.into_iter().find_map(|kind| {
+        let (before, name) = text.split_at_checked(kind.prefix().len())?;
+        before.eq_ignore_ascii_case(kind.prefix()).then(|| format!("{}{name}", kind.prefix()))
+    })
+}
+
+fn no_guest(text: &str, why: GuestNameError) -> Problem {
+    let suggestion = "write vm: and the name or id of a virtual machine, or port: and the name of a port or interface of \
+                      the switch";
+    Problem::new(format!("{} is no name: {why}", quote(text)), suggestion)
 }
 
 const fn bits(address: IpAddr) -> u8 {

@@ -109,6 +109,11 @@ pub(super) fn tcp(
     let [cert, key, client_ca] = TLS.map(&mut file);
     let client_crl = file("client_crl");
     let anonymous = role(fields, "anonymous", false);
+    if let (Some(ApiRole::Operator), Some(place)) = (anonymous, fields.place_of("anonymous")) {
+        let reason = "everybody on this machine may change policies";
+        let suggestion = "write anonymous = \"viewer\", and give operators an [[api.token]]".to_owned();
+        report.warning(&place, fields.field("anonymous"), reason, suggestion);
+    }
     let given = |key: &&str| fields.place_of(key).is_some();
     if !given(&"listen") {
         let unused = TLS.iter().chain(&["client_crl", "anonymous", "client", "token"]);

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::{
-    ApiSettings, BootConfig, DecapSettings, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings,
-    PortConfig, PortRole, PortSpec, TapSide,
+    ApiSettings, BootConfig, DecapSettings, EalSettings, FeedGuard, Hugepages, InterfaceAddr, LogLevel,
+    MemorySettings, PortConfig, PortRole, PortSpec, Profile, TapSide,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
@@ -16,11 +16,13 @@ use super::dedup_section::dedup_settings;
 use super::destinations::{mac, non_empty};
 use super::diagnostic::{Diagnostics, Loaded};
 use super::document::{self, Fields};
+use super::feed_guard_key::guard_ports;
 use super::flow_section::flow_settings;
 use super::limit_section::{breaker_settings, limit_settings};
 use super::log_section::{LEVELS, log_settings};
 use super::metrics_section::metrics_settings;
 use super::names::Names;
+use super::ovs_section::ovs_settings;
 use super::policy_file::read_text;
 use super::protection_section::protection_settings;
 use super::source::{At, Report, Span, quote};
@@ -100,7 +102,8 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     if top.place_of("policy").is_none() && purpose == Use::Run {
         top.missing("policy", "name the policy file: policy = \"policy.toml\"");
     }
-    let eal = top.table("eal", "{ hugepages = \"auto\" }").map(eal_settings);
+    let profile = top.choice("profile", &Profile::NAMES).map(|at| at.value).unwrap_or_default();
+    let eal = top.table("eal", "{ hugepages = \"auto\" }").map(|fields| eal_settings(fields, profile));
     let worker = top.table("worker", "{ lcores = [1] }").map(|fields| worker_settings(fields, report));
     let memory = top.table("memory", "{ mbufs = 65536 }").map(memory_settings);
     let dedup = top.table("dedup", "{ mode = \"drop\" }").map(|fields| dedup_settings(fields, report));
@@ -117,7 +120,11 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     let metrics = top
         .table("metrics", "{ listen = \"127.0.0.1:9464\" }")
         .map(|fields| metrics_settings(fields, report));
+    let ovs = top
+        .table("ovs", "{ database = \"unix:/var/run/openvswitch/db.sock\" }")
+        .and_then(|fields| ovs_settings(fields, folder, report));
     let (mut ports, own_taps) = ports(&mut top, decap, folder, report, purpose);
+    guard_ports(&mut top, &mut ports, report);
     let mirror = mirror_settings(&mut top, &mut ports, &own_taps, report);
     let loop_guard = top.boolean("loop_guard").is_none_or(|at| at.value);
     let protection = top
@@ -132,9 +139,10 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
     }
     let stats_interval = top.integer("stats_interval", 0..=86_400, "seconds between two reports (0 = none)");
     top.finish();
-    BootConfig {
+    let boot = BootConfig {
+        profile,
         policy: folder.join(policy.unwrap_or_default()),
-        eal: eal.unwrap_or_default(),
+        eal: eal.unwrap_or_else(|| EalSettings { hugepages: hugepages(profile), ..EalSettings::default() }),
         worker: worker.unwrap_or_default(),
         memory: memory.unwrap_or_default(),
         dedup: dedup.unwrap_or_default(),
@@ -147,14 +155,46 @@ fn boot_config<'d>(mut top: Fields<'d>, folder: &Path, report: &'d Report<'d>, p
         mirror,
         loop_guard,
         metrics,
+        ovs,
         protection: protection.unwrap_or_default(),
         log,
         log_level: own_level.or(log_level).unwrap_or(LogLevel::Info),
         stats_interval_s: narrow(stats_interval).filter(|&seconds| seconds > 0),
+    };
+    match profile {
+        Profile::Standard => boot,
+        Profile::Small => small(boot),
     }
 }
 
-fn eal_settings(mut fields: Fields<'_>) -> EalSettings {
+/// Where packet memory comes from where nothing is said.
+fn hugepages(profile: Profile) -> Hugepages {
+    match profile {
+        Profile::Standard => Hugepages::Auto,
+        Profile::Small => Hugepages::Never,
+    }
+}
+
+/// Fills in the sizes of [`Profile::Small`] where nothing is said; tests/tests/live_small.rs holds their sum to 128 MB.
+fn small(mut boot: BootConfig) -> BootConfig {
+    boot.flow.flows.get_or_insert(16_384);
+    boot.flow.metrics_rows.get_or_insert(8_192);
+    boot.flow.record_ring.get_or_insert(2_048);
+    boot.memory.mbufs.get_or_insert(6_143);
+    boot.memory.headers.get_or_insert(6_143);
+    boot.worker.rx_descriptors.get_or_insert(512);
+    boot.worker.tx_descriptors.get_or_insert(512);
+    boot.dedup.entries.get_or_insert(65_536);
+    if let Some(parquet) = &mut boot.flow.parquet {
+        parquet.row_group.get_or_insert(8_192);
+    }
+    for port in &mut boot.ports {
+        port.ring_kib.get_or_insert(8 << 10);
+    }
+    boot
+}
+
+fn eal_settings(mut fields: Fields<'_>, profile: Profile) -> EalSettings {
     let hugepages = fields.choice(
         "hugepages",
         &[("auto", Hugepages::Auto), ("never", Hugepages::Never), ("require", Hugepages::Require)],
@@ -163,7 +203,7 @@ fn eal_settings(mut fields: Fields<'_>) -> EalSettings {
     let args = fields.strings("args", "[\"--log-level=pmd:8\"]");
     fields.finish();
     EalSettings {
-        hugepages: hugepages.map_or(Hugepages::Auto, |at| at.value),
+        hugepages: hugepages.map_or(self::hugepages(profile), |at| at.value),
         memory_mb: narrow(memory_mb),
         args: args.map_or(Vec::new(), |at| at.value.iter().map(|arg| arg.value.to_owned()).collect()),
     }
@@ -172,8 +212,9 @@ fn eal_settings(mut fields: Fields<'_>) -> EalSettings {
 fn memory_settings(mut fields: Fields<'_>) -> MemorySettings {
     let mbufs = fields.integer("mbufs", 1_024..=16 << 20, "mbufs");
     let data_room = fields.integer("data_room", 256..=0xf000, "data_room (bytes)");
+    let headers = fields.integer("headers", 1_024..=16 << 20, "headers (small mbufs)");
     fields.finish();
-    MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room) }
+    MemorySettings { mbufs: narrow(mbufs), data_room_bytes: narrow(data_room), headers: narrow(headers) }
 }
 
 /// The ports, and of each the place of its own `tap`.
@@ -258,9 +299,11 @@ fn port(
     let mac = mac(f, "mac", report);
     let promiscuous = f.boolean("promiscuous");
     let snaplen = f.integer("snaplen", 64..=262_144, "a snaplen (bytes)");
+    let ring = f.integer("ring_kb", 1_024..=4 << 20, "a ring_kb (KiB)");
     let tap = f.integer("tap", 1..=u64::from(u16::MAX), "the number of a tap");
     let tap_side = f.choice("tap_side", &TapSide::ALL.map(|side| (side.name(), side)));
     let decap = decap_settings(f, decap, report);
+    let decap_place = (f.place_of("decap_to").unwrap_or(f.span.clone()), f.field("decap_to"));
     let role_place = f.place_of("role");
     let span = f.span.clone();
     let role_field = f.field("role");
@@ -270,6 +313,15 @@ fn port(
         _ => role?.value,
     };
     let (name, spec) = (name?, spec?);
+    if decap.is_end() && role.captures() && addresses.is_empty() {
+        let (place, field) = decap_place;
+        report.error(
+            &place,
+            field,
+            "the port has no address that a tunnel could be addressed to",
+            "write addresses = [\"192.0.2.1/24\"] at the port, or decap_to = \"any\"".to_owned(),
+        );
+    }
     if matches!(spec, PortSpec::Pcap(_)) && role != PortRole::Capture {
         let suggestion = "write role = \"capture\"; to write a file, use a destination with type = \"pcap\"";
         let place = role_place.unwrap_or(span);
@@ -293,9 +345,12 @@ fn port(
         mac,
         promiscuous: promiscuous.map_or(role.captures(), |at| at.value),
         snaplen_bytes: narrow(snaplen),
+        ring_kib: narrow(ring),
         tap: narrow(tap).unwrap_or(1),
         tap_side: tap_side.map_or(TapSide::Rest, |at| at.value),
         decap,
+        // Once all ports are known.
+        feed_guard: FeedGuard::Off,
     })
 }
 

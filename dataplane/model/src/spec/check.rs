@@ -1,26 +1,33 @@
 //! Do policies and boot config fit together?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::{BootConfig, Destination, DestinationKind, PolicySet, PortConfig, Tunnel};
+use crate::{
+    BootConfig, Destination, DestinationKind, FeedGuard, GuestName, Guests, PolicySet, PortConfig, Side,
+    Tunnel,
+};
 
 use super::destinations::too_small;
 use super::diagnostic::{Diagnostic, Severity};
+use super::ovs_section::USUAL;
 use super::suggest::did_you_mean;
 
 /// The MTU of an Ethernet port that says nothing else.
 const ETHERNET_MTU: u16 = 1_500;
 
 /// Holds a policy set against the ports of a boot config: every destination must be reachable through a port that
-/// sends, every ingress port must exist and capture, and every tap must exist. Findings are about the policy file and have no line, since a
-/// [`PolicySet`] knows none.
+/// sends, every ingress port must exist and capture, every tap must exist, and names of virtual machines need a database to be
+/// learned from. Findings are about the policy file and have no line, since a [`PolicySet`] knows none.
 #[must_use]
 pub fn check_against(policies: &PolicySet, boot: &BootConfig) -> Vec<Diagnostic> {
     let mut check = Check { boot, file: boot.policy.display().to_string(), findings: Vec::new() };
     for destination in policies.destinations() {
         match &destination.kind {
-            DestinationKind::Tunnel(tunnel) => check.tunnel(destination, tunnel),
+            DestinationKind::Tunnel(tunnel) => {
+                check.sends_to_own(destination, tunnel);
+                check.tunnel(destination, tunnel);
+            }
             DestinationKind::Port { port } => check.output(destination, port),
             // The members of a group are destinations themselves.
             DestinationKind::Pcap { .. } | DestinationKind::Group(_) => {}
@@ -28,7 +35,76 @@ pub fn check_against(policies: &PolicySet, boot: &BootConfig) -> Vec<Diagnostic>
     }
     check.ingress(policies);
     check.taps(policies);
+    check.database(policies);
     check.findings
+}
+
+/// How many names are compared with one that nothing has, in search of the one that was meant.
+const MAX_NAMES_COMPARED: usize = 20_000;
+
+/// Warns about the names of virtual machines and ports in `policies` that stand for nothing in `guests`, each once;
+/// `None` = nobody knows yet. Names that stand for too much are refused.
+#[must_use]
+pub fn check_guests(policies: &PolicySet, guests: Option<&Guests>, file: &str) -> Vec<Diagnostic> {
+    let Some(guests) = guests else {
+        let Some((name, field)) = named(policies).into_iter().next() else { return Vec::new() };
+        let reason = format!(
+            "{:?} and all such names match nothing until the database of Open vSwitch has told what there is",
+            name.to_string()
+        );
+        let suggestion = "sluice status says what keeps it".to_owned();
+        let finding = Diagnostic::about_file(Severity::Warning, file, reason, Some(suggestion));
+        return vec![Diagnostic { field, ..finding }];
+    };
+    let (count, most) = (policies.named_addresses(guests), PolicySet::MAX_NAMED_ADDRESSES);
+    if count > most {
+        let reason =
+            format!("names of virtual machines and ports stand for {count} addresses now, more than {most}");
+        let suggestion = "put names that several policies have into a group: it counts once".to_owned();
+        return vec![Diagnostic::about_file(Severity::Error, file, reason, Some(suggestion))];
+    }
+    let mut budget = MAX_NAMES_COMPARED;
+    let unknown = named(policies).into_iter().filter(|(name, _)| guests.is_silent(name));
+    let finding = |(name, field): (&GuestName, String)| {
+        let (kind, noun) = (name.kind(), name.kind().noun());
+        if guests.get(name).is_some() {
+            let reason = format!(
+                "Open vSwitch tells no address of {noun} {:?} now: the name matches nothing",
+                name.name()
+            );
+            let suggestion =
+                "set external_ids:attached-mac of its interface, unless it is not in use".to_owned();
+            let finding = Diagnostic::about_file(Severity::Warning, file, reason, Some(suggestion));
+            return Diagnostic { field, ..finding };
+        }
+        let known = || guests.names().filter(|other| other.kind() == kind).map(GuestName::name);
+        let meant = if budget == 0 { None } else { did_you_mean(name.name(), known()) };
+        budget = budget.saturating_sub(guests.count(kind).max(1));
+        let suggestion = meant.unwrap_or_else(|| "sluice guests lists what there is".to_owned());
+        let reason = format!(
+            "Open vSwitch has no {noun} {:?} now: the name matches nothing until it has",
+            name.name()
+        );
+        let finding = Diagnostic::about_file(Severity::Warning, file, reason, Some(suggestion));
+        Diagnostic { field, ..finding }
+    };
+    unknown.map(finding).collect()
+}
+
+/// The names of virtual machines and ports, each once, with the first field that holds it.
+fn named(policies: &PolicySet) -> Vec<(&GuestName, String)> {
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for policy in policies.policies() {
+        for (key, Side { addresses, .. }) in [("collect", &policy.collect), ("peer", &policy.peer)] {
+            for name in addresses.iter().flat_map(|set| &set.guests) {
+                if seen.insert(name) {
+                    all.push((name, format!("policy {:?}: {key}.addresses", policy.name)));
+                }
+            }
+        }
+    }
+    all
 }
 
 struct Check<'b> {
@@ -72,7 +148,50 @@ impl<'b> Check<'b> {
 
     fn output(&mut self, destination: &Destination, name: &str) {
         if let Some(port) = self.sender(destination, name) {
+            self.feed(destination, port);
             self.mtu(destination, port);
+        }
+    }
+
+    /// Whether plain copies would leave into a network that is in use.
+    fn feed(&mut self, destination: &Destination, port: &PortConfig) {
+        let severity = match port.feed_guard {
+            FeedGuard::Off => return,
+            FeedGuard::Count => Severity::Warning,
+            FeedGuard::Stop => Severity::Error,
+        };
+        let reason = if port.role.captures() {
+            format!("port {:?} captures, too: plain copies would come back as traffic", port.name)
+        } else if let Some(own) = port.addresses.first() {
+            format!(
+                "port {:?} has the address {own}: plain copies would leave into a network that is in use",
+                port.name
+            )
+        } else {
+            return;
+        };
+        let suggestion = "name a port with role = \"output\" and no addresses, which leads to tools only; or write \
+                          feed_guard = \"off\" in the boot config";
+        self.add(
+            severity,
+            format!("destination {:?}: port", destination.name),
+            reason,
+            suggestion.to_owned(),
+        );
+    }
+
+    /// Whether copies would be sent to ourselves.
+    fn sends_to_own(&mut self, destination: &Destination, tunnel: &Tunnel) {
+        let owner =
+            self.boot.ports.iter().find(|port| port.addresses.iter().any(|own| own.address == tunnel.remote));
+        if let Some(owner) = owner {
+            let reason =
+                format!("{} is an address of port {:?}: copies would come back", tunnel.remote, owner.name);
+            self.error(
+                format!("destination {:?}: remote", destination.name),
+                reason,
+                "write the address of the tool",
+            );
         }
     }
 
@@ -186,6 +305,21 @@ impl<'b> Check<'b> {
     }
 }
 
+impl Check<'_> {
+    /// Names are learned from a database.
+    fn database(&mut self, policies: &PolicySet) {
+        if self.boot.ovs.is_some() {
+            return;
+        }
+        for (name, field) in named(policies) {
+            let name = name.to_string();
+            let reason =
+                format!("{name:?} is learned from Open vSwitch, and the boot config names no database of it");
+            self.error(field, reason, format!("add [ovs] with {USUAL} to the boot config"));
+        }
+    }
+}
+
 fn has_gateway(port: &PortConfig, remote: IpAddr) -> bool {
     if remote.is_ipv4() { port.gateway.is_some() } else { port.gateway6.is_some() }
 }
@@ -232,6 +366,52 @@ mod tests {
     }
 
     #[test]
+    fn plain_copies_leave_only_where_nobody_is() {
+        let plain = "type = \"port\"\nport = \"out0\"";
+        let both = OUT.replace("\"output\"", "\"both\"");
+        let addressed = format!("{OUT}addresses = [\"198.51.100.1/24\"]\n");
+        // Keys of the boot config's top level go before its ports.
+        let guarded = |guard: &str, port: &str| {
+            let boot = format!(
+                "policy = \"p\"\nfeed_guard = \"{guard}\"\n\
+                 [[port]]\nname = \"tap0\"\nspec = \"af_packet:eth0\"\nrole = \"capture\"\n{port}"
+            );
+            let policy = format!(
+                "[[destination]]\nname = \"ids\"\n{plain}\n[[policy]]\nname = \"all\"\nto = [\"ids\"]\n"
+            );
+            let policies = parse_policy("p", &policy).unwrap().value;
+            let found = check_against(&policies, &parse_boot("b", &boot).unwrap().value);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for guard in ["off", "count", "stop"] {
+            assert_eq!(guarded(guard, OUT), [""; 0], "{guard}");
+        }
+        for (guard, expected) in
+            [("count", "warning: destination \"ids\": port"), ("stop", "error: destination")]
+        {
+            let found = guarded(guard, &both);
+            assert!(
+                found.len() == 1 && found[0].contains(expected) && found[0].contains("captures, too"),
+                "{found:?}"
+            );
+            let found = guarded(guard, &addressed);
+            assert!(
+                found.len() == 1 && found[0].contains(expected) && found[0].contains("198.51.100.1"),
+                "{found:?}"
+            );
+        }
+        for port in [&both, &addressed] {
+            assert_eq!(guarded("off", port), [""; 0]);
+        }
+        let own = format!("{OUT}addresses = [\"192.0.2.1/24\", \"192.0.2.2/24\"]\n");
+        let found = findings("type = \"vxlan\"\nremote = \"192.0.2.2\"\nmac = \"02:00:00:00:00:01\"", &own);
+        assert!(
+            found.len() == 1 && found[0].contains("192.0.2.2 is an address of port \"out0\""),
+            "{found:?}"
+        );
+    }
+
+    #[test]
     fn unknown_taps_are_told() {
         let policy = "[[destination]]\nname = \"f\"\ntype = \"pcap\"\nfile = \"f.pcap\"\n\
                       [[policy]]\nname = \"all\"\ntaps = [\"core\", \"cores\"]\nto = [\"f\"]\n";
@@ -244,6 +424,71 @@ mod tests {
         assert!(
             found.contains("warning: policy \"all\": taps: no tap \"cores\"") && found.contains("\"core\"?"),
             "{found}"
+        );
+    }
+
+    #[test]
+    fn names_need_a_database_and_somebody_who_has_them() {
+        let policy = "[[group]]\nname = \"web\"\naddresses = [\"vm:web-1\", \"vm:db\"]\n\
+                      [[policy]]\nname = \"all\"\ncollect = { addresses = [\"@web\"] }\n\
+                      peer = { addresses = [\"port:vnet0\", \"vm:db\"] }\naction = \"drop\"\n";
+        let boot =
+            "policy = \"p\"\n[[port]]\nname = \"cap0\"\nspec = \"af_packet:eth0\"\nrole = \"capture\"\n";
+        let loaded = parse_policy("p", policy).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        let policies = loaded.value;
+        let found = check_against(&policies, &parse_boot("b", boot).unwrap().value);
+        let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(
+            told[2],
+            "p: error: policy \"all\": peer.addresses: \"port:vnet0\" is learned from Open vSwitch, and the boot config \
+             names no database of it; add [ovs] with database = \"unix:/var/run/openvswitch/db.sock\" to the boot config"
+        );
+        let boot = format!("{boot}[ovs]\ndatabase = \"unix:/x\"\n");
+        assert_eq!(check_against(&policies, &parse_boot("b", &boot).unwrap().value), []);
+
+        let mut guests = Guests::default();
+        let set = crate::AddressSet { macs: vec![crate::MacAddr([2; 6])], ..crate::AddressSet::default() };
+        for name in ["vm:db", "vm:web-2"] {
+            guests.add(GuestName::of(name).unwrap().unwrap(), &set);
+        }
+        guests.add(GuestName::of("port:vnet0").unwrap().unwrap(), &crate::AddressSet::default());
+        let told: Vec<String> =
+            check_guests(&policies, Some(&guests), "p").iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("no virtual machine \"web-1\" now") && told[0].contains("\"web-2\"?"),
+            "{}",
+            told[0]
+        );
+        assert!(
+            told[1].starts_with(
+                "p: warning: policy \"all\": peer.addresses: Open vSwitch tells no address of port"
+            ),
+            "{}",
+            told[1]
+        );
+
+        let unknown = check_guests(&policies, None, "p");
+        assert_eq!(unknown.len(), 1);
+        assert!(
+            unknown[0].to_string().contains("until the database of Open vSwitch has told"),
+            "{}",
+            unknown[0]
+        );
+        let macs = (0..1 << 20).map(|n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            crate::MacAddr([2, 0, a, b, c, d])
+        });
+        let set = crate::AddressSet { macs: macs.collect(), ..crate::AddressSet::default() };
+        guests.add(GuestName::of("port:vnet0").unwrap().unwrap(), &set);
+        let found = check_guests(&policies, Some(&guests), "p");
+        assert!(found.len() == 1 && found[0].severity == Severity::Error, "{found:?}");
+        assert!(
+            found[0].to_string().contains("stand for 1048578 addresses now, more than 1048576"),
+            "{}",
+            found[0]
         );
     }
 

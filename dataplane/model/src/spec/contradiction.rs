@@ -46,7 +46,7 @@ pub(super) fn effective_protocols(policy: &Policy) -> Option<ProtocolSet> {
 struct Families {
     ipv4: bool,
     ipv6: bool,
-    /// Any frame: no addresses are asked for, or MAC addresses.
+    /// Any frame: no addresses are asked for, or MAC addresses, or names that may stand for any.
     any: bool,
 }
 
@@ -56,7 +56,7 @@ impl Families {
         Self {
             ipv4: some(|set| !set.ipv4.is_empty()),
             ipv6: some(|set| !set.ipv6.is_empty()),
-            any: side.addresses.is_empty() || some(|set| !set.macs.is_empty()),
+            any: side.addresses.is_empty() || some(|set| !(set.macs.is_empty() && set.guests.is_empty())),
         }
     }
 

@@ -1,4 +1,5 @@
-//! What do `decap`, `decap_kinds`, `decap_depth` and `strip_vlan` say, of a port or for all ports?
+//! What do `decap`, `decap_kinds`, `decap_depth`, `decap_to`, `decap_rest` and `strip_vlan` say, of a port or for all
+//! ports?
 
 use crate::{DecapKind, DecapKinds, DecapMode, DecapSettings, StripVlan};
 
@@ -22,12 +23,33 @@ pub(super) fn decap_settings(
         "strip_vlan",
         &[("none", StripVlan::None), ("outer", StripVlan::Outer), ("all", StripVlan::All)],
     );
+    let only_own = fields.choice("decap_to", &[("any", false), ("own", true)]).map(|at| at.value);
+    let rest = fields.choice("decap_rest", &[("pass", false), ("drop", true)]);
+    let mode_value = mode.as_ref().map_or(defaults.mode, |at| at.value);
+    let own = only_own.unwrap_or(defaults.only_own);
+    let is_end = mode_value == DecapMode::Strip && own;
+    // What is said for all ports may not fit this one; what follows from a port being an end is not said.
+    let drop_rest = match &rest {
+        Some(at) => at.value,
+        None if is_end != defaults.is_end() => is_end,
+        None => defaults.drop_rest,
+    };
     let settings = DecapSettings {
-        mode: mode.as_ref().map_or(defaults.mode, |at| at.value),
+        mode: mode_value,
         kinds: kinds.unwrap_or(defaults.kinds),
         depth: narrow(depth).unwrap_or(defaults.depth),
         strip_vlan: strip_vlan.as_ref().map_or(defaults.strip_vlan, |at| at.value),
+        only_own: own,
+        drop_rest: drop_rest && mode_value == DecapMode::Strip,
     };
+    if let Some(at) = rest.filter(|at| at.value && mode_value != DecapMode::Strip) {
+        report.error(
+            &at.span,
+            fields.field("decap_rest"),
+            "no tunnel is taken off, so nothing would be left",
+            "write decap = \"strip\", or decap_rest = \"pass\"".to_owned(),
+        );
+    }
     if settings.mode == DecapMode::LookThrough && settings.strip_vlan != StripVlan::None {
         // Said at the table that brings the two together.
         let (place, key) = match (&strip_vlan, &mode) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::{
     Destination, DestinationKind, Group, MacAddr, Marking, Oversize, Tag, Tunnel, TunnelKind, UdpChecksum,
+    VlanFrom,
 };
 
 use super::addresses::unicast;
@@ -43,7 +44,7 @@ const TYPES: [(&str, Type); 6] = [
 ];
 
 /// The fields that only some types have.
-const FIELD_TYPES: [(&str, &[Type]); 14] = [
+const FIELD_TYPES: [(&str, &[Type]); 15] = [
     ("remote", TUNNELS),
     ("local", TUNNELS),
     ("mac", TUNNELS),
@@ -55,6 +56,7 @@ const FIELD_TYPES: [(&str, &[Type]); 14] = [
     ("port", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port]),
     ("file", &[Type::Pcap]),
     ("inner_vlan", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port, Type::Pcap]),
+    ("vlan_from", &[Type::Vxlan, Type::Erspan2, Type::Erspan3, Type::Port, Type::Pcap]),
     ("members", &[Type::Group]),
     ("weights", &[Type::Group]),
     ("hash", &[Type::Group]),
@@ -106,9 +108,11 @@ pub(super) fn destination<'d>(
     fields.finish();
     let (Some(kind), Some(name)) = (kind, name) else { return None };
     let mtu = read.mtu.as_ref().and_then(|mtu| u16::try_from(mtu.value).ok());
-    let (inner_vlan, oversize) = (read.inner_vlan, read.oversize);
-    (report.errors() == errors)
-        .then(|| (Destination { name: name.to_owned(), kind, inner_vlan, mtu, oversize, limit }, group))
+    let Read { inner_vlan, vlan_from, oversize, .. } = read;
+    (report.errors() == errors).then(|| {
+        let name = name.to_owned();
+        (Destination { name, kind, inner_vlan, vlan_from, mtu, oversize, limit }, group)
+    })
 }
 
 /// Whether copies with `tag` can be told by it at `destination`.
@@ -136,7 +140,8 @@ pub(super) fn tag_fit(tag: Tag, destination: &Destination) -> TagFit {
             ("", 0, None)
         }
     };
-    let vid = destination.inner_vlan.then_some(("inner VLAN id", 12));
+    let shown = destination.inner_vlan && destination.vlan_from == VlanFrom::Tag;
+    let vid = shown.then_some(("inner VLAN id", 12));
     let carriers = [(bits > 0).then_some((field, bits)), other, vid];
     let carriers = carriers.iter().flatten();
     let holds = |bits: u32| bits >= 32 || tag.get() >> bits == 0;
@@ -208,6 +213,7 @@ struct Read {
     mtu: Option<super::source::At<u64>>,
     oversize: Oversize,
     inner_vlan: bool,
+    vlan_from: VlanFrom,
     port: Option<String>,
     file: Option<PathBuf>,
 }
@@ -238,7 +244,17 @@ impl Read {
                 ("drop", Oversize::Drop),
             ],
         );
-        let inner_vlan = fields.boolean("inner_vlan");
+        let inner_vlan = fields.boolean("inner_vlan").is_some_and(|at| at.value);
+        let vlan_from = fields.choice("vlan_from", &[("tag", VlanFrom::Tag), ("tunnel", VlanFrom::Tunnel)]);
+        if let Some(from) = vlan_from.as_ref().filter(|_| !inner_vlan) {
+            let suggestion = "write inner_vlan = true, or remove it".to_owned();
+            report.error(
+                &from.span,
+                fields.field("vlan_from"),
+                "without inner_vlan no VLAN tag is inserted",
+                suggestion,
+            );
+        }
         let port = non_empty(fields, "port", "the name of an output port", report);
         let file = non_empty(fields, "file", "the path of a file", report);
         Self {
@@ -250,7 +266,8 @@ impl Read {
             marking: marking.map_or(Marking::Standard, |at| at.value),
             mtu,
             oversize: oversize.map_or(Oversize::Truncate, |at| at.value),
-            inner_vlan: inner_vlan.is_some_and(|at| at.value),
+            inner_vlan,
+            vlan_from: vlan_from.map_or(VlanFrom::Tag, |at| at.value),
             port,
             file: file.map(PathBuf::from),
         }

@@ -20,6 +20,8 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
     let flows = fields.integer("flows", 64..=MAX_FLOWS, "flows (of each worker)");
     let vlan_in_key = fields.boolean("vlan_in_key").map_or(defaults.vlan_in_key, |at| at.value);
     let metrics = fields.boolean("metrics").map_or(defaults.metrics, |at| at.value);
+    let metrics_rows = fields.integer("metrics_rows", 1_024..=1 << 22, "metrics_rows (of each worker)");
+    let record_ring = fields.integer("record_ring", 64..=1 << 20, "a record_ring (records of each worker)");
     let vtap_id = fields.integer("vtap_id", 1..=u64::from(u16::MAX), "a vtap_id");
     let timeouts = fields.table("timeouts", "{ established = 300 }").map(timeouts);
     let limits = fields.table("delay_limits", "{ response = 60 }").map(delay_limits);
@@ -45,6 +47,8 @@ pub(super) fn flow_settings(mut fields: Fields<'_>, folder: &Path, report: &Repo
         flows: narrow(flows),
         vlan_in_key,
         metrics,
+        metrics_rows: narrow(metrics_rows),
+        record_ring: narrow(record_ring),
         timeouts: timeouts.unwrap_or_default(),
         delay_limits: limits.unwrap_or_default(),
         vtap_id: narrow(vtap_id).unwrap_or(defaults.vtap_id),
@@ -69,6 +73,7 @@ fn parquet_output(mut fields: Fields<'_>, base: &Path, report: &Report<'_>) -> O
         keep_gb: number("keep_gb", 1..=1 << 20, "keep_gb (gigabytes)"),
         reserve_mb: number("reserve_mb", 0..=1 << 24, "reserve_mb (megabytes)"),
         records_per_second: number("records_per_second", 100..=1_000_000, "records_per_second"),
+        row_group: number("row_group", 1_024..=1 << 20, "a row_group (records)"),
         counters_s: number("counters", 0..=3600, "the interval of counters (seconds, 0 = none)"),
     };
     fields.finish();

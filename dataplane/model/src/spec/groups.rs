@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::AddressSet;
 
-use super::addresses::{AddressList, address_list, union};
+use super::addresses::{AddressList, address_list};
 use super::document::Fields;
 use super::names::Names;
 use super::source::{At, Report, Span};
@@ -145,13 +145,15 @@ impl<'d> Groups<'d> {
                 }
             }
         }
-        let size = |set: &AddressSet| set.ipv4.iter().len() + set.ipv6.iter().len() + set.macs.len();
+        let size = |set: &AddressSet| {
+            set.ipv4.iter().len() + set.ipv6.iter().len() + set.macs.len() + set.guests.len()
+        };
         let total: usize = sets.iter().map(|set| size(set)).sum::<usize>() + size(&own);
         *ranges = ranges.saturating_add(total);
         let set = if *ranges > MAX_RANGES || sets.is_empty() {
             own
         } else {
-            union(sets.iter().map(AsRef::as_ref).chain([&own]))
+            AddressSet::union(sets.iter().map(AsRef::as_ref).chain([&own]))
         };
         if let Some(group) = self.groups.get_mut(index) {
             group.set = Arc::new(set);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::{
     Action, AddressSet, Destination, DestinationId, DestinationKind, FragmentMatch, GroupHash, HeaderView,
     Marking, Oversize, Policy, PolicySet, RangeSet, RangeValue, Side, TcpFlagsMatch, TunnelKind, UdpChecksum,
+    VlanFrom,
 };
 
 use super::plain::{DestinationSpec, GroupSpec, PolicySetSpec, PolicySpec, SideSpec};
@@ -127,6 +128,10 @@ fn destination_spec(destination: &Destination, name: &impl Fn(DestinationId) -> 
             Oversize::Drop => word("drop"),
         },
         inner_vlan: destination.inner_vlan.then_some(true),
+        vlan_from: match destination.vlan_from {
+            VlanFrom::Tag => None,
+            VlanFrom::Tunnel => word("tunnel"),
+        },
         rate_mbps: destination.limit.and_then(|limit| limit.rate_mbps),
         rate_pps: destination.limit.and_then(|limit| limit.rate_pps),
         burst_ms: destination.limit.map(|limit| limit.burst_ms),
@@ -190,7 +195,8 @@ fn elements(set: &AddressSet) -> Vec<String> {
         let (low, high) = range.into_inner();
         element(low, high, 128, &|bits| Ipv6Addr::from(bits).to_string())
     });
-    v4.chain(v6).chain(set.macs.iter().map(ToString::to_string)).collect()
+    let macs = set.macs.iter().map(ToString::to_string);
+    v4.chain(v6).chain(macs).chain(set.guests.iter().map(ToString::to_string)).collect()
 }
 
 /// A network where the range is one, else both its ends.

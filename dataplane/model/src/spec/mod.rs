@@ -7,6 +7,7 @@
 mod addresses;
 mod api_section;
 mod api_tcp;
+mod boot_change;
 mod boot_file;
 mod check;
 mod contradiction;
@@ -17,6 +18,7 @@ mod diagnostic;
 mod diff;
 mod document;
 mod durations;
+mod feed_guard_key;
 mod flow_section;
 mod group_kind;
 mod groups;
@@ -26,6 +28,7 @@ mod listen;
 mod log_section;
 mod metrics_section;
 mod names;
+mod ovs_section;
 mod plain;
 mod policies;
 mod policy_file;
@@ -38,8 +41,9 @@ mod tap_section;
 mod tree;
 mod worker_section;
 
+pub use boot_change::BootChange;
 pub use boot_file::{MAX_PORTS, load_boot, load_replay, parse_boot};
-pub use check::check_against;
+pub use check::{check_against, check_guests};
 #[cfg(any(test, feature = "contract"))]
 pub(crate) use destinations::{largest_tag, least_mtu};
 pub use diagnostic::{Diagnostic, Diagnostics, Loaded, Severity};

@@ -107,7 +107,7 @@ pub struct PolicySpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SideSpec {
-    /// Networks, hosts, ranges, MAC addresses, and groups as `@name`.
+    /// Networks, hosts, ranges, MAC addresses, groups as `@name`, and `vm:name` and `port:name`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     /// Ports.
@@ -174,6 +174,9 @@ pub struct DestinationSpec {
     /// Insert an 802.1Q tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner_vlan: Option<bool>,
+    /// `tag` or `tunnel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_from: Option<String>,
     /// The file to write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,

@@ -10,7 +10,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Action, AddressSet, FragmentMatch, HeaderView, Policy, ProtocolSet, RangeSet, RangeValue, Side};
+use crate::{
+    Action, AddressSet, FragmentMatch, GuestKind, HeaderView, Policy, ProtocolSet, RangeSet, RangeValue, Side,
+};
 
 use super::contradiction::effective_protocols;
 
@@ -72,7 +74,7 @@ struct Subject<'p> {
     copies: Vec<u64>,
 }
 
-/// A place on one of the axes: the kind of value (such as the address family), and the value.
+/// A place on one of the axes: the kind of value (such as the address family), and the value; of a name, its hash.
 type Point = (u8, u128);
 
 /// The axes along which policies are told apart.
@@ -344,7 +346,11 @@ fn set_ranges(set: &AddressSet) -> impl Iterator<Item = (Point, Point)> + '_ {
         let point = (48, u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into());
         (point, point)
     });
-    v4.chain(v6).chain(macs)
+    let guests = set.guests.iter().map(|guest| {
+        let point = (64 + u8::from(guest.kind() == GuestKind::Vm), hash(guest.name()));
+        (point, point)
+    });
+    v4.chain(v6).chain(macs).chain(guests)
 }
 
 /// Whether a predicate `b` allows no more than `a`; `None` allows everything.
@@ -375,11 +381,14 @@ fn set_within(
         wide.ipv4.is_superset(&narrow.ipv4)
             && wide.ipv6.is_superset(&narrow.ipv6)
             && narrow.macs.iter().all(|mac| wide.macs.binary_search(mac).is_ok())
+            // A name stands for the same in both.
+            && narrow.guests.iter().all(|name| wide.guests.binary_search(name).is_ok())
     };
     if Arc::ptr_eq(wide, narrow) {
         return true;
     }
-    if narrow.ipv4.iter().len() + narrow.ipv6.iter().len() + narrow.macs.len() <= SMALL {
+    let names = narrow.macs.len() + narrow.guests.len();
+    if narrow.ipv4.iter().len() + narrow.ipv6.iter().len() + names <= SMALL {
         return holds();
     }
     *supersets.entry((Arc::as_ptr(wide).addr(), Arc::as_ptr(narrow).addr())).or_insert_with(holds)

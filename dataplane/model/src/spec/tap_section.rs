@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{MirrorSettings, PortConfig, Tap};
+use crate::{MirrorSettings, PortConfig, Tap, TapSide};
 
 use super::boot_file::narrow;
 use super::document::Fields;
@@ -115,6 +115,7 @@ impl<'d> Reader<'_, 'd> {
                 suggestion,
             );
         }
+        let side = f.choice("tap_side", &TapSide::ALL.map(|side| (side.name(), side)));
         let given = ["vlan", "ports"].iter().any(|key| f.place_of(key).is_some());
         let number: Option<u16> = narrow(number);
         self.ports(f, number, &label);
@@ -126,7 +127,12 @@ impl<'d> Reader<'_, 'd> {
             );
         }
         fields.finish();
-        Some(Tap { name: name?.value.to_owned(), number: number?, vlan: narrow(vlan) })
+        Some(Tap {
+            name: name?.value.to_owned(),
+            number: number?,
+            vlan: narrow(vlan),
+            side: side.map(|at| at.value),
+        })
     }
 
     /// Enters `number` at the ports that the tap names.
@@ -210,7 +216,7 @@ mod tests {
              [[tap]]\nname = \"edge\"\nnumber = 5\nvlan = 102\nports = [\"cap0\"]\n\
              [[tap]]\nname = \"old\"\nnumber = 7\n",
         );
-        let tap = |name: &str, number, vlan| Tap { name: name.to_owned(), number, vlan };
+        let tap = |name: &str, number, vlan| Tap { name: name.to_owned(), number, vlan, side: None };
         assert_eq!(
             boot.mirror,
             MirrorSettings {

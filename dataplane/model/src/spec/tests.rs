@@ -201,9 +201,9 @@ fn any_spec() -> impl Strategy<Value = PolicySetSpec> {
     let choices =
         (sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()), sometimes(word()));
     let numbers = (number(), number(), number(), number(), number());
-    let rest = (sometimes(any::<bool>()), word_list(4), word_list(4));
+    let rest = (sometimes(any::<bool>()), sometimes(word()), word_list(4), word_list(4));
     let destination = (word(), texts, choices, numbers, rest).prop_map(
-        |(name, texts, choices, numbers, (inner_vlan, members, weights))| {
+        |(name, texts, choices, numbers, (inner_vlan, vlan_from, members, weights))| {
             let (remote, local, mac, port, file) = texts;
             let (kind, marking, udp_checksum, oversize, hash) = choices;
             let (udp_port, mtu, rate_mbps, rate_pps, burst_ms) = numbers;
@@ -220,6 +220,7 @@ fn any_spec() -> impl Strategy<Value = PolicySetSpec> {
                 mtu,
                 oversize,
                 inner_vlan,
+                vlan_from,
                 file,
                 rate_mbps,
                 rate_pps,

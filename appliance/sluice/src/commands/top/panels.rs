@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_api::v1;
 
+use crate::show::dropped;
 use crate::text::{per_second, safe, si};
 
 use super::app::Section;
@@ -93,10 +94,6 @@ fn row(name: &str, numbers: Vec<u64>) -> Row {
     Row { name: safe(name), numbers, texts }
 }
 
-pub(super) fn sum(drops: &BTreeMap<String, u64>) -> u64 {
-    drops.values().fold(0, |sum, packets| sum.saturating_add(*packets))
-}
-
 /// The table of a section.
 pub(super) fn panel(section: Section, before: &v1::Counters, after: &v1::Counters, totals: bool) -> Panel {
     let measure = Measure::new(before, after, totals);
@@ -166,7 +163,7 @@ fn workers(before: &v1::Counters, after: &v1::Counters, measure: Measure) -> Pan
             measure.volume(old.rx_bytes, new.rx_bytes),
             measure.count(old.tx_packets, new.tx_packets),
             measure.volume(old.tx_bytes, new.tx_bytes),
-            measure.count(sum(&old.drops), sum(&new.drops)),
+            measure.count(dropped(&old.drops), dropped(&new.drops)),
             measure.count(old.idle_polls, new.idle_polls),
             measure.count(cycles(old), cycles(new)).checked_div(packets).unwrap_or(0),
             new.delay_ns.as_ref().map_or(0, |delay| delay.p99),
@@ -189,7 +186,7 @@ fn policies(before: &v1::Counters, after: &v1::Counters, measure: Measure) -> Pa
             measure.count(old.matched_packets, new.matched_packets),
             measure.volume(old.matched_bytes, new.matched_bytes),
             measure.count(old.sent_packets, new.sent_packets),
-            measure.count(sum(&old.drops), sum(&new.drops)),
+            measure.count(dropped(&old.drops), dropped(&new.drops)),
         ];
         row(&new.policy, numbers)
     });
@@ -209,7 +206,7 @@ fn destinations(before: &v1::Counters, after: &v1::Counters, measure: Measure) -
             measure.count(old.packets, new.packets),
             measure.volume(old.bytes, new.bytes),
             measure.count(old.truncated, new.truncated),
-            measure.count(sum(&old.drops), sum(&new.drops)),
+            measure.count(dropped(&old.drops), dropped(&new.drops)),
         ];
         let mut row = row(&new.destination, numbers);
         if !new.away.is_empty() {
