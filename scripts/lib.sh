@@ -10,7 +10,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 build_packages=(build-essential pkg-config libdpdk-dev libclang-dev)
 # What the tests need besides: peers and oracles that are not ours.
 test_packages=(tshark tcpdump iproute2 ethtool iperf3 prometheus python3 procps curl openssl debootstrap
-    openvswitch-switch-dpdk)
+    openvswitch-switch-dpdk libfaketime)
 
 # install_missing PACKAGE...: installs Debian packages that are not there yet.
 install_missing() {

@@ -24,6 +24,7 @@ pub mod pki;
 pub mod prometheus;
 pub mod reference;
 pub mod sluiced;
+pub mod soak;
 pub mod stream;
 pub mod tap;
 pub mod tcpdump;
