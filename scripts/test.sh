@@ -14,6 +14,17 @@ step() { # step NAME COMMAND...
     times+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
 }
 
+# All tests; what they print comes at once, and is summed up whatever the end.
+tests() {
+    local target=${CARGO_TARGET_DIR:-$root/target} status=0
+    local log=$target/test.log
+    export SLUICE_LEFT_OUT=$target/left-out.txt
+    rm -f "$SLUICE_LEFT_OUT"
+    cargo test --workspace --all-targets --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+    scripts/test-summary.py "$log" "$SLUICE_LEFT_OUT" || [ $status -ne 0 ] || status=1
+    return $status
+}
+
 # The readers of the Parquet files: pyarrow, DuckDB, DataFusion.
 analytics=${CARGO_TARGET_DIR:-$root/target}/analytics
 python_with "$analytics" "$root/tests/analytics/requirements.txt"
@@ -29,7 +40,7 @@ step "release build" cargo build --release --locked --quiet -p sluiced -p sluice
 step "documentation examples" cargo test --workspace --doc --locked --quiet
 step "promises of the protos" cargo test --workspace --test field_table --locked --quiet
 step "package" scripts/package.sh
-step "tests" cargo test --workspace --all-targets --locked --no-fail-fast
+step "tests" tests
 
 echo
 echo "Where the time went:"
