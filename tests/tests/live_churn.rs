@@ -91,6 +91,8 @@ to = ["wire"]
 const LINKS: [[&str; 2]; 4] = [["va", "pa"], ["vb", "pb"], ["vc", "pc"], ["vd", "pd"]];
 /// What is learned of a link is learned within this time.
 const SETTLE: Duration = Duration::from_millis(600);
+/// What must happen happens within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Packet `number`, every third in VXLAN.
 fn frame(number: u32) -> Vec<u8> {
@@ -189,6 +191,15 @@ fn churn(test: &str, worker: &str, seed: u64) {
         std::thread::sleep(Duration::from_millis(numbers.below(300) as u64));
     }
     std::thread::sleep(SETTLE);
+    // On a busy machine all of that may pass between two looks: this link stays down until copies are dropped for it.
+    let log = || daemon.log();
+    let noticed = || log().lines().filter(|line| line.contains("link down") && line.contains("out1")).count();
+    let before = noticed();
+    peer.ip("link set dev pd down");
+    wait_for("the link to be noticed", PATIENCE, || (noticed() > before).then_some(()));
+    std::thread::sleep(SETTLE);
+    peer.ip("link set dev pd up");
+    std::thread::sleep(SETTLE);
     // Everything works again: each port receives and sends.
     let moving = |namespace: &Namespace, device: &str, sent: bool| {
         let count = || {
@@ -196,7 +207,7 @@ fn churn(test: &str, worker: &str, seed: u64) {
             if sent { counters.tx_packets } else { counters.rx_packets }
         };
         let before = count();
-        wait_for(device, Duration::from_secs(10), || (count() > before + 20).then_some(()));
+        wait_for(device, PATIENCE, || (count() > before + 20).then_some(()));
     };
     for [here, _] in LINKS {
         moving(&broker, here, here == "vc" || here == "vd");
@@ -206,8 +217,7 @@ fn churn(test: &str, worker: &str, seed: u64) {
         sender.join().unwrap();
     }
     std::thread::sleep(SETTLE);
-    let log = daemon.log();
-    assert!(log.contains("the interface is back"), "{log}");
+    assert!(log().contains("the interface is back"), "{}", log());
     let (summary, dir) = (daemon.stop(), lab.dir());
     let count = |table: &str, row: &str| summary.get(table, row, 0);
     // All that is no duplicate was metered, tunnels or not, and all of it is in the files.
