@@ -51,6 +51,16 @@ pub fn resident_bytes(pid: u32) -> u64 {
     (kib("VmRSS") + kib("HugetlbPages")) << 10
 }
 
+/// The boot config with a small flow table, unless it has one of a stated size: the usual one takes a share of the
+/// machine's memory, and all of it is touched before the daemon runs.
+fn with_few_flows(boot: &str) -> String {
+    let mut lines = boot.lines().map(str::trim_start);
+    if lines.any(|line| line.starts_with("flows =") || line.starts_with("profile =")) {
+        return boot.to_owned();
+    }
+    boot.replacen("[flow]\n", "[flow]\nflows = 65536\n", 1)
+}
+
 /// A running daemon; killed when dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -61,7 +71,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it inside `namespace` and waits until it runs. `boot` is the boot config without `policy`; memory and
-    /// hugepages are chosen here unless it has `[eal]` or `[memory]` of its own; the API is off unless it has `[api]`.
+    /// hugepages are chosen here unless it has `[eal]` or `[memory]` of its own, and the number of flows; the API is off
+    /// unless it has `[api]`.
     pub fn start(lab: &Lab, namespace: &Namespace, boot: &str, policy: &str) -> Self {
         let daemon = Self::spawn(namespace.command(binary()), lab.dir(), boot, policy);
         daemon.wait_log("running;");
@@ -71,7 +82,7 @@ impl Daemon {
     /// Starts it by `command`, which ends with the binary, and does not wait.
     pub fn spawn(mut command: Command, dir: &Path, boot: &str, policy: &str) -> Self {
         let mut text = "policy = \"policy.toml\"\n".to_owned();
-        text += boot;
+        text += &with_few_flows(boot);
         if !boot.contains("[eal]") {
             text += "\n[eal]\nhugepages = \"never\"\n";
         }

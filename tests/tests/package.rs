@@ -197,7 +197,10 @@ fn the_package_installs_runs_upgrades_and_goes() {
     let config = root.path.join("etc/sluice/sluiced.toml");
     let text = fs::read_to_string(&config).unwrap();
     // What is commented out in the files is what works.
-    let examples = text.replace("# [flow", "[flow").replace("# folder", "folder");
+    let examples = text
+        .replace("# [flow]", "[flow]\nflows = 65536")
+        .replace("# [flow", "[flow")
+        .replace("# folder", "folder");
     fs::write(&config, format!("{examples}\n[memory]\nmbufs = 8191\n[eal]\nhugepages = \"never\"\n{PORTS}"))
         .unwrap();
     root.run(check);
