@@ -13,6 +13,8 @@ use crate::batch::Batch;
 const FOREIGN_LIMIT: u64 = 16;
 /// The time that they are counted over.
 const WINDOW_NS: u64 = 1_000_000_000;
+/// Where copies go on, it is told no more often than this.
+const TELL_NS: u64 = 60_000_000_000;
 
 /// Frames of others on an output port (workers: count, control: judges, workers: ask).
 #[derive(Debug)]
@@ -70,6 +72,8 @@ impl FeedWatch {
 pub struct FeedJudge {
     /// When the window began, and what had come in by then.
     window: Option<(u64, u64)>,
+    /// When it was told that the network is in use.
+    told_ns: Option<u64>,
 }
 
 /// What a look at a port brought.
@@ -79,7 +83,7 @@ pub enum Judgement {
     Unchanged,
     /// The network is in use, and copies were stopped for it just now.
     Stopped,
-    /// It is in use, and copies go on, as the config says. Told once for each window.
+    /// It is in use, and copies go on, as the config says. Told once a minute.
     InUse,
 }
 
@@ -89,7 +93,7 @@ impl FeedJudge {
     pub fn look(&mut self, watch: &FeedWatch, up: bool, now_ns: u64) -> Judgement {
         let foreign = watch.foreign.load(Ordering::Relaxed);
         if !up {
-            self.window = None;
+            *self = Self::default();
             watch.stopped.store(false, Ordering::Relaxed);
             return Judgement::Unchanged;
         }
@@ -100,7 +104,12 @@ impl FeedJudge {
         }
         match watch.guard {
             FeedGuard::Stop if in_use && !watch.stopped.swap(true, Ordering::Relaxed) => Judgement::Stopped,
-            FeedGuard::Count if in_use => Judgement::InUse,
+            FeedGuard::Count
+                if in_use && self.told_ns.is_none_or(|told| now_ns.saturating_sub(told) >= TELL_NS) =>
+            {
+                self.told_ns = Some(now_ns);
+                Judgement::InUse
+            }
             _ => Judgement::Unchanged,
         }
     }
@@ -115,7 +124,12 @@ fn is_foreign(frame: &[u8], mac: MacAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use sluice_model::spec::parse_policy;
+
     use super::*;
+    use crate::output::{Egress, Output};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -168,12 +182,35 @@ mod tests {
     }
 
     #[test]
-    fn counting_stops_nothing() {
+    fn a_group_leaves_a_port_that_is_stopped() {
+        let text = "[[destination]]\nname = \"tool\"\ntype = \"port\"\nport = \"out0\"\n";
+        let policies = parse_policy("p", text).unwrap().value;
+        let watch = Arc::new(FeedWatch::new(FeedGuard::Stop));
+        let mut output = Output::plain(&policies.destinations()[0], 1500, Egress::Port(0));
+        output.feed = Some(Arc::clone(&watch));
+        for stopped in [false, true, false] {
+            watch.stopped.store(stopped, Ordering::Relaxed);
+            output.refresh(true);
+            assert_eq!(output.is_away(), stopped);
+        }
+    }
+
+    #[test]
+    fn counting_stops_nothing_and_tells_once_a_minute() {
+        const MS: u64 = 1_000_000;
         let (watch, mut judge) = (FeedWatch::new(FeedGuard::Count), FeedJudge::default());
         judge.look(&watch, true, 0);
-        watch.foreign.store(40, Ordering::Relaxed);
-        assert_eq!(judge.look(&watch, true, 1), Judgement::InUse);
-        assert_eq!(judge.look(&watch, true, 2), Judgement::Unchanged);
+        // Twenty looks a second, and traffic all the time.
+        let told = (1..=20 * 150).filter(|look| {
+            watch.foreign.fetch_add(40, Ordering::Relaxed);
+            judge.look(&watch, true, look * 50 * MS) == Judgement::InUse
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [1, 1201, 2401]);
         assert!(!watch.is_stopped());
+        // Another cable is another network.
+        judge.look(&watch, false, 150_050 * MS);
+        judge.look(&watch, true, 150_100 * MS);
+        watch.foreign.fetch_add(40, Ordering::Relaxed);
+        assert_eq!(judge.look(&watch, true, 150_150 * MS), Judgement::InUse);
     }
 }

@@ -312,11 +312,14 @@ impl Output {
         })
     }
 
-    /// Whether the way there is broken, so that a group gives its flows to others. A breaker does not count: the load
-    /// that opened it would only move.
+    /// Whether the way there is broken, or leads elsewhere, so that a group gives its flows to others. A breaker does not
+    /// count: the load that opened it would only move.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self.unready, Some(DropReason::NextHopUnresolved | DropReason::PortDown))
+        matches!(
+            self.unready,
+            Some(DropReason::NextHopUnresolved | DropReason::PortDown | DropReason::FeedGuard)
+        )
     }
 }
 
