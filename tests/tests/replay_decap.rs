@@ -5,12 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sluice_tests::nest::Numbers;
 use sluice_tests::pcap_file::{self, Builder, ETHERNET, Record};
 use sluice_tests::reference::{self, Frame};
+use sluice_tests::traffic::{self, End};
 use sluice_tests::{captures, sluiced};
 
 const STORE: &str = "[[destination]]\nname = \"store\"\ntype = \"pcap\"\nfile = \"store.pcap\"\n\n";
@@ -327,4 +329,50 @@ fn lengths_that_lie_and_captures_that_are_cut() {
     ];
     assert_eq!(left, expected);
     assert_eq!(report.0["not_decapsulated"], serde_json::json!({ "malformed": 1, "truncated": 1 }));
+}
+
+/// A capture of a node's port, read again: what was sent to the node is opened, whoever sent it.
+#[test]
+fn tunnels_to_the_addresses_of_a_port_end_there() {
+    let end = |address: [u8; 4], port| End::new(IpAddr::from(address), port);
+    let inner = traffic::udp(&end([10, 0, 0, 1], 5), &end([10, 0, 0, 2], 53), &[], b"inner");
+    let tunnel = |to| {
+        // With the marking that the loop guard knows copies by.
+        let payload = [&[0xff, 0, 0, 1, 0, 0, 7, 0][..], &inner].concat();
+        traffic::udp(&end([192, 0, 2, 1], 5000), &end(to, 4789), &[], &payload)
+    };
+    let frames = [tunnel([192, 0, 2, 2]), tunnel([192, 0, 2, 3])];
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("net.pcap");
+    save(&input, &frames);
+    let config = dir.path().join("boot.toml");
+    let replay = |boot: &str| {
+        std::fs::write(&config, boot).unwrap();
+        let arguments = ["--json", "--loop-guard", "--config", config.to_str().unwrap()];
+        sluiced::run(dir.path(), &format!("{STORE}{ALL}"), &[&input], &arguments)
+    };
+    let node =
+        "decap = \"strip\"\ndecap_to = \"own\"\n[[port]]\nname = \"net\"\naddresses = [\"192.0.2.2/24\"]\n";
+    let replayed = replay(node);
+    let report = replayed.report();
+    assert_eq!(data(&replayed.output("store")), [inner]);
+    assert_eq!((report.number("decapsulated"), report.drops()["loop_guard"]), (1, 1), "{}", replayed.stdout);
+
+    // Without addresses nothing could end there: that is a mistake in the config, not an empty capture.
+    for (boot, rest) in [
+        (node.replace("\"net\"", "\"other\""), "everything would be dropped"),
+        (
+            "decap = \"strip\"\ndecap_rest = \"pass\"\ndecap_to = \"own\"\n".to_owned(),
+            "nothing would be opened",
+        ),
+        ("decap = \"look_through\"\ndecap_to = \"own\"\n".to_owned(), "nothing would be opened"),
+    ] {
+        let sluiced::Replayed { code, stderr, .. } = replay(&boot);
+        assert_eq!(code, Some(1), "{boot}: {stderr}");
+        for part in
+            ["net.pcap: decap_to = \"own\"", rest, "write [[port]] with name = \"net\" and its addresses"]
+        {
+            assert!(stderr.contains(part), "{boot}: {stderr}");
+        }
+    }
 }

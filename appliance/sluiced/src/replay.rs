@@ -40,6 +40,11 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         }
         None => None,
     };
+    let decap: Vec<_> = args.inputs.iter().map(|input| decap_settings(args, boot.as_ref(), input)).collect();
+    let ends: Vec<_> = args.inputs.iter().map(|input| addresses(boot.as_ref(), input)).collect();
+    if complain_of_no_ends(args, &decap, &ends) {
+        return Ok(ExitCode::FAILURE);
+    }
     let mut dedup = boot.as_ref().map(|boot| boot.dedup).unwrap_or_default();
     let mut flow = boot.as_ref().map(|boot| boot.flow.clone()).unwrap_or_default();
     flow.enabled |= args.flows.is_some() || args.metrics.is_some() || args.parquet.is_some();
@@ -48,8 +53,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         dedup.mode = mode;
     }
     let config = ReplayConfig {
-        decap: args.inputs.iter().map(|input| decap_settings(args, boot.as_ref(), input)).collect(),
-        ends: PortEnds::new(args.inputs.iter().map(|input| addresses(boot.as_ref(), input))),
+        decap,
+        ends: PortEnds::new(ends),
         policies,
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
@@ -137,6 +142,25 @@ fn decap_settings(args: &ReplayArgs, boot: Option<&BootConfig>, input: &Path) ->
 /// The own addresses of the port of one capture.
 fn addresses(boot: Option<&BootConfig>, input: &Path) -> Vec<IpAddr> {
     port_of(boot, input).map_or(Vec::new(), |port| port.addresses.iter().map(|own| own.address).collect())
+}
+
+/// Complains of inputs whose tunnels could end nowhere; says whether there are any.
+fn complain_of_no_ends(args: &ReplayArgs, decap: &[DecapSettings], ends: &[Vec<IpAddr>]) -> bool {
+    let mut any = false;
+    for (input, (settings, ends)) in args.inputs.iter().zip(decap.iter().zip(ends)) {
+        if !settings.only_own || settings.mode == DecapMode::Off || !ends.is_empty() {
+            continue;
+        }
+        any = true;
+        let rest = if settings.drop_rest { "everything would be dropped" } else { "nothing would be opened" };
+        complain!(
+            "error: {}: decap_to = \"own\", but no port of this name has addresses where tunnels could end, so {rest}; \
+             in the boot config write [[port]] with name = \"{}\" and its addresses, or decap_to = \"any\"",
+            input.display(),
+            port_name(input),
+        );
+    }
+    any
 }
 
 /// The settings of the port that has the name of an input.

@@ -309,7 +309,11 @@ impl Session {
                 .map(|limits| Limits::in_captured_time(&limits)),
             balance: SharedGroups::new(policies).map(|groups| Balance::new(&groups, Arc::clone(&program))),
             program,
-            guard: if config.loop_guard { LoopGuard::new(policies, &[]) } else { LoopGuard::disabled() },
+            guard: if config.loop_guard {
+                LoopGuard::new(policies, &[]).with_ends(config.ends.all())
+            } else {
+                LoopGuard::disabled()
+            },
             files: Some(producer),
             tables: Arc::clone(&tables),
         };

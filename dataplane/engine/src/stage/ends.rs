@@ -22,6 +22,11 @@ impl PortEnds {
         Self::new(ports.iter().map(|port| port.addresses.iter().map(|own| own.address)))
     }
 
+    /// Those of all ports.
+    pub fn all(&self) -> impl Iterator<Item = End> {
+        self.0.iter().flatten().copied()
+    }
+
     /// Which tunnels come off what a port with these settings receives.
     #[inline]
     #[must_use]

@@ -71,6 +71,13 @@ impl LoopGuard {
         }
     }
 
+    /// The same guard where packets to `ends` pass, too.
+    #[must_use]
+    pub fn with_ends(mut self, ends: impl IntoIterator<Item = End>) -> Self {
+        self.own_addresses.extend(ends);
+        self
+    }
+
     /// A guard that lets everything pass.
     #[must_use]
     pub fn disabled() -> Self {
