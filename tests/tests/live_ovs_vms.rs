@@ -170,6 +170,23 @@ fn policies_follow_a_machine() {
     let wanted = told["policies"].as_array().unwrap().iter().find(|policy| policy["policy"] == "vm").unwrap();
     assert_eq!(wanted["mismatches"][0]["wanted"], format!("vm:web-1 ({mac})"));
 
+    // Its flows are found by its name, though only its MAC address is told; what cannot be answered is refused.
+    let named = host.json("flows --from vm:web-1");
+    assert!(named["matched"].as_u64().unwrap() >= 1, "{named}");
+    assert_eq!(named["flows"][0]["client_mac"], Value::from(mac.to_string()), "{named}");
+    assert_eq!(
+        host.json("flows --to vm:web-1")["matched"],
+        host.json(&format!("flows --to {OTHER}"))["matched"]
+    );
+    for (line, told) in [
+        ("flows --address vm:web-9", "\"vm:web-9\" stands for no address now"),
+        ("capture --host vm:web-9 --write x.pcapng", "\"vm:web-9\" stands for no address now"),
+        ("talkers --address vm:web-1", "vm:web-1 is known by its MAC address only"),
+    ] {
+        let (_, told_now) = host.sluice(line, 2);
+        assert!(told_now.contains(told), "{line}: {told_now}");
+    }
+
     // It moves to another port: nothing changes for it, and a policy of that port wakes up.
     let moved = format!(
         "del-port vnet0 -- add-port br-int vnet7 -- set Interface vnet7 external-ids:attached-mac=\"{mac}\" \

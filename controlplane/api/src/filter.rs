@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sluice_model::spec::{
     Diagnostic, Diagnostics, GroupSpec, Loaded, PolicySetSpec, PolicySpec, Severity, SideSpec,
 };
-use sluice_model::{Action, AddressSet, Policy, PortSet, ProtocolSet, RangeSet};
+use sluice_model::{Action, AddressSet, MacAddr, Policy, PortSet, ProtocolSet, RangeSet};
 
 use crate::policy::side;
 use crate::v1;
@@ -67,14 +67,23 @@ pub struct FlowMatch {
 }
 
 impl FlowMatch {
-    /// Whether `sets` want an address; without sets, any.
+    /// Whether `sets` want an end with these addresses, as far as they are known; without sets, any.
     #[must_use]
-    pub fn wants(sets: &[Arc<AddressSet>], address: IpAddr) -> bool {
-        let holds = |set: &Arc<AddressSet>| match address {
-            IpAddr::V4(v4) => set.ipv4.contains(v4.to_bits()),
-            IpAddr::V6(v6) => set.ipv6.contains(v6.to_bits()),
+    pub fn wants(sets: &[Arc<AddressSet>], address: Option<IpAddr>, mac: Option<MacAddr>) -> bool {
+        let holds = |set: &Arc<AddressSet>| {
+            let by_address = match address {
+                Some(IpAddr::V4(v4)) => set.ipv4.contains(v4.to_bits()),
+                Some(IpAddr::V6(v6)) => set.ipv6.contains(v6.to_bits()),
+                None => false,
+            };
+            by_address || mac.is_some_and(|mac| set.macs.binary_search(&mac).is_ok())
         };
         sets.is_empty() || sets.iter().any(holds)
+    }
+
+    /// All sets of addresses.
+    pub fn address_sets(&self) -> impl Iterator<Item = &Arc<AddressSet>> {
+        self.addresses.iter().chain(&self.clients).chain(&self.servers)
     }
 }
 
@@ -209,7 +218,7 @@ mod tests {
     #[test]
     fn a_flow_filter_names_its_own_fields() {
         let filter = v1::FlowFilter {
-            addresses: text(&["10.0.0.0/8", "2001:db8::/32"]),
+            addresses: text(&["10.0.0.0/8", "2001:db8::/32", "02:00:00:00:00:02", "02:00:00:00:00:01"]),
             servers: text(&["@clients"]),
             server_ports: text(&["80", "443"]),
             vlan: text(&["7"]),
@@ -218,10 +227,17 @@ mod tests {
             ..v1::FlowFilter::default()
         };
         let found = flow_filter(&filter, &groups()).unwrap();
-        assert!(FlowMatch::wants(&found.addresses, "2001:db8::9".parse().unwrap()));
-        assert!(!FlowMatch::wants(&found.addresses, "11.0.0.1".parse().unwrap()));
-        assert!(FlowMatch::wants(&found.clients, "11.0.0.1".parse().unwrap()), "none asked for");
-        assert!(FlowMatch::wants(&found.servers, "10.0.0.1".parse().unwrap()));
+        let wants = |sets: &[_], address: &str| FlowMatch::wants(sets, Some(address.parse().unwrap()), None);
+        assert!(wants(&found.addresses, "2001:db8::9"));
+        assert!(!wants(&found.addresses, "11.0.0.1"));
+        assert!(wants(&found.clients, "11.0.0.1"), "none asked for");
+        assert!(wants(&found.servers, "10.0.0.1"));
+        let by_mac = |last, address: Option<IpAddr>| {
+            FlowMatch::wants(&found.addresses, address, Some(MacAddr([2, 0, 0, 0, 0, last])))
+        };
+        assert!(by_mac(1, None) && by_mac(2, None) && !by_mac(3, None));
+        assert!(by_mac(1, "11.0.0.1".parse().ok()) && by_mac(3, "10.0.0.1".parse().ok()));
+        assert_eq!(found.address_sets().count(), 2);
         assert!(found.server_ports.unwrap().contains(443) && found.vlan.unwrap().contains(7));
         assert_eq!((found.tap, found.min_bytes, found.ports), (Some(3), 9, None));
 

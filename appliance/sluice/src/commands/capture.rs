@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// As sent: only copies that one of these policies asked for.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     policy: Vec<String>,
-    /// Addresses of one end: host, network, range, MAC address or @group.
+    /// Addresses of one end: host, network, range, MAC address, vm:NAME, port:NAME or @group.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     host: Vec<String>,
     /// TCP, UDP or SCTP ports of that end.

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 /// option again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ends {
-    /// Addresses of either end: host, network, range or @group.
+    /// Addresses of either end: host, network, range, MAC address, vm:NAME, port:NAME or @group.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     address: Vec<String>,
     /// Addresses of the client.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::guest::unlearned;
+use super::guest::unknown_name;
 use super::{Answers, Service, caller};
 use crate::capture::{Bounds, Header, MESSAGES, Session};
 use crate::policies::Policies;
@@ -49,7 +49,9 @@ fn understood(policies: &Policies, request: &v1::CaptureRequest) -> Result<Wante
         match sluice_api::packet_filter(filter, &current.spec.groups) {
             Ok(loaded) => {
                 let Policy { collect, peer, .. } = &loaded.value;
-                let wrong = unlearned(policies, collect.addresses.iter().chain(&peer.addresses));
+                let words =
+                    [&filter.collect, &filter.peer].into_iter().flatten().flat_map(|side| &side.addresses);
+                let wrong = unknown_name(policies, collect.addresses.iter().chain(&peer.addresses), words);
                 findings.extend(wrong.map(|wrong| format!("filter: {wrong}")));
                 Some(loaded.value.resolved(&policies.guests()))
             }

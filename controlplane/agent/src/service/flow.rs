@@ -13,11 +13,11 @@ use sluice_core::flow::FlowSnapshot;
 use sluice_core::flow::tcp::FlowState;
 use sluice_engine::recent::RecentRow;
 use sluice_engine::runtime::{FlowReadError, address};
-use sluice_model::{BootConfig, MetricsKey};
+use sluice_model::{AddressSet, BootConfig, MacAddr, MetricsKey};
 use tonic::{Request, Response, Status};
 
 use super::Service;
-use super::guest::unlearned;
+use super::guest::unknown_name;
 use crate::policies::Policies;
 
 const TCP: u8 = 6;
@@ -46,8 +46,8 @@ fn understood(policies: &Policies, filter: Option<&v1::FlowFilter>) -> Result<Fl
     let Some(filter) = filter else { return Ok(FlowMatch::default()) };
     let mut wanted = flow_filter(filter, &policies.current().spec.groups)
         .map_err(|findings| Status::invalid_argument(findings.to_string()))?;
-    let named = wanted.addresses.iter().chain(&wanted.clients).chain(&wanted.servers);
-    if let Some(wrong) = unlearned(policies, named) {
+    let words = filter.addresses.iter().chain(&filter.clients).chain(&filter.servers);
+    if let Some(wrong) = unknown_name(policies, wanted.address_sets(), words) {
         return Err(Status::invalid_argument(format!("filter: {wrong}")));
     }
     let guests = policies.guests();
@@ -57,19 +57,25 @@ fn understood(policies: &Policies, filter: Option<&v1::FlowFilter>) -> Result<Fl
     Ok(wanted)
 }
 
-/// Whether addresses, client first, are wanted.
-fn fit_ends(wanted: &FlowMatch, ends: [Option<IpAddr>; 2]) -> bool {
+/// One end: its address, and its Ethernet address where flows know it.
+type FlowEnd = (Option<IpAddr>, Option<MacAddr>);
+
+/// Whether ends, client first, are wanted.
+fn fit_ends(wanted: &FlowMatch, ends: [FlowEnd; 2]) -> bool {
     let [client, server] = ends;
-    let one = |sets: &[_], end: Option<IpAddr>| {
-        sets.is_empty() || end.is_some_and(|address| FlowMatch::wants(sets, address))
-    };
-    (wanted.addresses.is_empty() || one(&wanted.addresses, client) || one(&wanted.addresses, server))
+    let one = |sets: &[_], (address, mac): FlowEnd| FlowMatch::wants(sets, address, mac);
+    (one(&wanted.addresses, client) || one(&wanted.addresses, server))
         && one(&wanted.clients, client)
         && one(&wanted.servers, server)
 }
 
 fn ends(flow: &FlowSnapshot) -> [Option<IpAddr>; 2] {
     flow.addresses.map(|bytes| address(flow.network, &bytes))
+}
+
+fn ends_with_macs(flow: &FlowSnapshot) -> [FlowEnd; 2] {
+    let ([client, server], [client_mac, server_mac]) = (ends(flow), flow.macs);
+    [(client, Some(client_mac)), (server, Some(server_mac))]
 }
 
 fn fits(wanted: &FlowMatch, flow: &FlowSnapshot) -> bool {
@@ -89,7 +95,7 @@ fn fits(wanted: &FlowMatch, flow: &FlowSnapshot) -> bool {
         && port(&wanted.ports, 0)
         && port(&wanted.server_ports, 1)
         && flow.bytes.iter().sum::<u64>() >= wanted.min_bytes
-        && fit_ends(wanted, ends(flow))
+        && fit_ends(wanted, ends_with_macs(flow))
 }
 
 /// The first flows in some order.
@@ -306,7 +312,19 @@ fn wants_row(wanted: &FlowMatch, key: Option<&MetricsKey>) -> bool {
             .server_ports
             .as_ref()
             .is_none_or(|set| key.server_port.is_some_and(|port| set.contains(port)))
-        && fit_ends(wanted, key.addresses.map(|bytes| address(key.network, &bytes)))
+        && fit_ends(wanted, key.addresses.map(|bytes| (address(key.network, &bytes), None)))
+}
+
+/// Refuses what talkers cannot be asked for: they have no Ethernet addresses.
+fn check_talker_addresses(wanted: &FlowMatch) -> Result<(), Status> {
+    let only_macs =
+        |set: &&Arc<AddressSet>| !set.macs.is_empty() && set.ipv4.is_empty() && set.ipv6.is_empty();
+    let Some(set) = wanted.address_sets().find(only_macs) else { return Ok(()) };
+    let what = set.guests.first().map(ToString::to_string);
+    let what = what.or_else(|| set.macs.first().map(ToString::to_string)).unwrap_or_default();
+    Err(Status::invalid_argument(format!(
+        "filter: talkers are counted by IP address, and {what} is known by its MAC address only; list flows"
+    )))
 }
 
 /// Metrics are kept by address, protocol, server port and tap.
@@ -340,6 +358,7 @@ fn top(
         check_talker_filter(filter)?;
     }
     let wanted = understood(policies, request.filter.as_ref())?;
+    check_talker_addresses(&wanted)?;
     let boot = policies.boot();
     if !(boot.flow.enabled && boot.flow.metrics) {
         return Err(Status::failed_precondition(

@@ -33,13 +33,21 @@ pub(super) fn ovs_status(report: &GuestReport) -> v1::OvsStatus {
     }
 }
 
-/// Says what is wrong with sets of a filter that have names, where nothing is learned.
-pub(super) fn unlearned<'s>(
+/// Says what is wrong with names in a filter: in the `sets` that it was understood as, that none is learned at all; in
+/// the `words` that it has itself, that nothing has the name now. A group may have members that come and go.
+pub(super) fn unknown_name<'s>(
     policies: &Policies,
     sets: impl IntoIterator<Item = &'s Arc<AddressSet>>,
+    words: impl IntoIterator<Item = &'s String>,
 ) -> Option<String> {
     if policies.book().is_some() {
-        return None;
+        let guests = policies.guests();
+        let mut names = words.into_iter().filter_map(|word| GuestName::of(word)?.ok());
+        let silent = names.find(|name| guests.is_silent(name))?;
+        return Some(format!(
+            "{:?} stands for no address now, so nothing would match; sluice guests shows what is known",
+            silent.to_string()
+        ));
     }
     let name = sets.into_iter().find_map(|set| set.guests.first())?;
     Some(format!(
