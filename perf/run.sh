@@ -11,7 +11,8 @@ if [ "${1:-}" = ring-to-parquet ]; then
     [ -n "${2:-}" ] || die "ring-to-parquet needs a capture: its flow records are the patterns"
     capture=$(cd "$OLDPWD" && realpath -- "$2")
     install_missing "${build_packages[@]}" dpdk
-    exec cargo run --release --locked --quiet -p sluice-perf --example parquet_speed -- "$capture" "${@:3}"
+    release_cargo run --release --locked --quiet -p sluice-perf --example parquet_speed -- "$capture" "${@:3}"
+    exit
 fi
 
 plot=
@@ -35,7 +36,7 @@ done
 install_missing "${build_packages[@]}" dpdk
 [ -z "$plot" ] || install_missing python3
 say "building"
-cargo build --release --locked --quiet -p sluice-perf
+release_cargo build --release --locked --quiet -p sluice-perf
 
 # Megabytes of hugepages that a scenario and testpmd need, one after the other.
 need_mb=512

@@ -42,5 +42,39 @@ python_with() {
     cp "$requirements" "$folder/requirements.txt"
 }
 
+# Programs for cargo, which all clones on the machine share.
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/sluice/tools
+# cargo_tool NAME VERSION [OPTION...]: a program from the registry, built when it is not there in this version.
+cargo_tool() {
+    local name=$1 version=$2
+    shift 2
+    PATH=$tools/bin:$PATH
+    cargo install --list --root "$tools" | grep -q "^$name v$version:" && return
+    say "building $name"
+    # Not in the folder of the project's own build, whose settings are others.
+    env -u CARGO_TARGET_DIR cargo install "$name" --version "$version" --locked --quiet --root "$tools" "$@"
+}
+
+# release_cargo ARGUMENT...: cargo for release builds, which leaves the paths of this machine out of what it makes: the
+# same commit gives the same binaries wherever it is built (scripts/reproduce.sh). All release builds of the scripts go
+# by it: other flags build everything anew.
+release_cargo() {
+    local target=${CARGO_TARGET_DIR:-$root/target} home=${CARGO_HOME:-$HOME/.cargo} pair rust='' c=${CFLAGS:-}
+    cargo fetch --locked --quiet
+    # Of several that fit, the last one counts.
+    local pairs=("$home=/cargo" "$root=/sluice" "$target=/target") folder
+    for folder in "$home"/registry/src/*/; do
+        pairs+=("${folder%/}=/registry")
+    done
+    for pair in "${pairs[@]}"; do
+        rust+="'--remap-path-prefix=$pair', "
+        c+=" -ffile-prefix-map=$pair"
+    done
+    CFLAGS=$c cargo --config "target.x86_64-unknown-linux-gnu.rustflags = [$rust]" "$@"
+}
+
+# The time of the commit, seconds since 1970: the same commit gives the same files.
+commit_time() { git -C "$root" log -1 --format=%ct 2>/dev/null || echo 0; }
+
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 command -v cargo >/dev/null || die "no Rust toolchain: cargo is not on the PATH"

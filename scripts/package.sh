@@ -2,17 +2,13 @@
 # Makes the Debian package target/package/sluice_VERSION_ARCH.deb of a release build.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
-cargo_deb_version=3.8.0
 
 install_missing "${build_packages[@]}"
-tools=$root/target/tools
-if [ "$("$tools/bin/cargo-deb" --version 2>/dev/null)" != "cargo-deb $cargo_deb_version" ]; then
-    say "building cargo-deb"
-    cargo install cargo-deb --version "$cargo_deb_version" --locked --no-default-features --debug --quiet --root "$tools"
-fi
+cargo_tool cargo-deb 3.8.0 --no-default-features --debug
+scripts/licences.sh
 
 say "building"
-cargo build --release --locked -p sluiced -p sluice
+release_cargo build --release --locked -p sluiced -p sluice
 
 out=$root/target/package
 sluice=${CARGO_TARGET_DIR:-$root/target}/release/sluice
@@ -26,7 +22,6 @@ gzip -9n "$out"/man/*
 "$sluice" completions fish >"$out/sluice.fish"
 
 say "making the package"
-# The same commit gives the same times in the package.
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+SOURCE_DATE_EPOCH=$(commit_time)
 export SOURCE_DATE_EPOCH
-"$tools/bin/cargo-deb" --quiet --no-build --locked --strip --fast -p sluiced --output "$out"
+cargo deb --quiet --no-build --locked --strip --fast -p sluiced --output "$out"

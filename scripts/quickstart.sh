@@ -9,14 +9,14 @@ cd "$root"
 install_missing "${build_packages[@]}"
 
 say "building"
-cargo build --release --locked -p sluiced -p sluice
+release_cargo build --release --locked -p sluiced -p sluice
 
 out=out/quickstart
 mkdir -p "$out"
 if [ -z "$capture" ]; then
     capture=$out-input.pcap
     say "making a capture of a few conversations"
-    cargo run --quiet --release --locked -p sluice-tests --bin make-capture -- "$capture"
+    release_cargo run --quiet --release --locked -p sluice-tests --bin make-capture -- "$capture"
 fi
 
 say "replaying $capture through examples/quickstart.toml"

@@ -36,7 +36,7 @@ step "format" cargo fmt --all --check
 step "arrows between crates" scripts/check-arrows.py
 step "clippy" cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-step "release build" cargo build --release --locked --quiet -p sluiced -p sluice -p sluice-perf
+step "release build" release_cargo build --release --locked --quiet -p sluiced -p sluice -p sluice-perf
 step "documentation examples" cargo test --workspace --doc --locked --quiet
 step "promises of the protos" cargo test --workspace --test field_table --locked --quiet
 step "package" scripts/package.sh
