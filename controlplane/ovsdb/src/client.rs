@@ -11,12 +11,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Inventory, OvsdbError, Session};
+use crate::{Inventory, MAX_ALL_ADDRESSES, OvsdbError, Session};
 
 /// How long connecting and sending may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so long without a word the database is asked whether it lives, and after so long again it is given up.
 const QUIET: Duration = Duration::from_secs(5);
+/// After so long a database that answers has told its rows, or is given up.
+const TOLD: Duration = Duration::from_secs(30);
 /// The pause before the first attempt to connect again, and the longest: it doubles in between.
 const PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// The time between two inventories: of a storm of updates, each row would be looked at again and again.
@@ -109,7 +111,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     let mut session = Session::default();
     send(stream, &Session::hello()).await?;
     let (mut buffer, mut reply) = (vec![0; BUFFER], Vec::new());
-    let mut quiet = Quiet { since: Instant::now(), asked: false };
+    let begin = Instant::now();
+    let mut quiet = Quiet { since: begin, asked: false };
     // When the rows that changed are to be looked at.
     let mut look: Option<Instant> = None;
     let mut looked: Option<Instant> = None;
@@ -132,9 +135,12 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             Err(_) => {}
         }
         let now = Instant::now();
+        if !session.is_told() && now.duration_since(begin) >= TOLD {
+            return Err(OvsdbError::Untold);
+        }
         if look.is_some_and(|at| now >= at) {
             (look, looked) = (None, Some(now));
-            tell(&session, database, heard);
+            tell(&session, database, heard)?;
         }
         if now >= quiet.until() {
             if quiet.asked {
@@ -164,11 +170,14 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(),
 }
 
 /// Tells what the rows say.
-fn tell(session: &Session, database: &OvsDatabase, heard: &watch::Sender<Heard>) {
+fn tell(session: &Session, database: &OvsDatabase, heard: &watch::Sender<Heard>) -> Result<(), OvsdbError> {
     if !session.is_told() {
-        return;
+        return Ok(());
     }
     let inventory = session.inventory();
+    if inventory.addresses() > MAX_ALL_ADDRESSES {
+        return Err(OvsdbError::Crowded);
+    }
     heard.send_if_modified(|heard| {
         let news = !heard.connected;
         if news {
@@ -185,6 +194,7 @@ fn tell(session: &Session, database: &OvsDatabase, heard: &watch::Sender<Heard>)
         }
         news || changed
     });
+    Ok(())
 }
 
 fn now_ns() -> i64 {
@@ -243,6 +253,44 @@ mod tests {
         let gone = until(&mut heard, |heard| heard.updates == 2).await;
         assert_eq!(gone.inventory.as_deref(), Some(&Inventory::default()));
         following.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_but_tells_nothing_is_given_up() {
+        let (mut ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let (sender, _heard) = watch::channel(Heard::default());
+        let database = OvsDatabase::Unix("/x".into());
+        let begin = Instant::now();
+        let talking = tokio::spawn(async move { talk(&mut ours, &database, &sender).await.unwrap_err() });
+        let mut asked = vec![0; 2000];
+        while theirs.read(&mut asked).await.unwrap() > 0 {
+            drop(theirs.write_all(br#"{"id":"sluice","result":[],"error":null}"#).await);
+        }
+        let error = talking.await.unwrap();
+        assert!(matches!(error, OvsdbError::Untold), "{error}");
+        assert_eq!(begin.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test]
+    async fn more_addresses_than_a_host_can_have_are_refused() {
+        let (mut ours, mut theirs) = tokio::io::duplex(8 << 20);
+        let (sender, heard) = watch::channel(Heard::default());
+        let talking = tokio::spawn(async move {
+            talk(&mut ours, &OvsDatabase::Unix("/x".into()), &sender).await.unwrap_err()
+        });
+        let addresses: Vec<String> = (1..=64).map(|host| format!("192.0.2.{host}")).collect();
+        let addresses = addresses.join(" ");
+        let row = |row: usize| {
+            format!(
+                r#""{row}":{{"new":{{"name":"v{row}","external_ids":["map",[["ip_addresses","{addresses}"]]]}}}}"#
+            )
+        };
+        let rows: Vec<String> = (0..MAX_ALL_ADDRESSES / 64 + 1).map(row).collect();
+        let reply = format!(r#"{{"id":1,"error":null,"result":{{"Interface":{{{}}}}}}}"#, rows.join(","));
+        theirs.write_all(reply.as_bytes()).await.unwrap();
+        let error = talking.await.unwrap();
+        assert!(matches!(error, OvsdbError::Crowded), "{error}");
+        assert!(heard.borrow().inventory.is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{MAX_MESSAGE_BYTES, MAX_ROWS, MAX_TABLES_BYTES};
+use crate::{MAX_ALL_ADDRESSES, MAX_MESSAGE_BYTES, MAX_ROWS, MAX_TABLES_BYTES};
 
 /// What went wrong with a connection. It is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum OvsdbError {
     /// Nothing comes.
     #[error("the database does not answer")]
     Silent,
+    /// It answers, but does not tell its rows.
+    #[error("the database answers, but does not tell its rows")]
+    Untold,
     /// What comes is no JSON-RPC.
     #[error("what comes is no message of OVSDB: {0}")]
     Garbled(&'static str),
@@ -35,6 +38,9 @@ pub enum OvsdbError {
     /// There are too many rows.
     #[error("a table has more than {MAX_ROWS} rows")]
     TooMany,
+    /// Interfaces have too many addresses.
+    #[error("the interfaces have more than {MAX_ALL_ADDRESSES} addresses together")]
+    Crowded,
     /// The database refuses to tell.
     #[error("the database refuses to tell: {0}")]
     Refused(String),

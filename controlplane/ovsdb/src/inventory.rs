@@ -30,6 +30,8 @@ const ID: &str = "iface-id";
 const STATUS: &str = "iface-status";
 /// IP addresses of an interface that are looked at.
 const MAX_ADDRESSES: usize = 64;
+/// The most addresses of all interfaces together; each may be held under six names.
+pub const MAX_ALL_ADDRESSES: usize = 1 << 17;
 
 /// An interface of the switch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +90,12 @@ impl Inventory {
         let mut interfaces: Vec<Interface> = tables.interfaces.iter().map(interface).collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         Self { interfaces }
+    }
+
+    /// How many addresses the interfaces have together, MAC addresses included.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.interfaces.iter().map(|interface| interface.macs.len() + interface.addresses.len()).sum()
     }
 
     /// What names stand for: of a machine all its interfaces, of a port its own, by its name, by those of its interfaces and

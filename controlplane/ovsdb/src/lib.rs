@@ -22,7 +22,7 @@ mod tables;
 
 pub use client::{Heard, follow};
 pub use error::OvsdbError;
-pub use inventory::{Interface, Inventory};
+pub use inventory::{Interface, Inventory, MAX_ALL_ADDRESSES};
 pub use session::Session;
 pub use split::MAX_MESSAGE_BYTES;
 pub use tables::{MAX_ROWS, MAX_TABLES_BYTES};
