@@ -283,11 +283,14 @@ fn print_policies(out: &mut Out, policies: &PolicySet, boot: Option<&BootConfig>
     let taps = boot.map(|boot| boot.mirror.taps.as_slice()).unwrap_or_default();
     let (program, report) = Program::compile_for(policies, &Origins { ports: &names, taps }, Generation(1));
     let streams = program.streams().len();
+    let counted =
+        |count: usize, one: &str, more: &str| format!("{count} {}", if count == 1 { one } else { more });
     say!(
         out,
-        "\n{} policies, {} destinations, {streams} (destination, tag) pairs",
-        policies.policies().len(),
-        policies.destinations().len()
+        "\n{}, {}, {}",
+        counted(policies.policies().len(), "policy", "policies"),
+        counted(policies.destinations().len(), "destination", "destinations"),
+        counted(streams, "(destination, tag) pair", "(destination, tag) pairs"),
     );
     let dimensions: Vec<_> =
         report.dimensions.iter().map(|(name, classes)| format!("{name} {classes}")).collect();
