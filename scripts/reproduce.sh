@@ -9,7 +9,7 @@ packages=()
 for clone in one another/place; do
     say "building in $clone"
     git clone --quiet "$root" "$folder/$clone"
-    env -u CARGO_TARGET_DIR "$folder/$clone/scripts/package.sh" >/dev/null
+    env -u CARGO_TARGET_DIR "$folder/$clone/scripts/package.sh" >&2
     packages+=("$folder/$clone"/target/package/*.deb)
 done
 sha256sum "${packages[@]}"

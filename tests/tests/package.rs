@@ -185,6 +185,17 @@ fn the_package_installs_runs_upgrades_and_goes() {
         let own: Vec<_> = told.lines().filter(|line| line.contains("sluice")).collect();
         assert!(own.is_empty(), "{own:?}");
     }
+    // What is in the binaries is told, and under which terms.
+    for binary in ["sluiced", "sluice"] {
+        let file = format!("/usr/share/doc/sluice/licences/{binary}");
+        let bill: serde_json::Value =
+            serde_json::from_str(&root.run(&format!("cat {file}.spdx.json"))).unwrap();
+        let terms = root.run(&format!("zcat {file}.txt.gz"));
+        for name in [binary, "clap", "tokio"] {
+            let listed = bill["packages"].as_array().unwrap().iter().any(|package| package["name"] == name);
+            assert!(listed && terms.contains(&format!("\n  {name} ")), "{binary}: {name}");
+        }
+    }
     let check = "/usr/sbin/sluiced check --config /etc/sluice/sluiced.toml";
     let bare = root.output(check);
     assert!(String::from_utf8_lossy(&bare.stderr).contains("no port captures"), "{bare:?}");
