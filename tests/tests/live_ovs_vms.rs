@@ -173,7 +173,7 @@ fn policies_follow_a_machine() {
     // Its flows are found by its name, though only its MAC address is told; what cannot be answered is refused.
     let named = host.json("flows --from vm:web-1");
     assert!(named["matched"].as_u64().unwrap() >= 1, "{named}");
-    assert_eq!(named["flows"][0]["client_mac"], Value::from(mac.to_string()), "{named}");
+    assert_eq!(named["flows"][0]["client_mac"], Value::from(&*mac), "{named}");
     assert_eq!(
         host.json("flows --to vm:web-1")["matched"],
         host.json(&format!("flows --to {OTHER}"))["matched"]

@@ -285,7 +285,7 @@ mod tests {
                 r#""{row}":{{"new":{{"name":"v{row}","external_ids":["map",[["ip_addresses","{addresses}"]]]}}}}"#
             )
         };
-        let rows: Vec<String> = (0..MAX_ALL_ADDRESSES / 64 + 1).map(row).collect();
+        let rows: Vec<String> = (0..=MAX_ALL_ADDRESSES / 64).map(row).collect();
         let reply = format!(r#"{{"id":1,"error":null,"result":{{"Interface":{{{}}}}}}}"#, rows.join(","));
         theirs.write_all(reply.as_bytes()).await.unwrap();
         let error = talking.await.unwrap();
