@@ -203,4 +203,12 @@ fn what_cannot_start_says_why() {
     says(&refusal(&lab, inside(), &too_large, POLICY), &["memory"]);
     let hugepages = format!("{BOOT}\n[eal]\nhugepages = \"require\"\n[memory]\nmbufs = 4000000\n");
     says(&refusal(&lab, inside(), &hugepages, POLICY), &["vm.nr_hugepages"]);
+    // What was in force before fits no more: that is said with the way out.
+    let stored = format!("{BOOT}\n[api]\nsocket = \"api.sock\"\n[store]\nfolder = \"kept\"\n");
+    Daemon::start(&lab, &tap.broker, &stored, POLICY).stop();
+    let moved = stored.replace("192.0.2.1/24", "192.0.2.10/24");
+    let none = "[[destination]]\nname = \"file\"\ntype = \"pcap\"\nfile = \"copies.pcap\"\n";
+    says(&refusal(&lab, inside(), &moved, none), &["\"tool\"", "generation 1 in", "or move", "kept away"]);
+    std::fs::rename(lab.dir().join("kept"), lab.dir().join("away")).unwrap();
+    Daemon::start(&lab, &tap.broker, &moved, none).stop();
 }

@@ -161,10 +161,17 @@ fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
         if let Some(last) = history.last()? {
             let (spec, policies) =
                 sluice_agent::parse(&last).context("the policies of the store are refused")?;
+            let generation = last.generation;
             if !fits(config, boot, &policies) {
+                complain!(
+                    "error: these are the policies that were in force last (generation {generation} in {folder}), and they \
+                     do not fit the boot config; mend that, or move {folder} away: then those of {file} are put in force",
+                    generation = generation.0,
+                    folder = folder.display(),
+                    file = boot.policy.display(),
+                );
                 return Ok(None);
             }
-            let generation = last.generation;
             tracing::info!(
                 generation = generation.0,
                 "policies from the store; SIGHUP puts those of the policy file in force"
