@@ -14,6 +14,7 @@ use crate::netns::{Lab, Namespace, wait_for};
 const SWITCH: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const FREE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 /// Hugepages of 2 MB that OVS takes its memory from: a pool of its own for a port of
 /// 9,000 bytes is 100 of them. Without `per-port-memory` OVS would try larger ones first, for as many seconds..
 const WANTED: u64 = 160;
@@ -56,18 +57,21 @@ const VOLATILE: [(&str, &[&str]); 5] = [
     ("Mirror", &["statistics"]),
 ];
 
-/// Hugepages of the machine, given back when dropped.
+/// Another number of hugepages of the machine, until this is dropped.
 #[derive(Debug)]
-struct Pages {
+pub struct Pages {
     before: u64,
+}
+
+fn number(path: &str) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 impl Pages {
     /// Reserves what is wanted beside what is in use; `None` = the machine has no such memory in one piece.
     fn reserve() -> Option<Self> {
-        let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let before = number(PAGES)?;
-        let free = || number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        let free = || number(FREE_PAGES);
         let pages = Self { before };
         for _ in 0..5 {
             let free = free()?;
@@ -77,6 +81,18 @@ impl Pages {
             std::fs::write(PAGES, (number(PAGES)? + WANTED - free).to_string()).ok()?;
         }
         (free()? >= WANTED).then_some(pages)
+    }
+
+    /// Leaves none free.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    #[must_use]
+    pub fn exhaust() -> Self {
+        let before = number(PAGES).expect("hugepages");
+        let free = number(FREE_PAGES).expect("hugepages");
+        std::fs::write(PAGES, (before - free).to_string()).expect("hugepages");
+        Self { before }
     }
 }
 

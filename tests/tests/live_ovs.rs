@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -13,7 +14,7 @@ use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_tests::captures;
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, Namespace, wait_for};
-use sluice_tests::ovs::Ovs;
+use sluice_tests::ovs::{Ovs, Pages};
 use sluice_tests::sluiced::cli;
 use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read};
 use sluice_tests::traffic;
@@ -30,13 +31,18 @@ struct Host {
     switch: Namespace,
     guests: [Namespace; 2],
     tool: Namespace,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Hugepages are the machine's: one switch at a time.
+static ONE: Mutex<()> = Mutex::new(());
 
 /// The guests' interfaces; their other ends are the ports of the bridge.
 const GUESTS: [(&str, &str, &str); 2] = [("g0", "p0", "10.9.0.1"), ("g1", "p1", "10.9.0.2")];
 
 impl Host {
     fn new(test: &str) -> Option<Self> {
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lab = Lab::new(test)?;
         let [switch, first, second, tool] =
             ["switch", "first", "second", "tool"].map(|tag| lab.namespace(tag));
@@ -65,7 +71,7 @@ impl Host {
         tool.silent("vx7");
         tool.run("ethtool -K vx7 gro off");
         tool.ip("link set dev vx7 mtu 9000 up");
-        Some(Self { ovs, lab, switch, guests, tool })
+        Some(Self { ovs, lab, switch, guests, tool, _alone: alone })
     }
 
     fn socket(&self) -> String {
@@ -85,6 +91,13 @@ impl Host {
         let daemon = Daemon::start(&self.lab, &self.switch, &boot, policy);
         daemon.wait_resolved(1);
         daemon
+    }
+
+    /// `sluice ovs` with these words where Sluice runs, so that it sees the connections of its socket.
+    fn inside(&self, line: &str) -> Output {
+        let mut command = self.switch.command(cli());
+        command.arg("ovs").args(line.split_whitespace()).args(["--db", &self.ovs.db()]);
+        command.stdin(Stdio::null()).output().unwrap()
     }
 
     /// `sluice ovs` with these words; it must end with `code`. Gives what it prints, and what it says besides.
@@ -356,6 +369,29 @@ fn a_mirrored_bridge_reaches_the_tool_once_and_is_left_as_it_was() {
     host.ovs.kill();
     host.ovs.revive();
     assert_eq!(host.ovs.configuration(), before);
+
+    // A switch that finds no memory says so nowhere but in its log; we see what it does not do.
+    let none_left = Pages::exhaust();
+    let daemon = host.daemon();
+    host.attach("", 0);
+    let warning = wait_for("the state of a switch without memory", Duration::from_secs(30), || {
+        let Output { stdout, stderr, .. } = host.inside(&format!("status {BRIDGE}"));
+        let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+        stdout.contains("not served by OVS").then_some(stderr)
+    });
+    assert!(warning.contains("warning: br0: OVS is connected") && warning.contains("hugepages"), "{warning}");
+    drop(none_left);
+    host.sluice(&format!("detach {BRIDGE}"), 0);
+    host.attach("", 0);
+    host.wait_open();
+    wait_for("the switch to serve it", Duration::from_secs(10), || {
+        String::from_utf8(host.inside(&format!("status {BRIDGE}")).stdout)
+            .unwrap()
+            .contains(" connected ")
+            .then_some(())
+    });
+    daemon.stop();
+    host.sluice(&format!("detach {BRIDGE}"), 0);
 }
 
 #[test]

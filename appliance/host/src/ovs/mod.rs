@@ -8,6 +8,7 @@
 mod error;
 mod need;
 mod plan;
+mod socket;
 mod table;
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use error::{OvsError, OvsErrorKind};
 pub use need::{FreeHugepages, PoolNeed, free_hugepages};
 pub use plan::{Select, Step, Wish, attach, detach, quoted};
+pub use socket::is_joined;
 pub use table::Snapshot;
 
 use crate::Tools;
@@ -96,6 +98,8 @@ pub struct Attached {
     pub connected: bool,
     /// Whether ovs-vswitchd has made the port.
     pub made: bool,
+    /// Whether somebody is connected to the socket: OVS, which may still not serve the port.
+    pub joined: bool,
     /// What ovs-vswitchd says went wrong with the port.
     pub error: Option<String>,
     /// Packets mirrored so far, as far as OVS tells.
@@ -103,6 +107,13 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Whether OVS is connected to Sluice, and does not serve the port. That is so for seconds after either of them
+    /// started, and where OVS finds too few hugepages.
+    #[must_use]
+    pub const fn is_starved(&self) -> bool {
+        self.made && self.joined && !self.connected && self.error.is_none()
+    }
+
     /// Whether nothing of it is missing.
     #[must_use]
     pub const fn is_whole(&self) -> bool {

@@ -190,6 +190,10 @@ fn status(args: &StatusArgs, context: &Context) -> Result<Exit, Failure> {
             ovs::detach(&snapshot, bridge)?;
         }
     }
+    let machine = Machine::new(Path::new("/"), &Host);
+    for attached in &mut all {
+        attached.joined = attached.socket.as_ref().is_some_and(|socket| ovs::is_joined(&machine, socket));
+    }
     let out = context.out;
     if out.json {
         return show(&json!({ "attached": all }), context);
@@ -214,6 +218,14 @@ fn status(args: &StatusArgs, context: &Context) -> Result<Exit, Failure> {
         ]);
     }
     out.line(&rows.to_string())?;
+    for attached in all.iter().filter(|attached| attached.is_starved()) {
+        let text = format!(
+            "{}: OVS is connected to Sluice and does not serve the port: it may be short of hugepages, which its log \
+             tells (Failed to create memory pool); see grep Huge /proc/meminfo, reserve more, then detach and attach",
+            safe(&attached.bridge)
+        );
+        out.complain(Tone::Warn, "warning", &text);
+    }
     Ok(Exit::Ok)
 }
 
@@ -226,6 +238,7 @@ fn state(attached: &Attached) -> String {
         _ if !attached.is_whole() => "not whole: detach, then attach".to_owned(),
         Some(error) => safe(error),
         None if attached.connected => "connected".to_owned(),
+        None if attached.is_starved() => "not served by OVS".to_owned(),
         None if attached.made => "waits for sluiced".to_owned(),
         None => "waits for ovs-vswitchd".to_owned(),
     }
