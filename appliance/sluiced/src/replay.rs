@@ -54,7 +54,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     }
     let config = ReplayConfig {
         decap,
-        ends: PortEnds::new(ends),
+        // Those of all ports come after the inputs' own: the loop guard knows them, as in the daemon.
+        ends: PortEnds::new(ends.into_iter().chain([all_addresses(boot.as_ref())])),
         policies,
         inputs: args.inputs.clone(),
         out_dir: args.out.clone(),
@@ -161,6 +162,12 @@ fn complain_of_no_ends(args: &ReplayArgs, decap: &[DecapSettings], ends: &[Vec<I
         );
     }
     any
+}
+
+/// The own addresses of all ports.
+fn all_addresses(boot: Option<&BootConfig>) -> Vec<IpAddr> {
+    let ports = boot.into_iter().flat_map(|boot| &boot.ports);
+    ports.flat_map(|port| &port.addresses).map(|own| own.address).collect()
 }
 
 /// The settings of the port that has the name of an input.

@@ -129,7 +129,7 @@ mod tests {
     use sluice_model::spec::parse_policy;
 
     use super::*;
-    use crate::output::{Egress, Output};
+    use crate::output::{BreakerCell, Egress, Output};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -188,8 +188,11 @@ mod tests {
         let watch = Arc::new(FeedWatch::new(FeedGuard::Stop));
         let mut output = Output::plain(&policies.destinations()[0], 1500, Egress::Port(0));
         output.feed = Some(Arc::clone(&watch));
-        for stopped in [false, true, false] {
+        let breaker = Arc::new(BreakerCell::default());
+        output.breaker = Some(Arc::clone(&breaker));
+        for (stopped, open) in [(false, false), (true, false), (true, true), (false, true)] {
             watch.stopped.store(stopped, Ordering::Relaxed);
+            breaker.set(open, 0);
             output.refresh(true);
             assert_eq!(output.is_away(), stopped);
         }

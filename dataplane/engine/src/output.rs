@@ -287,11 +287,12 @@ impl Output {
             Egress::Port(_) if !port_up => self.unready = Some(DropReason::PortDown),
             Egress::Port(_) | Egress::File => {}
         }
-        if self.unready.is_none() && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open()) {
-            self.unready = Some(DropReason::Breaker);
-        }
+        // First: a breaker must not bring the flows of a group back to a port that leads elsewhere.
         if self.unready.is_none() && self.feed.as_ref().is_some_and(|feed| feed.is_stopped()) {
             self.unready = Some(DropReason::FeedGuard);
+        }
+        if self.unready.is_none() && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open()) {
+            self.unready = Some(DropReason::Breaker);
         }
         self.straight = self.straight_way();
     }

@@ -83,7 +83,8 @@ pub struct ReplayConfig {
     pub loop_guard: bool,
     /// What is done with tunnels and VLAN tags, by input; inputs beyond the last one as by default: nothing.
     pub decap: Vec<DecapSettings>,
-    /// Own addresses, where tunnels end, by input.
+    /// Own addresses, where tunnels end, by input; what comes after the last input is of other ports, to whose addresses
+    /// nobody takes a packet for a copy of ours either.
     pub ends: PortEnds,
     /// How flows are metered; `None` = not at all.
     pub flow: Option<FlowSettings>,
