@@ -182,6 +182,8 @@ fn policies_follow_a_machine() {
         ("flows --address vm:web-9", "\"vm:web-9\" stands for no address now"),
         ("capture --host vm:web-9 --write x.pcapng", "\"vm:web-9\" stands for no address now"),
         ("talkers --address vm:web-1", "vm:web-1 is known by its MAC address only"),
+        ("talkers --address 10.0.0.1,vm:web-1", "vm:web-1 is known by its MAC address only"),
+        ("talkers --to 10.0.0.1,02:00:00:00:00:01", "02:00:00:00:00:01 is known by its MAC address only"),
     ] {
         let (_, told_now) = host.sluice(line, 2);
         assert!(told_now.contains(told), "{line}: {told_now}");

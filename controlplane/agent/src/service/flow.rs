@@ -315,12 +315,13 @@ fn wants_row(wanted: &FlowMatch, key: Option<&MetricsKey>) -> bool {
         && fit_ends(wanted, key.addresses.map(|bytes| (address(key.network, &bytes), None)))
 }
 
-/// Refuses what talkers cannot be asked for: they have no Ethernet addresses.
-fn check_talker_addresses(wanted: &FlowMatch) -> Result<(), Status> {
-    let only_macs =
-        |set: &&Arc<AddressSet>| !set.macs.is_empty() && set.ipv4.is_empty() && set.ipv6.is_empty();
-    let Some(set) = wanted.address_sets().find(only_macs) else { return Ok(()) };
-    let what = set.guests.first().map(ToString::to_string);
+/// Refuses what talkers cannot be asked for: they have no Ethernet addresses, and half an answer looks like a whole one.
+fn check_talker_addresses(policies: &Policies, wanted: &FlowMatch) -> Result<(), Status> {
+    let guests = policies.guests();
+    let has_macs = |set: &AddressSet| !set.macs.is_empty();
+    let Some(set) = wanted.address_sets().find(|set| has_macs(set)) else { return Ok(()) };
+    let named = set.guests.iter().find(|name| guests.get(name).is_some_and(has_macs));
+    let what = named.map(ToString::to_string);
     let what = what.or_else(|| set.macs.first().map(ToString::to_string)).unwrap_or_default();
     Err(Status::invalid_argument(format!(
         "filter: talkers are counted by IP address, and {what} is known by its MAC address only; list flows"
@@ -358,7 +359,7 @@ fn top(
         check_talker_filter(filter)?;
     }
     let wanted = understood(policies, request.filter.as_ref())?;
-    check_talker_addresses(&wanted)?;
+    check_talker_addresses(policies, &wanted)?;
     let boot = policies.boot();
     if !(boot.flow.enabled && boot.flow.metrics) {
         return Err(Status::failed_precondition(
