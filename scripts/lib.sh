@@ -42,11 +42,10 @@ python_with() {
     cp "$requirements" "$folder/requirements.txt"
 }
 
-# Programs for cargo, which all clones on the machine share.
-tools=${XDG_CACHE_HOME:-$HOME/.cache}/sluice/tools
-# cargo_tool NAME VERSION [OPTION...]: a program from the registry, built when it is not there in this version.
+# cargo_tool NAME VERSION [OPTION...]: a program for cargo from the registry, built when it is not there in this version.
+# All clones on the machine share them.
 cargo_tool() {
-    local name=$1 version=$2
+    local name=$1 version=$2 tools=${XDG_CACHE_HOME:-$HOME/.cache}/sluice/tools
     shift 2
     PATH=$tools/bin:$PATH
     cargo install --list --root "$tools" | grep -q "^$name v$version:" && return
@@ -60,21 +59,30 @@ cargo_tool() {
 # by it: other flags build everything anew.
 release_cargo() {
     local target=${CARGO_TARGET_DIR:-$root/target} home=${CARGO_HOME:-$HOME/.cargo} pair rust='' c=${CFLAGS:-}
-    cargo fetch --locked --quiet
-    # Of several that fit, the last one counts.
+    cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu
+    # Of several that fit, the last one counts. Rust's own paths are mapped already, unless its source is installed.
     local pairs=("$home=/cargo" "$root=/sluice" "$target=/target") folder
+    pairs+=("$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')")
     for folder in "$home"/registry/src/*/; do
         pairs+=("${folder%/}=/registry")
     done
     for pair in "${pairs[@]}"; do
+        # Such a path can be told neither to cargo nor to a C compiler here: it stays in.
+        [[ $pair != *[[:space:]\'\"\\]* ]] || continue
         rust+="'--remap-path-prefix=$pair', "
         c+=" -ffile-prefix-map=$pair"
     done
-    CFLAGS=$c cargo --config "target.x86_64-unknown-linux-gnu.rustflags = [$rust]" "$@"
+    # Flags of the environment would take the place of ours.
+    env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS CFLAGS="$c" \
+        cargo --config "target.x86_64-unknown-linux-gnu.rustflags = [$rust]" "$@"
 }
 
 # The time of the commit, seconds since 1970: the same commit gives the same files.
-commit_time() { git -C "$root" log -1 --format=%ct 2>/dev/null || echo 0; }
+commit_time() {
+    git -C "$root" -c safe.directory="$root" log -1 --format=%ct 2>/dev/null && return
+    say "warning: no git, or no clone: files of the package are of 1970"
+    echo 0
+}
 
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 command -v cargo >/dev/null || die "no Rust toolchain: cargo is not on the PATH"

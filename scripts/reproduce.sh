@@ -3,6 +3,7 @@
 # nothing, and compares. Takes two release builds.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
+install_missing git
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 packages=()
@@ -13,5 +14,8 @@ for clone in one another/place; do
     packages+=("$folder/$clone"/target/package/*.deb)
 done
 sha256sum "${packages[@]}"
-cmp "${packages[@]}" || die "the packages differ; diffoscope says where"
+cmp "${packages[@]}" || {
+    trap - EXIT
+    die "the packages differ; they stay where they are, and diffoscope says where"
+}
 say "the same"

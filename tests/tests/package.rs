@@ -191,11 +191,16 @@ fn the_package_installs_runs_upgrades_and_goes() {
         let bill: serde_json::Value =
             serde_json::from_str(&root.run(&format!("cat {file}.spdx.json"))).unwrap();
         let terms = root.run(&format!("zcat {file}.txt.gz"));
+        let foreign = ["proptest", "windows-sys"];
+        let listed = |name: &str| bill["packages"].as_array().unwrap().iter().any(|own| own["name"] == name);
+        assert!(!foreign.iter().any(|name| listed(name)), "{binary}: what is not in it");
         for name in [binary, "clap", "tokio"] {
-            let listed = bill["packages"].as_array().unwrap().iter().any(|package| package["name"] == name);
-            assert!(listed && terms.contains(&format!("\n  {name} ")), "{binary}: {name}");
+            assert!(listed(name) && terms.contains(&format!("\n  {name} ")), "{binary}: {name}");
         }
     }
+    let terms = root.run("zcat /usr/share/doc/sluice/licences/sluiced.txt.gz");
+    assert!(terms.contains("Notice of arrow-array") && terms.contains("The Apache Software Foundation"));
+    root.run("test -s /usr/share/doc/sluice/licences/rust-standard-library.html");
     let check = "/usr/sbin/sluiced check --config /etc/sluice/sluiced.toml";
     let bare = root.output(check);
     assert!(String::from_utf8_lossy(&bare.stderr).contains("no port captures"), "{bare:?}");
