@@ -98,7 +98,15 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        drop(std::fs::write(PAGES, self.before.to_string()));
+        // Memory in one piece may take the kernel a while to find again.
+        for _ in 0..20 {
+            drop(std::fs::write(PAGES, self.before.to_string()));
+            if number(PAGES) == Some(self.before) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        eprintln!("{:?} of {} hugepages are back", number(PAGES), self.before);
     }
 }
 

@@ -191,16 +191,6 @@ fn churn(test: &str, worker: &str, seed: u64) {
         std::thread::sleep(Duration::from_millis(numbers.below(300) as u64));
     }
     std::thread::sleep(SETTLE);
-    // On a busy machine all of that may pass between two looks: this link stays down until copies are dropped for it.
-    let log = || daemon.log();
-    let noticed = || log().lines().filter(|line| line.contains("link down") && line.contains("out1")).count();
-    let before = noticed();
-    peer.ip("link set dev pd down");
-    wait_for("the link to be noticed", PATIENCE, || (noticed() > before).then_some(()));
-    std::thread::sleep(SETTLE);
-    peer.ip("link set dev pd up");
-    std::thread::sleep(SETTLE);
-    // Everything works again: each port receives and sends.
     let moving = |namespace: &Namespace, device: &str, sent: bool| {
         let count = || {
             let counters = namespace.counters(device);
@@ -209,6 +199,17 @@ fn churn(test: &str, worker: &str, seed: u64) {
         let before = count();
         wait_for(device, PATIENCE, || (count() > before + 20).then_some(()));
     };
+    // On a busy machine all of that may pass between two looks: this link stays down until copies are dropped for it.
+    let log = || daemon.log();
+    let noticed = || log().lines().filter(|line| line.contains("link down") && line.contains("out1")).count();
+    moving(&broker, "vd", true);
+    let before = noticed();
+    peer.ip("link set dev pd down");
+    wait_for("the link to be noticed", PATIENCE, || (noticed() > before).then_some(()));
+    std::thread::sleep(SETTLE);
+    peer.ip("link set dev pd up");
+    std::thread::sleep(SETTLE);
+    // Everything works again: each port receives and sends.
     for [here, _] in LINKS {
         moving(&broker, here, here == "vc" || here == "vd");
     }

@@ -371,9 +371,10 @@ fn a_mirrored_bridge_reaches_the_tool_once_and_is_left_as_it_was() {
     assert_eq!(host.ovs.configuration(), before);
 
     // A switch that finds no memory says so nowhere but in its log; we see what it does not do.
+    // It is up when it has made the port.
+    host.attach("", 0);
     let none_left = Pages::exhaust();
     let daemon = host.daemon();
-    host.attach("", 0);
     let warning = wait_for("the state of a switch without memory", Duration::from_secs(30), || {
         let Output { stdout, stderr, .. } = host.inside(&format!("status {BRIDGE}"));
         let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());

@@ -159,17 +159,21 @@ fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
         }
         history = opened;
         if let Some(last) = history.last()? {
-            let (spec, policies) =
-                sluice_agent::parse(&last).context("the policies of the store are refused")?;
-            let generation = last.generation;
-            if !fits(config, boot, &policies) {
-                complain!(
-                    "error: these are the policies that were in force last (generation {generation} in {folder}), and they \
-                     do not fit the boot config; mend that, or move {folder} away: then those of {file} are put in force",
-                    generation = generation.0,
+            let way_out = || {
+                format!(
+                    "these are the policies that were in force last (generation {generation} in {folder}): mend the boot \
+                     config, or move {folder} away, then those of {file} are put in force",
+                    generation = last.generation.0,
                     folder = folder.display(),
                     file = boot.policy.display(),
-                );
+                )
+            };
+            let (spec, policies) = sluice_agent::parse(&last).with_context(way_out)?;
+            let generation = last.generation;
+            if !fits(config, boot, &policies) {
+                if check_against(&policies, boot).iter().any(|finding| finding.severity == Severity::Error) {
+                    complain!("error: {}", way_out());
+                }
                 return Ok(None);
             }
             tracing::info!(

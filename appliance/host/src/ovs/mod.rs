@@ -98,8 +98,9 @@ pub struct Attached {
     pub connected: bool,
     /// Whether ovs-vswitchd has made the port.
     pub made: bool,
-    /// Whether somebody is connected to the socket: OVS, which may still not serve the port.
-    pub joined: bool,
+    /// Whether somebody is connected to the socket: OVS, which may still not serve the port. `None` = nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joined: Option<bool>,
     /// What ovs-vswitchd says went wrong with the port.
     pub error: Option<String>,
     /// Packets mirrored so far, as far as OVS tells.
@@ -111,7 +112,7 @@ impl Attached {
     /// started, and where OVS finds too few hugepages.
     #[must_use]
     pub const fn is_starved(&self) -> bool {
-        self.made && self.joined && !self.connected && self.error.is_none()
+        self.made && matches!(self.joined, Some(true)) && !self.connected && self.error.is_none()
     }
 
     /// Whether nothing of it is missing.

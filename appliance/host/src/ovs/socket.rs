@@ -9,8 +9,9 @@ use crate::Machine;
 /// proc_pid_net(5): the accepted end bears the path of the listener, and its state is `03`).
 #[must_use]
 pub fn is_joined(machine: &Machine<'_>, path: &str) -> bool {
-    let table = machine.text("/proc/net/unix").unwrap_or_default();
-    table.lines().any(|line| {
+    // Paths of others may be any bytes.
+    let table = std::fs::read(machine.path("/proc/net/unix")).unwrap_or_default();
+    String::from_utf8_lossy(&table).lines().any(|line| {
         // Number, references, protocol, flags, type, state, inode, and the rest of the line is the path.
         let mut rest = line;
         let mut state = "";

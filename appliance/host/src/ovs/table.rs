@@ -192,7 +192,7 @@ impl Snapshot {
             select: selected.iter().filter_map(|uuid| self.port_name(uuid)).collect(),
             connected: interface.is_some_and(|interface| interface.up),
             made: interface.is_some_and(|interface| interface.ofport.is_some_and(|number| number > 0)),
-            joined: false,
+            joined: None,
             error: interface.and_then(|interface| interface.error.clone()),
             mirrored_packets: mirror.and_then(|mirror| mirror.tx_packets),
         })

@@ -192,7 +192,7 @@ fn status(args: &StatusArgs, context: &Context) -> Result<Exit, Failure> {
     }
     let machine = Machine::new(Path::new("/"), &Host);
     for attached in &mut all {
-        attached.joined = attached.socket.as_ref().is_some_and(|socket| ovs::is_joined(&machine, socket));
+        attached.joined = attached.socket.as_ref().map(|socket| ovs::is_joined(&machine, socket));
     }
     let out = context.out;
     if out.json {
@@ -220,8 +220,9 @@ fn status(args: &StatusArgs, context: &Context) -> Result<Exit, Failure> {
     out.line(&rows.to_string())?;
     for attached in all.iter().filter(|attached| attached.is_starved()) {
         let text = format!(
-            "{}: OVS is connected to Sluice and does not serve the port: it may be short of hugepages, which its log \
-             tells (Failed to create memory pool); see grep Huge /proc/meminfo, reserve more, then detach and attach",
+            "{}: OVS is connected to Sluice and does not serve the port, as for some seconds after either has started; \
+             if it stays so, OVS is short of hugepages, which its log tells (Failed to create memory pool): see grep Huge \
+             /proc/meminfo, reserve more, then detach and attach",
             safe(&attached.bridge)
         );
         out.complain(Tone::Warn, "warning", &text);
