@@ -128,4 +128,7 @@ fn a_small_broker_stays_small() {
     assert!(idle < MOST_IDLE, "{idle} of a CPU");
     assert_eq!(received + lost, sent, "{}", summary.text);
     assert_eq!(summary.copies("tool"), received, "each is copied once: {}", summary.text);
+    // Frames wait up to 1 ms in a block. A clock that lags behind the kernel's time stamps would show no delay at all.
+    let p50_ns = summary.get("thread", "worker0", 4);
+    assert!((10_000..1_000_000_000).contains(&p50_ns), "{}", summary.text);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dpdk::{Eal, EalConfig, Hugepages, LcoreThread, Tsc};
+use dpdk::{Eal, EalConfig, Hugepages, LcoreThread};
 use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
 use sluice_model::{BootConfig, Generation, PolicySet, Polling, PortSpec};
 
@@ -24,7 +24,7 @@ use super::{
     WorkerHandle, feeder, finished_checksums, flows, memory_fits, share,
 };
 use crate::batch::BATCH;
-use crate::clock::Clock;
+use crate::clock::{Clock, TscRate};
 use crate::control_queues::ControlQueues;
 use crate::distributor::{Distributor, DistributorParts};
 use crate::files::FileSink;
@@ -64,6 +64,7 @@ impl Engine {
         generation: Generation,
         gate: &Arc<Gate>,
     ) -> Result<Self, StartError> {
+        let tsc_rate = TscRate::begin();
         let machine = Machine::detect().limited(&boot.protection);
         let cores = CorePlan::new(boot, &machine);
         memory_fits(boot, &cores, &machine)?;
@@ -190,6 +191,7 @@ impl Engine {
         };
         let distributors: Vec<_> = shares.distributors.into_iter().zip(producers).map(distribute).collect();
 
+        let tsc_hz = tsc_rate.hz();
         let shared = Arc::new(Shared {
             workers: workers
                 .iter()
@@ -240,8 +242,8 @@ impl Engine {
             links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
             flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
             breakers: breakers.cells(),
-            clock: Clock::new(Tsc::hz(&eal)),
-            tsc_hz: Tsc::hz(&eal),
+            clock: Clock::new(tsc_hz),
+            tsc_hz,
         });
         let stop_receivers = Arc::new(AtomicBool::new(false));
         let stop_workers = Arc::new(AtomicBool::new(false));
