@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table};
 use sluice_api::v1;
 
-use crate::text::{bytes, or_dash, safe, si, span, word};
+use crate::text::{bytes, counted, or_dash, safe, si, span, word};
 
 use super::app::{App, Section};
 use super::panels::{Measure, Panel, panel};
@@ -143,10 +143,10 @@ impl Drawn {
                 verdict,
             ]),
             Line::from(format!(
-                "generation {}: {} policies, {} destinations   ports up {} of {}{cpu}   memory {}{flows}",
+                "generation {}: {}, {}   ports up {} of {}{cpu}   memory {}{flows}",
                 after.generation,
-                status.policies,
-                status.destinations,
+                counted(status.policies, "policy", "policies"),
+                counted(status.destinations, "destination", "destinations"),
                 status.ports_up,
                 status.ports,
                 bytes(status.memory_bytes),
