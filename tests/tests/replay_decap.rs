@@ -358,6 +358,11 @@ fn tunnels_to_the_addresses_of_a_port_end_there() {
     assert_eq!(data(&replayed.output("store")), [inner]);
     assert_eq!((report.number("decapsulated"), report.drops()["loop_guard"]), (1, 1), "{}", replayed.stdout);
 
+    // What goes to another port of ours is no copy of ours, either: the node has no business with it, that is all.
+    let other = format!("{node}[[port]]\nname = \"out\"\naddresses = [\"192.0.2.3/24\"]\n");
+    let report = replay(&other).report();
+    assert_eq!((report.number("decapsulated"), &report.drops()["not_tunnelled"]), (1, &1));
+
     // Without addresses nothing could end there: that is a mistake in the config, not an empty capture.
     for (boot, rest) in [
         (node.replace("\"net\"", "\"other\""), "everything would be dropped"),

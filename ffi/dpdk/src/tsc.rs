@@ -24,7 +24,8 @@ impl Tsc {
         }
     }
 
-    /// Cycles in a second, as EAL measured them at start.
+    /// Cycles in a second, as EAL measured them at start: rounded to 10 MHz where the processor does not tell (22.11), so
+    /// not for clocks.
     #[must_use]
     pub fn hz(_eal: &Eal) -> u64 {
         // SAFETY: reads a variable that EAL's start has set; the handle proves that it has been started.
