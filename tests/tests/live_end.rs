@@ -111,9 +111,11 @@ fn without_its_terminal(command: &str) -> (String, String) {
         at("log").display(),
         at("pid").display()
     );
-    let mut terminal = broker.command("script");
+    // What the tests were started by may ignore signals, as nohup does, and everything below it would, too: a shell that
+    // leads its session and ignores the loss of its terminal takes nobody with it.
+    let mut terminal = broker.command("env");
     terminal
-        .args(["-qec", &line, "/dev/null"])
+        .args(["--default-signal=HUP,INT,QUIT", "script", "-qec", &line, "/dev/null"])
         .current_dir(lab.dir())
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
