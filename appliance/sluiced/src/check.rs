@@ -88,6 +88,7 @@ fn print_boot(out: &mut Out, boot: &BootConfig) -> Result<(), StartError> {
             PortRole::Capture => "capture",
             PortRole::Output => "output",
             PortRole::Both => "both",
+            PortRole::Removed => "removed",
         };
         let addresses: Vec<_> = port.addresses.iter().map(ToString::to_string).collect();
         let mtu = port.mtu.map_or_else(|| "the device's".to_owned(), |mtu| mtu.to_string());

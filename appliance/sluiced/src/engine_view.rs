@@ -43,13 +43,15 @@ const DELAY_BOUNDS_NS: [u64; 19] = [
 const PACKET_BOUNDS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// The engine at this moment.
-pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
+pub(crate) fn view(engine: &Engine) -> EngineView {
     let GenerationTotals { generation: Generation(generation), policies, destinations } =
         engine.generation_totals();
     let account = engine.account();
     let (tunnels, tunnels_full) = engine.tunnels();
     let (clock_steps, clock_error_ns) = engine.clock_quality();
     let captures = engine.capture_totals();
+    let port_names = engine.port_names();
+    let ports = engine.ports().into_iter().zip(engine.device_counters());
     EngineView {
         captures: captures.running,
         capture_packets: captures.packets,
@@ -59,11 +61,11 @@ pub(crate) fn view(engine: &Engine, port_names: &[String]) -> EngineView {
         held: account.held,
         lost_before_rx: account.lost_before_rx,
         threads: engine.thread_views().iter().map(thread).collect(),
-        ports: engine.ports().into_iter().zip(engine.device_counters()).map(port).collect(),
+        ports: ports.filter(|(port, _)| !port.removed).map(port).collect(),
         policies: policies.into_iter().map(policy).collect(),
         destinations: destinations.into_iter().map(destination).collect(),
         taps: engine.taps().into_iter().map(tap).collect(),
-        dedup_pairs: engine.dedup_pairs().iter().map(|pair| dedup_pair(pair, port_names)).collect(),
+        dedup_pairs: engine.dedup_pairs().iter().map(|pair| dedup_pair(pair, &port_names)).collect(),
         tunnels: tunnels_by_kind(&tunnels),
         tunnels_full,
         mbufs_taken: engine.mbufs_in_use().into(),

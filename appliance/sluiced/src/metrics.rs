@@ -26,8 +26,6 @@ pub(crate) struct Watched {
     life: OnceLock<Arc<Life>>,
     /// Empty where nothing is learned from Open vSwitch.
     book: OnceLock<Arc<GuestBook>>,
-    /// By port number.
-    port_names: Vec<String>,
     parquet: Option<Arc<SinkStats>>,
     api: Option<Arc<ApiCounts>>,
     /// When the main thread was last seen.
@@ -55,7 +53,6 @@ impl Metrics {
             engine: OnceLock::new(),
             life: OnceLock::new(),
             book: OnceLock::new(),
-            port_names: boot.ports.iter().map(|port| port.name.clone()).collect(),
             parquet,
             api,
             seen: Mutex::new(Instant::now()),
@@ -100,7 +97,7 @@ impl Source for Watched {
     fn snapshot(&self) -> Snapshot {
         // Once it stops, there is nobody to ask.
         let engine = self.engine.get().and_then(Weak::upgrade);
-        let engine = engine.map(|engine| view(&engine, &self.port_names));
+        let engine = engine.map(|engine| view(&engine));
         let parquet = self.parquet.as_ref().map(|stats| stats.report());
         let life = self.life.get().map(|life| life_view(life));
         let api = self.api.as_ref().map(|counts| ApiView {

@@ -308,20 +308,17 @@ enum News {
 pub(crate) struct Drain {
     news: Sender<News>,
     parquet: Option<Arc<SinkStats>>,
-    port_names: Vec<String>,
     thread: JoinHandle<Written>,
 }
 
 impl Drain {
-    /// Starts the thread; it waits for [`Drain::take_from`]. `port_names` are those of counters, by port number; `life`
-    /// is told what cannot be written.
-    pub(crate) fn start(files: RecordFiles, port_names: Vec<String>, life: Arc<Life>) -> io::Result<Self> {
+    /// Starts the thread; it waits for [`Drain::take_from`]. `life` is told what cannot be written.
+    pub(crate) fn start(files: RecordFiles, life: Arc<Life>) -> io::Result<Self> {
         let (news, receiver) = channel();
         let parquet = files.parquet.as_ref().map(ParquetFolder::stats);
         let thread = std::thread::Builder::new().name("sluice-records".to_owned());
-        let names = port_names.clone();
-        let thread = thread.spawn(move || drain(&receiver, files, &names, &life))?;
-        Ok(Self { news, parquet, port_names, thread })
+        let thread = thread.spawn(move || drain(&receiver, files, &life))?;
+        Ok(Self { news, parquet, thread })
     }
 
     /// What becomes of Parquet files, where there are any; for any thread.
@@ -337,7 +334,7 @@ impl Drain {
 
     /// Takes what is left, after the workers ended, and says what was written.
     pub(crate) fn end(self, engine: &Engine) -> Written {
-        drop(self.news.send(News::Last(Box::new(view(engine, &self.port_names)))));
+        drop(self.news.send(News::Last(Box::new(view(engine)))));
         drop(self.news);
         let panicked = anyhow!("the thread that writes records panicked");
         self.thread.join().unwrap_or_else(|_| Written { failures: vec![panicked], ..Written::default() })
@@ -345,7 +342,7 @@ impl Drain {
 }
 
 /// Drains rings until there is nobody left who could name others.
-fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String], life: &Life) -> Written {
+fn drain(receiver: &Receiver<News>, mut files: RecordFiles, life: &Life) -> Written {
     let mut rings: Vec<FlowHandle> = Vec::new();
     let mut running = Weak::new();
     let mut last = None;
@@ -373,7 +370,7 @@ fn drain(receiver: &Receiver<News>, mut files: RecordFiles, port_names: &[String
             } else if folder.wants_counters()
                 && let Some(engine) = running.upgrade()
             {
-                folder.counters(&view(&engine, port_names));
+                folder.counters(&view(&engine));
             }
         }
         if end {

@@ -337,8 +337,7 @@ fn start_drain(config: &Path, boot: &BootConfig, policies: &PolicySet, life: &Ar
     if let Some(output) = &boot.flow.parquet {
         files = files.with_parquet(ParquetSettings::of(output))?;
     }
-    let port_names = boot.ports.iter().map(|port| port.name.clone()).collect();
-    Drain::start(files, port_names, Arc::clone(life)).context("cannot start the thread that writes records")
+    Drain::start(files, Arc::clone(life)).context("cannot start the thread that writes records")
 }
 
 /// Tells systemd that the daemon is there, and how.
@@ -446,7 +445,7 @@ fn print_summary(
         breakers: ports.iter().filter_map(|port| Some((&*port.name, port.breaker?))).collect(),
         dedup: (boot.dedup.mode != DedupMode::Off).then(|| DedupSummary {
             mode: boot.dedup.mode,
-            ports: boot.ports.iter().map(|port| port.name.clone()).collect(),
+            ports: engine.port_names(),
             pairs: engine.dedup_pairs(),
         }),
         flow: boot.flow.enabled.then(|| FlowTotals::new(engine.flows().iter().map(|flow| &*flow.stats))),

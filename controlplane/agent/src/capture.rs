@@ -24,6 +24,10 @@ const LAST_MESSAGES: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The interface of copies that go to files.
 const FILES: &str = "(files)";
+/// In the place of a port's number: copies that go to files.
+const FILES_PLACE: usize = usize::MAX;
+/// Bytes of the description of an interface, at most: a name of 63 bytes, and less than that of everything else.
+const DESCRIPTION_BYTES: usize = 192;
 
 /// When a capture ends.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +52,8 @@ impl Header {
     pub(crate) fn blocks(&self) -> Vec<u8> {
         let mut blocks = PcapngBlocks::default();
         blocks.section(concat!("sluiced ", env!("CARGO_PKG_VERSION")));
-        let at = match self.point {
-            TapPoint::Received => "as received",
-            TapPoint::Sent => "as sent",
-        };
         for port in &self.ports {
-            blocks.interface(port, at, self.snaplen);
+            blocks.interface(port, self.at(), self.snaplen);
         }
         if self.point == TapPoint::Sent {
             blocks.interface(FILES, "copies that are written to files", self.snaplen);
@@ -61,21 +61,32 @@ impl Header {
         blocks.take()
     }
 
-    /// How many interfaces are described.
-    fn interfaces(&self) -> usize {
-        self.ports.len() + usize::from(self.point == TapPoint::Sent)
+    fn at(&self) -> &'static str {
+        match self.point {
+            TapPoint::Received => "as received",
+            TapPoint::Sent => "as sent",
+        }
     }
 
-    /// Bytes of the blocks after the last packet.
-    fn end_bytes(&self) -> usize {
-        self.interfaces() * PcapngBlocks::STATISTICS_BYTES
+    /// The interfaces that are described, by port number.
+    fn interfaces(&self) -> Vec<usize> {
+        let files = (self.point == TapPoint::Sent).then_some(FILES_PLACE);
+        (0..self.ports.len()).chain(files).collect()
     }
 
     /// The fewest bytes of a stream.
     pub(crate) fn least_bytes(&self) -> u64 {
-        (self.blocks().len() + self.end_bytes()) as u64
+        (self.blocks().len() + end_bytes(self.interfaces().len())) as u64
     }
 }
+
+/// Bytes of the blocks after the last packet.
+fn end_bytes(interfaces: usize) -> usize {
+    interfaces * PcapngBlocks::STATISTICS_BYTES
+}
+
+/// Gives the name of a port that came after the capture began.
+pub(crate) type NameOf = Box<dyn Fn(usize) -> Option<String> + Send>;
 
 type Answer = Result<v1::CaptureChunk, Status>;
 
@@ -91,7 +102,11 @@ pub(crate) struct Session {
     /// Packets and bytes in the stream so far.
     packets: u64,
     bytes: u64,
+    /// The interfaces described so far, by port number.
+    interfaces: Vec<usize>,
+    /// By interface.
     delivered: Vec<u64>,
+    name_of: NameOf,
     blocks: PcapngBlocks,
     /// Packets in the blocks.
     pending: u64,
@@ -107,9 +122,13 @@ impl Session {
         bounds: Bounds,
         answers: mpsc::Sender<Answer>,
         stop: watch::Receiver<bool>,
+        name_of: NameOf,
     ) -> Self {
+        let interfaces = header.interfaces();
         Self {
-            delivered: vec![0; header.interfaces()],
+            delivered: vec![0; interfaces.len()],
+            interfaces,
+            name_of,
             capture,
             header,
             bounds,
@@ -174,22 +193,33 @@ impl Session {
 
     /// Makes blocks of what the workers have.
     fn take(&mut self) -> (u64, Option<v1::CaptureEnd>) {
-        let Self { capture, header, bounds, packets, bytes, delivered, blocks, pending, .. } = self;
-        let most_bytes = bounds.bytes.saturating_sub(header.end_bytes() as u64);
+        let Self { capture, header, bounds, packets, bytes, interfaces, delivered, blocks, pending, .. } =
+            self;
+        let name_of = &self.name_of;
         let mut end = None;
         let taken = capture.drain(|packet| {
-            let place = packet.port.map_or(header.ports.len(), sluice_model::PortId::index);
-            let block = block(packet, place, header.point);
-            let block_bytes = PcapngBlocks::packet_bytes(&block) as u64;
-            if *bytes + block_bytes > most_bytes {
+            let place = packet.port.map_or(FILES_PLACE, sluice_model::PortId::index);
+            let known = interfaces.iter().position(|known| *known == place);
+            let interface = known.unwrap_or(interfaces.len());
+            let block = block(packet, interface, header.point);
+            let description = if known.is_some() { 0 } else { DESCRIPTION_BYTES };
+            let block_bytes = (description + PcapngBlocks::packet_bytes(&block)) as u64;
+            let end_bytes = end_bytes(interfaces.len().max(interface + 1)) as u64;
+            if *bytes + block_bytes + end_bytes > bounds.bytes {
                 end = Some(v1::CaptureEnd::Bytes);
                 return ControlFlow::Break(());
+            }
+            if known.is_none() {
+                let name = name_of(place).unwrap_or_else(|| format!("port {place}"));
+                blocks.interface(&name, header.at(), header.snaplen);
+                interfaces.push(place);
+                delivered.push(0);
             }
             blocks.packet(&block);
             *bytes += block_bytes;
             *packets += 1;
             *pending += 1;
-            if let Some(count) = delivered.get_mut(place) {
+            if let Some(count) = delivered.get_mut(interface) {
                 *count += 1;
             }
             if *packets >= bounds.packets {
@@ -227,12 +257,14 @@ impl Session {
         }
         let ended_ns = u64::try_from(now_ns()).unwrap_or(0);
         let lost = self.capture.lost_by_port();
-        for (interface, &delivered) in (0_u32..).zip(&self.delivered) {
+        for (interface, (&place, &delivered)) in (0_u32..).zip(self.interfaces.iter().zip(&self.delivered)) {
+            // Those of copies to files come last.
+            let lost = if place == FILES_PLACE { lost.last() } else { lost.get(place) };
             self.blocks.statistics(&PcapngStatistics {
                 interface,
                 times_ns: [self.began_ns, ended_ns],
                 delivered,
-                lost: lost.get(interface as usize).copied().unwrap_or(0),
+                lost: lost.copied().unwrap_or(0),
             });
         }
         let mut last = chunk(&mut self.blocks, &mut self.pending, self.capture.lost());
@@ -265,9 +297,9 @@ fn chunk(blocks: &mut PcapngBlocks, pending: &mut u64, lost: u64) -> v1::Capture
     }
 }
 
-fn block<'a>(packet: &TappedPacket<'a>, place: usize, point: TapPoint) -> PcapngPacket<'a> {
+fn block<'a>(packet: &TappedPacket<'a>, interface: usize, point: TapPoint) -> PcapngPacket<'a> {
     PcapngPacket {
-        interface: u32::try_from(place).unwrap_or(u32::MAX),
+        interface: u32::try_from(interface).unwrap_or(u32::MAX),
         timestamp_ns: packet.timestamp_ns,
         wire_len: packet.wire_len,
         direction: match point {

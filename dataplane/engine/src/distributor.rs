@@ -17,7 +17,7 @@ use sluice_model::{DecapMode, DecapSettings, DropReason, PortId, SpreadBy};
 
 use crate::batch::{BATCH, Batch};
 use crate::clock::Clock;
-use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
+use crate::control_queues::{ControlFrame, ControlQueues, SPARE_PORTS};
 use crate::gate::Gate;
 use crate::idle::{Doorbell, Idle, IdleSettings, Rest};
 use crate::ledger::{Ledger, LedgerCell};
@@ -74,7 +74,8 @@ pub struct Distributor {
 impl Distributor {
     /// A distributor of these parts. All memory it will ever use is allocated here.
     #[must_use]
-    pub fn new(parts: DistributorParts) -> Self {
+    pub fn new(mut parts: DistributorParts) -> Self {
+        parts.sources.reserve(SPARE_PORTS);
         Self {
             idle: Idle::new(parts.idle, &parts.sources),
             bursts: parts.rings.iter().map(|_| Burst::new()).collect(),
@@ -267,12 +268,17 @@ impl Distributor {
 
     #[cold]
     fn housekeeping(&mut self) {
-        while let Some(Replacement { port, source, .. }) = self.parts.control.replace.pop() {
-            if let (Some(rx), Some(own)) =
-                (source, self.parts.sources.iter_mut().find(|own| own.port == port))
-            {
-                own.replace_interface(rx);
+        // What was there before goes back, if there is room: nobody else pushes.
+        while !self.parts.control.ports_back.is_full()
+            && let Some(mut change) = self.parts.control.ports.pop()
+        {
+            if let Some(rules) = &mut change.rules {
+                rules.ends = self.parts.ends.set(change.port, std::mem::take(&mut rules.ends));
             }
+            if change.exchange_sources(&mut self.parts.sources) {
+                self.idle.watch(&self.parts.sources);
+            }
+            drop(self.parts.control.ports_back.push(change));
         }
         // Distributors have no exits.
         while let Some(ControlFrame { mbuf, .. }) = self.parts.control.to_send.pop() {

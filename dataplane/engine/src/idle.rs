@@ -121,15 +121,23 @@ impl Idle {
             waiter: None,
             all_wake: false,
         };
-        if settings.adaptive {
-            let mut waiter = RxWaiter::new().ok();
-            // Not `all`: each one has to be added.
-            let silent =
-                sources.iter().filter(|source| !source.add_to(waiter.as_mut()) && source.capture).count();
-            idle.all_wake = silent == 0;
-            idle.waiter = waiter;
-        }
+        idle.watch(sources);
         idle
+    }
+
+    /// From now on these sources end the sleep. Calls the system where the core may sleep, as sleeping does.
+    pub(crate) fn watch(&mut self, sources: &[Source]) {
+        if !self.settings.adaptive {
+            return;
+        }
+        // The one before holds the ports that it waited for.
+        self.waiter = None;
+        let mut waiter = RxWaiter::new().ok();
+        // Not `all`: each one has to be added.
+        let silent =
+            sources.iter().filter(|source| !source.add_to(waiter.as_mut()) && source.capture).count();
+        self.all_wake = silent == 0;
+        self.waiter = waiter;
     }
 
     /// What wakes this core when packets are in its rings.

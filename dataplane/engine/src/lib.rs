@@ -36,7 +36,7 @@ pub mod tap_rows;
 pub mod tunnels;
 mod worker;
 
-pub use control_queues::{ControlFrame, ControlQueues, Replacement};
+pub use control_queues::{ControlFrame, ControlQueues, PortChange, PortRules};
 pub use deployment::{Deployment, DeploymentParts};
 pub use distributor::{Distributor, DistributorParts};
 pub use gate::{CaptureLimit, Gate};

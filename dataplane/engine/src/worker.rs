@@ -14,7 +14,7 @@ use sluice_model::DropReason;
 
 use crate::batch::Batch;
 use crate::clock::Clock;
-use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
+use crate::control_queues::{ControlFrame, ControlQueues, PortRules, SPARE_PORTS};
 use crate::deployment::Deployment;
 use crate::flow_read::{BUSY_PLACES, FlowPage, QUIET_PLACES};
 use crate::gate::Gate;
@@ -97,7 +97,9 @@ pub struct Worker {
 impl Worker {
     /// A worker of these parts. All memory it will ever use is allocated here.
     #[must_use]
-    pub fn new(parts: WorkerParts) -> Self {
+    pub fn new(mut parts: WorkerParts) -> Self {
+        parts.sources.reserve(SPARE_PORTS);
+        parts.ports.reserve(SPARE_PORTS);
         let mut worker = Self {
             act: Act::new(parts.headers.clone()),
             parts,
@@ -490,6 +492,34 @@ impl Worker {
         }
     }
 
+    /// Goes over to what it has of ports from now on, while what it had can be given back.
+    fn take_ports(&mut self) {
+        while !self.parts.control.ports_back.is_full()
+            && let Some(mut change) = self.parts.control.ports.pop()
+        {
+            let parts = &mut self.parts;
+            let port = change.port;
+            if let Some(rules) = &mut change.rules {
+                let PortRules { tap, .. } = *rules;
+                if let Some(decap) = &mut parts.decap {
+                    decap.set_port(port, rules);
+                }
+                if let Some(mirror) = &mut self.mirror {
+                    mirror.set_port(port, tap.tap);
+                }
+                if let Some(flow) = &mut parts.flow {
+                    flow.set_tap(port, tap);
+                }
+            }
+            if change.exchange_sources(&mut parts.sources) {
+                self.idle.watch(&parts.sources);
+            }
+            change.exchange_exit(&mut parts.ports);
+            // There is room: nobody else pushes.
+            drop(parts.control.ports_back.push(change));
+        }
+    }
+
     /// Goes over to the next generation of policies, if there is one: between two batches, so that nothing of the one
     /// before is on its way, and only when that one can be given back, as it must not be freed here.
     fn take_deployment(&mut self) {
@@ -544,6 +574,7 @@ impl Worker {
     #[cold]
     fn housekeeping(&mut self) {
         self.recorder.hand_over();
+        self.take_ports();
         self.take_deployment();
         self.take_shadow();
         self.refresh_outputs();
@@ -552,14 +583,6 @@ impl Worker {
             self.page = self.parts.control.pages.wanted.pop();
         }
         let parts = &mut self.parts;
-        while let Some(Replacement { port, source, exit }) = parts.control.replace.pop() {
-            if let (Some(rx), Some(own)) = (source, parts.sources.iter_mut().find(|own| own.port == port)) {
-                own.replace_interface(rx);
-            }
-            if let (Some(driver), Some(own)) = (exit, parts.ports.iter_mut().find(|own| own.id == port)) {
-                own.replace_driver(driver);
-            }
-        }
         while let Some(ControlFrame { port, mbuf }) = parts.control.to_send.pop() {
             let Some(exit) = parts.ports.iter_mut().find(|exit| exit.id == port) else { continue };
             if self.control_burst.push(mbuf).is_ok() {

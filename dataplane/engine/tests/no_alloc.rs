@@ -17,7 +17,7 @@ use sluice_engine::stage::decap::Decap;
 use sluice_engine::stage::dedup::Dedup;
 use sluice_engine::stage::guard::LoopGuard;
 use sluice_engine::tap::{ChunkQueues, Tap, TapControl, TapCounts, TapPoint, TapSettings};
-use sluice_engine::{ControlQueues, Deployment, DeploymentParts, Worker, WorkerParts};
+use sluice_engine::{ControlQueues, Deployment, DeploymentParts, PortChange, Worker, WorkerParts};
 use sluice_model::spec::parse_policy;
 use sluice_model::{
     DecapMode, DecapSettings, DedupMode, DedupSettings, Destination, DestinationKind, Generation, MacAddr,
@@ -166,10 +166,12 @@ fn a_running_worker_does_not_allocate() {
         Mempool::new(&eal, &config).unwrap()
     };
     let (packets, headers) = (pool("packets", 2048), pool("headers", 256));
-    let (_port, _rx, mut tx) =
-        Port::by_name(&eal, "net_null0").unwrap().configure(&PortConfig::new(packets.clone())).unwrap();
-    let driver = TxDriver::Dpdk(tx.pop().unwrap());
-    let exit = TxPort::new(PortId(1), driver, true, Arc::new(AtomicBool::new(true)));
+    let config = PortConfig { tx_queues: 2, ..PortConfig::new(packets.clone()) };
+    let (_port, _rx, tx) = Port::by_name(&eal, "net_null0").unwrap().configure(&config).unwrap();
+    let up = Arc::new(AtomicBool::new(true));
+    let mut exits =
+        tx.into_iter().map(|tx| TxPort::new(PortId(1), TxDriver::Dpdk(tx), true, Arc::clone(&up)));
+    let exit = exits.next().unwrap();
     let policies = parse_policy("no_alloc.toml", POLICIES).unwrap().value;
     let clock = Clock::new(Tsc::hz(&eal));
 
@@ -188,6 +190,18 @@ fn a_running_worker_does_not_allocate() {
         assert!(worker.control().taps.push(tap).is_ok());
         (queues, counts, control)
     });
+    // The way in is exchanged, another one comes, the way out is exchanged, then all but the first way in goes.
+    let source = |port| {
+        let source = TemplateSource::new(packets.clone(), &frames(), 64, Advance::Nothing);
+        Source::new(PortId(port), true, None, SourceKind::Template(source))
+    };
+    let changes = [
+        PortChange::new(PortId(0), vec![source(0)], None, 1),
+        PortChange::new(PortId(2), vec![source(2)], None, 1),
+        PortChange::new(PortId(1), Vec::new(), exits.next(), 1),
+        PortChange::new(PortId(2), Vec::new(), None, 1),
+    ];
+    let mut changes = changes.map(Box::new).into_iter();
     let [(_, _, control), ..] = &captures;
     let (mut received, mut before) = (0, 0);
     let allocated = allocation_counter::measure(|| {
@@ -195,6 +209,11 @@ fn a_running_worker_does_not_allocate() {
             received += worker.poll(&clock);
             if control.begun.load(Ordering::Relaxed) == 0 {
                 before = received;
+            }
+            if received > PACKETS / 2
+                && let Some(change) = changes.next()
+            {
+                assert!(worker.control().ports.push(change).is_ok());
             }
         }
         for (_, _, control) in &captures {
@@ -205,6 +224,7 @@ fn a_running_worker_does_not_allocate() {
         }
     });
     assert_eq!(allocated.count_total, 0, "{allocated:?}");
+    assert_eq!(worker.control().ports_back.len(), 4, "what was there before comes back");
     let found = captures.each_ref().map(|(queues, counts, control)| {
         assert!(control.back.pop().is_some(), "the tap comes back");
         let mut packets = 0;

@@ -7,12 +7,12 @@ use std::str::FromStr;
 
 use crate::{
     ApiSettings, BreakerSettings, DecapSettings, DedupSettings, FeedGuard, FlowSettings, LogSettings,
-    MacAddr, MetricsSettings, MirrorSettings, OvsSettings, ProtectionSettings, RateLimit, TapSide,
+    MacAddr, MetricsSettings, MirrorSettings, OvsSettings, PortId, ProtectionSettings, RateLimit, TapSide,
     WorkerSettings,
 };
 
-/// What the daemon is started with. Limits of it may change while it runs ([`BootChange`](crate::spec::BootChange)), and
-/// policies; all else does not.
+/// What the daemon is started with. Limits and ports of it may change while it runs
+/// ([`BootChange`](crate::spec::BootChange)), and policies; all else does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootConfig {
     /// What the defaults are made for.
@@ -37,7 +37,8 @@ pub struct BootConfig {
     pub breaker: Option<BreakerSettings>,
     /// Where the API is served.
     pub api: ApiSettings,
-    /// The ports, in the order of the file; at least one captures.
+    /// The ports by their numbers: in the order of the file, then those that were added later. One that was
+    /// [removed](PortRole::Removed) keeps its number.
     pub ports: Vec<PortConfig>,
     /// The taps that have names, and how frames are marked with them.
     pub mirror: MirrorSettings,
@@ -55,6 +56,35 @@ pub struct BootConfig {
     pub log_level: LogLevel,
     /// Seconds between two lines of statistics in the log; `None` = no such lines.
     pub stats_interval_s: Option<u32>,
+}
+
+impl BootConfig {
+    /// The names of the ports by number, as policies use them: none has that of one that was removed.
+    #[must_use]
+    pub fn port_names(&self) -> Vec<String> {
+        let name = |port: &PortConfig| if port.is_removed() { String::new() } else { port.name.clone() };
+        self.ports.iter().map(name).collect()
+    }
+
+    /// Puts a port in its place, which is the next one, or that of another one.
+    pub fn set_port(&mut self, number: PortId, port: PortConfig) {
+        match self.ports.get_mut(number.index()) {
+            Some(own) => *own = port,
+            None => self.ports.push(port),
+        }
+    }
+
+    /// The number for a port of this name that comes while the daemon runs with room for so many ports, removed ones among
+    /// them; `None` = there is no room. Under its name it goes on counting; what another one counted is best left alone.
+    #[must_use]
+    pub fn place_for(&self, name: &str, room: usize) -> Option<PortId> {
+        let removed = |wanted: &dyn Fn(&PortConfig) -> bool| {
+            self.ports.iter().position(|port| port.is_removed() && wanted(port))
+        };
+        let fresh = || Some(self.ports.len()).filter(|&next| next < room);
+        let place = removed(&|port| port.name == name).or_else(fresh).or_else(|| removed(&|_| true));
+        place.and_then(|place| u16::try_from(place).ok()).map(PortId)
+    }
 }
 
 /// What the defaults of a boot config are made for.
@@ -155,6 +185,26 @@ pub struct PortConfig {
 }
 
 impl PortConfig {
+    /// What is left of it when it is removed while the daemon runs: its name, beside what it counted.
+    #[must_use]
+    pub fn removed(&self) -> Self {
+        Self {
+            role: PortRole::Removed,
+            addresses: Vec::new(),
+            gateway: None,
+            gateway6: None,
+            decap: DecapSettings::default(),
+            feed_guard: FeedGuard::Off,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it was removed.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.role == PortRole::Removed
+    }
+
     /// Whether it is watched for traffic of others, since plain copies may leave by it: they only may where nothing is
     /// captured, and no address of ours is.
     #[must_use]
@@ -172,6 +222,8 @@ pub enum PortRole {
     Output,
     /// Both of these.
     Both,
+    /// Neither: it was removed while the daemon runs, and nothing can name it.
+    Removed,
 }
 
 impl PortRole {
@@ -254,6 +306,17 @@ pub enum PortSpecError {
          pcap:FILE, af_packet:IFACE or vhost:SOCKET"
     )]
     Unknown(String),
+}
+
+impl PortSpec {
+    /// What no two ports can share: the device without its options.
+    #[must_use]
+    pub fn device(&self) -> String {
+        match self {
+            Self::Pci(devargs) | Self::Devargs(devargs) => devargs.split(',').next().unwrap_or("").to_owned(),
+            Self::Pcap(_) | Self::AfPacket(_) | Self::Vhost(_) => self.to_string(),
+        }
+    }
 }
 
 impl FromStr for PortSpec {
@@ -370,6 +433,24 @@ mod tests {
         }
         assert!(format!("vhost:/{}", "a".repeat(106)).parse::<PortSpec>().is_ok());
         assert!(format!("vhost:/{}", "a".repeat(107)).parse::<PortSpec>().is_err());
+    }
+
+    #[test]
+    fn a_port_that_comes_back_has_its_number() {
+        let port =
+            |name: &str| format!("[[port]]\nname = \"{name}\"\nspec = \"net_null0\"\nrole = \"capture\"\n");
+        let text =
+            format!("policy = \"p\"\n{}", ["a", "b", "c"].map(port).concat().replacen("null0", "null1", 1));
+        let mut boot = crate::spec::parse_boot("b", &text.replacen("null0", "null2", 1)).unwrap().value;
+        assert_eq!(boot.place_for("d", 4), Some(PortId(3)));
+        assert_eq!(boot.place_for("d", 3), None);
+        for port in &mut boot.ports[1..] {
+            *port = port.removed();
+        }
+        assert_eq!(boot.place_for("c", 4), Some(PortId(2)));
+        assert_eq!(boot.place_for("d", 4), Some(PortId(3)));
+        assert_eq!(boot.place_for("d", 3), Some(PortId(1)), "the oldest, where there is no other");
+        assert_eq!(boot.place_for("a", 3), Some(PortId(1)), "what is there is not removed");
     }
 
     #[test]

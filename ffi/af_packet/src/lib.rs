@@ -33,6 +33,7 @@ pub use frame::{GsoKind, RxChecksum, RxMeta};
 pub use link::LinkState;
 pub use port::{AfPacketPort, AfPacketStats};
 pub use rx::AfPacketRx;
+pub use sys::interface_index;
 pub use tx::{AfPacketTx, TxRefusal};
 
 use std::io;

@@ -54,6 +54,15 @@ pub(crate) fn attach_snaplen(fd: &OwnedFd, snaplen: u32) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
+/// The number of a kernel interface in the network namespace of this thread; `None` = there is no such interface.
+#[must_use]
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
 /// Bind a packet socket to an interface and start it for `protocol` (host byte order; 0 receives nothing).
 pub(crate) fn bind_packet(fd: &OwnedFd, ifindex: libc::c_int, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {

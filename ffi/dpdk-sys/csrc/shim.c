@@ -88,9 +88,11 @@ int sluice_dev_remove(const char *name)
 	struct rte_eth_dev_info info;
 	int ret;
 
-	/* A device by the name of its port, else a virtual device without one. */
-	if (rte_eth_dev_get_port_by_name(name, &port) != 0)
-		return rte_eal_hotplug_remove("vdev", name);
+	/* A device by the name of its port, else a virtual device, or a card, without one. */
+	if (rte_eth_dev_get_port_by_name(name, &port) != 0) {
+		ret = rte_eal_hotplug_remove("vdev", name);
+		return ret == 0 ? 0 : rte_eal_hotplug_remove("pci", name);
+	}
 	ret = rte_eth_dev_info_get(port, &info);
 	if (ret != 0)
 		return ret;

@@ -116,7 +116,7 @@ impl EngineCheck {
         let mut found = Vec::new();
         for (port, setup) in engine.ports().iter().zip(&boot.ports) {
             // A capture file ends: that is nothing wrong.
-            if !port.up && !matches!(setup.spec, PortSpec::Pcap(_)) {
+            if !port.up && !port.removed && !matches!(setup.spec, PortSpec::Pcap(_)) {
                 let text = match &setup.spec {
                     PortSpec::Vhost(socket) => format!(
                         "no switch is connected to {}: nothing comes in there, and copies to it are dropped; is \

@@ -1,5 +1,6 @@
 //! Live packets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_api::v1;
@@ -65,7 +66,8 @@ fn understood(policies: &Policies, request: &v1::CaptureRequest) -> Result<Wante
     let names: Vec<String> = boot.ports.iter().map(|port| port.name.clone()).collect();
     let mut ports = Vec::new();
     for (place, wanted) in request.ports.iter().enumerate() {
-        let found = names.iter().position(|name| name == wanted).and_then(|port| u16::try_from(port).ok());
+        let found = boot.ports.iter().position(|port| port.name == *wanted && !port.is_removed());
+        let found = found.and_then(|port| u16::try_from(port).ok());
         match found {
             Some(port) => ports.push(PortId(port)),
             None => findings.push(format!("ports[{place}]: there is no port {wanted:?}")),
@@ -144,7 +146,9 @@ impl CaptureService for Service {
                 CaptureError::Worker => Status::unavailable(error.to_string()),
             })?;
             let (answers, stream) = mpsc::channel(MESSAGES);
-            let session = Session::new(capture, wanted.header, wanted.bounds, answers, stop);
+            let engine = Arc::downgrade(policies.engine());
+            let name_of = Box::new(move |port| engine.upgrade()?.port_names().into_iter().nth(port));
+            let session = Session::new(capture, wanted.header, wanted.bounds, answers, stop, name_of);
             let thread = std::thread::Builder::new().name("sluice-capture".to_owned());
             thread
                 .spawn(move || session.run())

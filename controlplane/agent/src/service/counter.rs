@@ -231,7 +231,8 @@ impl Service {
         }
         if wants(v1::CounterPart::Ports) {
             let ports = engine.ports();
-            let rows = ports.iter().zip(engine.device_counters()).filter(|(port, _)| named(&port.name));
+            let rows = ports.iter().zip(engine.device_counters());
+            let rows = rows.filter(|(port, _)| !port.removed && named(&port.name));
             counters.ports = most(rows.map(port), limit, |port| port.rx_packets + port.tx_packets);
         }
         if wants(v1::CounterPart::Workers) {

@@ -31,7 +31,7 @@ impl Service {
     fn status(&self) -> v1::Status {
         let engine = self.policies.engine();
         let current = self.policies.current();
-        let ports = engine.ports();
+        let ports: Vec<_> = engine.ports().into_iter().filter(|port| !port.removed).collect();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let life = self.policies.life().report();
         v1::Status {
@@ -122,12 +122,13 @@ fn ports(policies: &Policies) -> Vec<v1::PortStatus> {
         .zip(engine.links())
         .zip(engine.port_queues())
         .zip(engine.device_counters())
-        .map(|((((setup, report), &link), queues), device)| {
-            Service::port(setup, report, link, queues, device)
+        .map(|((((setup, report), link), queues), device)| {
+            let is_there = !setup.is_removed() && !report.removed;
+            is_there.then(|| Service::port(setup, report, link, queues, device))
         })
         .collect();
     for hop in hops {
-        let Some(port) = ports.get_mut(hop.port.index()) else { continue };
+        let Some(Some(port)) = ports.get_mut(hop.port.index()) else { continue };
         port.neighbors.push(v1::Neighbor {
             address: hop.address.to_string(),
             mac: hop.mac.map(|mac| mac.to_string()).unwrap_or_default(),
@@ -135,11 +136,11 @@ fn ports(policies: &Policies) -> Vec<v1::PortStatus> {
         });
     }
     if let Some(settings) = &boot.breaker {
-        for breaker in ports.iter_mut().filter_map(|port| port.breaker.as_mut()) {
+        for breaker in ports.iter_mut().flatten().filter_map(|port| port.breaker.as_mut()) {
             breaker.threshold_mbps = settings.threshold_mbps.into();
         }
     }
-    ports
+    ports.into_iter().flatten().collect()
 }
 
 #[tonic::async_trait]

@@ -324,6 +324,14 @@ impl FlowMeter {
         hot.verdicts[flow.end as usize & 1] = verdict;
     }
 
+    /// Changes where packets of a port come from that have no tap of their own; of a port beyond those of
+    /// [`MeterConfig::taps`], nothing changes.
+    pub fn set_tap(&mut self, port: PortId, tap: TapPort) {
+        if let Some(own) = self.config.taps.get_mut(port.index()) {
+            *own = tap;
+        }
+    }
+
     #[inline(always)]
     pub(super) fn tap(&self, port: PortId) -> TapPort {
         self.config.taps.get(port.index()).copied().unwrap_or_default()

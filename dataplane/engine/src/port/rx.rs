@@ -132,13 +132,6 @@ impl Source {
         matches!(&self.kind, SourceKind::Ring(ring) if !ring.is_empty())
     }
 
-    /// Replaces the ring of a kernel interface that went away and has come back.
-    pub fn replace_interface(&mut self, ring: Box<AfPacketRx>) {
-        if let SourceKind::AfPacket(current, _) = &mut self.kind {
-            *current = ring;
-        }
-    }
-
     /// Receives up to a batch; returns how many packets came.
     #[inline]
     pub fn receive(&mut self, batch: &mut Batch, now_ns: u64) -> usize {

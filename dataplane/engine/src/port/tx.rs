@@ -115,6 +115,8 @@ pub enum TxDriver {
     Dpdk(TxQueue),
     /// A kernel interface.
     AfPacket(AfPacketTx),
+    /// A port that is gone: it takes nothing.
+    Closed,
 }
 
 /// An output port as one worker sees it: a driver and the frames that wait for it.
@@ -155,14 +157,18 @@ impl TxPort {
         self.up.load(Ordering::Relaxed)
     }
 
+    fn takes_frames(&self) -> bool {
+        self.is_up() && !matches!(self.driver, TxDriver::Closed)
+    }
+
     /// Sets the link state, as the control thread does.
     pub fn set_link(&self, up: bool) {
         self.up.store(up, Ordering::Relaxed);
     }
 
-    /// Replaces the driver, when an interface that went away has come back. Nothing may wait in the port.
-    pub fn replace_driver(&mut self, driver: TxDriver) {
-        self.driver = driver;
+    /// Closes it, and gives its driver back. Nothing may wait in the port.
+    pub(crate) fn close(&mut self) -> TxDriver {
+        std::mem::replace(&mut self.driver, TxDriver::Closed)
     }
 
     /// Queues a frame, flushing first when there is no room.
@@ -200,6 +206,7 @@ impl TxPort {
                         drop(mbuf);
                     });
                 }
+                TxDriver::Closed => break,
             }
             let done = first..total - self.burst.len();
             let (origins, lengths) = (&self.origins[done.clone()], &self.lengths[done]);
@@ -212,7 +219,7 @@ impl TxPort {
                 return;
             }
         }
-        let reason = if self.is_up() { DropReason::TxFull } else { DropReason::PortDown };
+        let reason = if self.takes_frames() { DropReason::TxFull } else { DropReason::PortDown };
         for &origin in &self.origins[total - self.burst.len()..total] {
             books.drop_copy(reason, origin);
         }
@@ -224,6 +231,7 @@ impl TxPort {
         let sent = match &mut self.driver {
             TxDriver::Dpdk(queue) => queue.tx_burst(frames),
             TxDriver::AfPacket(tx) => tx.tx_burst(frames, |_, mbuf, _| drop(mbuf)),
+            TxDriver::Closed => 0,
         };
         frames.free_all();
         sent

@@ -122,7 +122,7 @@ impl Engine {
     pub fn capture(&self, settings: &TapSettings) -> Result<Capture, CaptureError> {
         let workers = self.queues.len();
         let control = TapControl::new(workers);
-        let counts: Vec<_> = (0..workers).map(|_| TapCounts::new(self.shared.ports.len())).collect();
+        let counts: Vec<_> = (0..workers).map(|_| TapCounts::new(self.port_room())).collect();
         {
             let mut running = self.captures.running();
             self.captures.reap(&mut running);

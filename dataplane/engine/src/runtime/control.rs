@@ -1,6 +1,5 @@
 //! The thread beside the workers: neighbours, links, clock. It may block and allocate; workers never wait for it.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +9,18 @@ use std::time::{Duration, Instant};
 use dpdk::{Mempool, Tsc};
 use sluice_af_packet::LinkState;
 use sluice_core::neighbor::{Input, NeighborConfig, NeighborState, NeighborTable};
-use sluice_model::{MacAddr, PortConfig, PortId, PortSpec};
+use sluice_model::{MacAddr, PortConfig, PortId};
 
 use super::Shared;
 use super::breaker::PortBreakers;
+use super::changes::{Changes, Then};
 use super::deploy::ControlMessage;
+use super::open::Opener;
 use super::ports::{self, Device, OpenPort, PortState};
 use super::routes::{self, Route};
-use crate::control_queues::{ControlFrame, ControlQueues, Replacement};
+use super::share;
+use crate::control_queues::{ControlFrame, ControlQueues};
 use crate::feed_watch::{FeedJudge, FeedWatch, Judgement};
-use crate::port::TxDriver;
 
 /// Time between two rounds: the longest that a reply to ARP or ND waits.
 const ROUND: Duration = Duration::from_millis(2);
@@ -27,26 +28,65 @@ const ROUND: Duration = Duration::from_millis(2);
 const LINK_ROUNDS: u32 = 25;
 /// Rounds between two comparisons of the clock.
 const CLOCK_ROUNDS: u32 = 500;
+/// How often to look whether a device that is gone is back.
+const RETURN_ROUND: Duration = Duration::from_secs(1);
 
 /// One port on the control side.
 #[derive(Debug)]
-struct ControlPort {
+pub(super) struct ControlPort {
     id: PortId,
     setup: PortConfig,
     state: Arc<PortState>,
-    /// The thread that receives it, by its place in the queues.
-    receiver: usize,
+    /// Of the capture ports, how many come before it.
+    captures: usize,
     neighbors: Option<NeighborTable>,
-    /// The interface came back, but could not be opened: said once.
-    reopen_failed: Cell<bool>,
+    /// The device came back, but could not be opened: said once.
+    reopen_failed: bool,
+    /// When a device that is gone was looked for.
+    looked: Option<Instant>,
     /// Judges by traffic of others whether copies may leave by it.
     judge: FeedJudge,
+}
+
+impl ControlPort {
+    /// What is left of a port when its queues are shared out; before it come so many capture ports.
+    pub(super) fn new(port: OpenPort, captures: usize) -> Self {
+        Self {
+            neighbors: (!port.setup.addresses.is_empty()).then(|| {
+                NeighborTable::new(routes::port_addresses(&port.setup, port.mac()), NeighborConfig::default())
+            }),
+            id: port.id(),
+            state: port.state(),
+            captures,
+            setup: port.setup,
+            reopen_failed: false,
+            looked: None,
+            judge: FeedJudge::default(),
+        }
+    }
+}
+
+/// What a look at a port has shown.
+enum Look {
+    /// The state of its link.
+    Link(bool),
+    /// The device went away: its queues are no good any more.
+    Left,
+    /// The device that went away may be back.
+    Returned,
+    /// Nothing.
+    Unknown,
 }
 
 /// The state of the control thread.
 #[derive(Debug)]
 pub(super) struct Control {
-    ports: Vec<ControlPort>,
+    /// By port number; `None` = it was removed.
+    ports: Vec<Option<ControlPort>>,
+    changes: Changes,
+    opener: Arc<Opener>,
+    /// Workers and distributors.
+    threads: [usize; 2],
     routes: Vec<Route>,
     /// Of a generation that is not in force yet.
     prepared: Vec<Route>,
@@ -65,25 +105,23 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(
         open: Vec<OpenPort>,
-        receivers: &[usize],
+        opener: Arc<Opener>,
         routes: Vec<Route>,
-        queues: Vec<ControlQueues>,
+        (queues, threads): (Vec<ControlQueues>, [usize; 2]),
         pool: Mempool,
         shared: Arc<Shared>,
     ) -> Self {
-        let port = |port: OpenPort| ControlPort {
-            neighbors: (!port.setup.addresses.is_empty()).then(|| {
-                NeighborTable::new(routes::port_addresses(&port.setup, port.mac()), NeighborConfig::default())
-            }),
-            id: port.id(),
-            state: port.state(),
-            receiver: receivers.get(port.id().index()).copied().unwrap_or(0),
-            setup: port.setup,
-            reopen_failed: Cell::new(false),
-            judge: FeedJudge::default(),
+        let mut captures = 0;
+        let port = |port: OpenPort| {
+            let before = captures;
+            captures += usize::from(port.setup.role.captures());
+            Some(ControlPort::new(port, before))
         };
         Self {
             ports: open.into_iter().map(port).collect(),
+            changes: Changes::default(),
+            opener,
+            threads,
             routes,
             prepared: Vec::new(),
             waiting: None,
@@ -122,13 +160,15 @@ impl Control {
             if round.is_multiple_of(LINK_ROUNDS) {
                 self.check_links();
             }
+            self.take_changes();
             self.receive();
             self.take_messages();
             self.resolve();
             self.answer();
-            self.breakers.poll(self.shared.clock.monotonic_ns(Tsc::now()), &self.shared.ports);
+            self.breakers.poll(self.now_ns());
             std::thread::sleep(ROUND);
         }
+        self.changes.end(&self.queues);
     }
 
     fn now_ns(&self) -> u64 {
@@ -143,7 +183,8 @@ impl Control {
             while let Some(ControlFrame { port, mbuf }) = self.queues[queue].received.pop() {
                 bytes.clear();
                 mbuf.segment_slices().for_each(|part| bytes.extend_from_slice(part));
-                let Some(table) = self.ports.get_mut(port.index()).and_then(|p| p.neighbors.as_mut()) else {
+                let own = self.ports.get_mut(port.index()).and_then(Option::as_mut);
+                let Some(table) = own.and_then(|own| own.neighbors.as_mut()) else {
                     continue;
                 };
                 if table.input(&bytes, now_ns, &mut self.out) == Input::NotOurs {
@@ -173,6 +214,25 @@ impl Control {
                     self.forget_neighbors();
                 }
                 ControlMessage::Breakers(settings) => self.breakers.change(settings),
+                ControlMessage::AddPort { port, changes, reply } => {
+                    self.breakers.watch(port.id, &port.setup, &port.state);
+                    self.changes.begin(port.id, changes, self.threads[0], Then::Tell(reply));
+                    let place = port.id.index();
+                    if self.ports.len() <= place {
+                        self.ports.resize_with(place + 1, || None);
+                    }
+                    if let Some(own) = self.ports.get_mut(place) {
+                        *own = Some(*port);
+                    }
+                }
+                ControlMessage::RemovePort { port, setup, state, reply } => {
+                    self.breakers.forget(port);
+                    if let Some(own) = self.ports.get_mut(port.index()) {
+                        *own = None;
+                    }
+                    let then = Then::Close { state, setup, reply: Some(reply) };
+                    self.changes.begin(port, share::closing(port, self.threads), self.threads[0], then);
+                }
                 ControlMessage::Abort => {
                     self.prepared.clear();
                     self.forget_neighbors();
@@ -183,7 +243,7 @@ impl Control {
 
     /// The MAC address of a route's next hop, if it is resolved.
     fn known(&self, route: &Route) -> Option<MacAddr> {
-        match self.ports.get(route.port?)?.neighbors.as_ref()?.lookup(route.next_hop?) {
+        match self.ports.get(route.port?)?.as_ref()?.neighbors.as_ref()?.lookup(route.next_hop?) {
             NeighborState::Resolved { mac, .. } => Some(mac),
             NeighborState::Unknown | NeighborState::Unresolved { .. } | NeighborState::Failed { .. } => None,
         }
@@ -192,7 +252,7 @@ impl Control {
     /// Forgets the next hops that no route needs.
     fn forget_neighbors(&mut self) {
         for (index, port) in self.ports.iter_mut().enumerate() {
-            let Some(table) = &mut port.neighbors else { continue };
+            let Some(table) = port.as_mut().and_then(|port| port.neighbors.as_mut()) else { continue };
             table.retain(|address| {
                 self.routes.iter().any(|route| route.port == Some(index) && route.next_hop == Some(address))
             });
@@ -227,7 +287,8 @@ impl Control {
     fn resolve(&mut self) {
         let now_ns = self.now_ns();
         for index in 0..self.ports.len() {
-            let ControlPort { id: port, state, neighbors: Some(table), .. } = &mut self.ports[index] else {
+            let Some(ControlPort { id: port, state, neighbors: Some(table), .. }) = &mut self.ports[index]
+            else {
                 continue;
             };
             let port = *port;
@@ -276,35 +337,36 @@ impl Control {
         }
     }
 
-    /// Looks at every link, tells the workers, and takes back interfaces that returned.
+    /// Looks at every link, tells the workers, gives up devices that are gone and takes back those that returned.
     fn check_links(&mut self) {
         let now_ns = self.now_ns();
-        for port in &mut self.ports {
-            let mut returned = false;
-            let up = match port.state.device() {
-                Device::Dpdk(device) => !device.is_removed() && device.link().is_ok_and(|link| link.up),
-                Device::AfPacket(device) => {
-                    let link = device.lock().unwrap_or_else(std::sync::PoisonError::into_inner).link();
-                    match link {
-                        Ok(LinkState::Returned { .. }) => {
-                            returned = reopen(port, &self.queues, self.shared.workers.len());
-                            returned
-                        }
-                        Ok(state) => ports::is_up(state),
-                        Err(error) => {
-                            tracing::warn!(port = port.state.name(), %error, "the link cannot be watched");
-                            continue;
-                        }
-                    }
+        for port in self.ports.iter_mut().flatten() {
+            if self.changes.is_pending(port.id) {
+                continue;
+            }
+            let up = match port.look() {
+                Look::Link(up) => up,
+                Look::Unknown => continue,
+                Look::Left => {
+                    tracing::warn!(port = port.state.name(), "the interface is gone: it is looked for");
+                    let (state, setup) = (Arc::clone(&port.state), Box::new(port.setup.clone()));
+                    let then = Then::Close { state, setup, reply: None };
+                    let closing = share::closing(port.id, self.threads);
+                    self.changes.begin(port.id, closing, self.threads[0], then);
+                    false
                 }
-                // The feeder says when the file has ended.
-                Device::File(_) | Device::Closed(_) => continue,
+                Look::Returned => {
+                    port.reopen(&self.opener, self.threads, &mut self.changes);
+                    false
+                }
             };
-            let changed = port.state.set_up(up);
-            if changed {
+            if port.state.set_up(up) {
                 let name = port.state.name();
                 if up {
                     tracing::info!(port = name, "link up");
+                    if let Some(table) = &mut port.neighbors {
+                        table.link_up(now_ns);
+                    }
                 } else {
                     tracing::warn!(
                         port = name,
@@ -315,9 +377,74 @@ impl Control {
             if let Some(watch) = port.state.feed() {
                 tell(port.judge.look(&watch, up, now_ns), &watch, port.state.name());
             }
-            // An interface may go and return between two looks.
-            if let Some(table) = port.neighbors.as_mut().filter(|_| up && (changed || returned)) {
-                table.link_up(now_ns);
+        }
+    }
+
+    /// Goes on with ports of which every thread has taken a change.
+    fn take_changes(&mut self) {
+        let mut returned = false;
+        for (port, then) in self.changes.poll(&self.queues) {
+            match then {
+                // Who asked may have gone.
+                Then::Tell(reply) => drop(reply.send(())),
+                Then::Close { state, setup, reply } => {
+                    state.close();
+                    self.opener.forget(port, &setup);
+                    reply.map(|reply| reply.send(()));
+                }
+                Then::Replace { state, device } => {
+                    state.replace(*device);
+                    returned = true;
+                    tracing::info!(port = state.name(), "the interface is back");
+                }
+            }
+        }
+        if returned {
+            self.check_links();
+        }
+    }
+}
+
+impl ControlPort {
+    /// Looks at the device.
+    fn look(&mut self) -> Look {
+        match &*self.state.device() {
+            Device::Dpdk(device, _) if ports::is_gone(device, &self.setup.spec) => Look::Left,
+            Device::Dpdk(device, _) => Look::Link(device.link().is_ok_and(|link| link.up)),
+            Device::AfPacket(device) => match device.link() {
+                Ok(LinkState::Returned { .. }) => Look::Returned,
+                Ok(state) => Look::Link(ports::is_up(state)),
+                Err(error) => {
+                    tracing::warn!(port = self.state.name(), %error, "the link cannot be watched");
+                    Look::Unknown
+                }
+            },
+            Device::Closed => {
+                let now = Instant::now();
+                let is_due = self.looked.is_none_or(|looked| now.duration_since(looked) >= RETURN_ROUND);
+                if is_due {
+                    self.looked = Some(now);
+                }
+                if is_due && ports::may_be_back(&self.setup.spec) { Look::Returned } else { Look::Unknown }
+            }
+            // The feeder says when the file has ended.
+            Device::File => Look::Unknown,
+        }
+    }
+
+    /// Opens a device that came back and hands its queues to the threads.
+    fn reopen(&mut self, opener: &Opener, threads: [usize; 2], changes: &mut Changes) {
+        match opener.reopen(self.id, &self.setup, &self.state) {
+            Ok((mut port, device)) => {
+                let all = share::changes(&mut port, opener, threads, self.captures);
+                let (state, device) = (Arc::clone(&self.state), Box::new(device));
+                changes.begin(self.id, all, threads[0], Then::Replace { state, device });
+                self.reopen_failed = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.reopen_failed, true) {
+                    tracing::warn!(port = self.state.name(), %error, "the interface is back but cannot be opened yet");
+                }
             }
         }
     }
@@ -339,41 +466,5 @@ fn tell(judgement: Judgement, watch: &FeedWatch, port: &str) {
             frames,
             "frames between others come in: plain copies leave into a network that is in use"
         ),
-    }
-}
-
-/// Opens an interface that came back and hands its queues to the threads, of which the first are workers; says whether
-/// it works.
-fn reopen(port: &ControlPort, queues: &[ControlQueues], workers: usize) -> bool {
-    let PortSpec::AfPacket(interface) = &port.setup.spec else { return false };
-    let mac = port.neighbors.as_ref().map(|table| table.addresses().mac).or(port.setup.mac);
-    match ports::open_interface(&port.setup, interface, workers, mac) {
-        Ok((device, mut rx, tx)) => {
-            let mut tx = tx.into_iter();
-            for (index, queue) in queues.iter().enumerate() {
-                let source = if index == port.receiver { rx.take() } else { None };
-                let replacement = Replacement {
-                    port: port.id,
-                    source: source.map(Box::new),
-                    exit: if index < workers { tx.next().map(TxDriver::AfPacket) } else { None },
-                };
-                if queue.replace.push(replacement).is_err() {
-                    tracing::error!(
-                        port = port.state.name(),
-                        "a worker does not take the returned interface"
-                    );
-                }
-            }
-            port.state.replace(device);
-            port.reopen_failed.set(false);
-            tracing::info!(port = port.state.name(), "the interface is back");
-            true
-        }
-        Err(error) => {
-            if !port.reopen_failed.replace(true) {
-                tracing::warn!(port = port.state.name(), %error, "the interface is back but cannot be opened yet");
-            }
-            false
-        }
     }
 }

@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{CompileReport, Origins, Program};
-use sluice_model::{BootConfig, BreakerSettings, DestinationKind, Generation, PolicySet, PortId};
+use sluice_model::{BootConfig, BreakerSettings, DestinationKind, Generation, PolicySet, PortConfig, PortId};
 
 use super::StartError;
+use super::control::ControlPort;
 use super::observe::{GenerationTotals, NamedDestination};
+use super::open::Opener;
+use super::ports::PortState;
 use super::routes::{self, Hop, PortFacts, Route};
 use super::share::Spreading;
-use crate::control_queues::ControlQueues;
+use crate::control_queues::{ControlQueues, PortChange};
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
 use crate::feed_watch::FeedWatch;
@@ -100,6 +103,10 @@ pub(super) enum ControlMessage {
     Abort,
     /// Other breakers; `None` = none.
     Breakers(Option<BreakerSettings>),
+    /// A port that every thread shall begin with; the answer comes when all have.
+    AddPort { port: Box<ControlPort>, changes: Vec<PortChange>, reply: Sender<()> },
+    /// A port that every thread shall let go of; the answer comes when all have, and it is closed.
+    RemovePort { port: PortId, setup: Box<PortConfig>, state: Arc<PortState>, reply: Sender<()> },
 }
 
 /// To the file writer.
@@ -271,7 +278,7 @@ impl Site {
         before: Option<&Shared>,
     ) -> Result<Draft, StartError> {
         let boot = &self.boot;
-        let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
+        let names = boot.port_names();
         let origins = Origins { ports: &names, taps: &boot.mirror.taps };
         let (program, report) = Program::compile_for(policies, &origins, generation);
         let routes = routes::all(policies, &boot.ports, &self.ports)?;
@@ -336,6 +343,9 @@ impl Site {
 #[derive(Debug)]
 pub(super) struct Deployer {
     pub(super) site: Arc<Site>,
+    pub(super) opener: Arc<Opener>,
+    /// Workers and distributors.
+    pub(super) threads: [usize; 2],
     /// Of the generation in force, by destination number.
     pub(super) routes: Vec<Route>,
     /// Whether policies are tried.
@@ -343,7 +353,6 @@ pub(super) struct Deployer {
     pub(super) current: Shared,
     /// The capture files of the generation in force.
     pub(super) book: Option<BookId>,
-    pub(super) spreading: Spreading,
     /// Whether distributors look at innermost headers; whoever spreads by anything else has to be told before.
     pub(super) innermost: Arc<AtomicBool>,
     /// Of the workers.
@@ -364,7 +373,7 @@ impl Deployer {
         let draft = self.site.draft(policies, generation, Some(&self.current)).map_err(DeployError::Route)?;
         let compile = begin.elapsed();
         if draft.program.needs_inner() && !self.innermost.load(Ordering::Relaxed) {
-            if self.spreading == Spreading::Rss {
+            if self.opener.spreading == Spreading::Rss {
                 return Err(DeployError::Innermost { workers: self.queues.len() });
             }
             self.innermost.store(true, Ordering::Relaxed);

@@ -145,7 +145,7 @@ impl Engine {
         for output in &mut deployment.outputs {
             let up = match output.egress {
                 Egress::Port(place) => {
-                    let port = exits.get(place).and_then(|port| self.shared.ports.get(port.index()));
+                    let port = exits.get(place).and_then(|port| self.shared.ports.get(*port));
                     port.is_some_and(|port| port.is_up())
                 }
                 Egress::File | Egress::None => true,
@@ -162,9 +162,9 @@ impl Engine {
         let mbuf = mbuf.ok_or(ExamineError::NoMbuf)?;
         let decap: Vec<_> = site.boot.ports.iter().map(|port| port.decap).collect();
         let mut bench = Bench {
-            mirror: Mirror::of(&site.boot),
+            mirror: Mirror::of(&site.boot, 0),
             decap: Decap::new(&decap)
-                .map(|stage| stage.without_meter().with_ends(PortEnds::of(&site.boot.ports))),
+                .map(|stage| stage.without_meter().with_ends(PortEnds::of(&site.boot.ports, 0))),
             fragments: FragmentTable::new(&FragmentTableConfig { datagrams: 16, life_ns: 1 }),
             ledger: Ledger::default(),
             batch: Box::default(),
@@ -178,7 +178,7 @@ impl Engine {
         let info = RxInfo { wire_len: specimen.wire_len, ..RxInfo::default() };
         // There is room: the batch is empty.
         drop(bench.batch.push(mbuf, info, specimen.ingress));
-        let names: Vec<_> = site.boot.ports.iter().map(|port| port.name.clone()).collect();
+        let names = site.boot.port_names();
         let origins = Origins { ports: &names, taps: &site.boot.mirror.taps };
         let asked = (policies, draft.routes.as_slice(), origins);
         // Without names of taps nobody else says it.

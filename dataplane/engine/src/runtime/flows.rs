@@ -4,6 +4,7 @@ use sluice_core::classify::Program;
 use sluice_core::flow::{MeterConfig, TapPort};
 use sluice_model::{BootConfig, FlowRecord, FlowSettings, MetricsRecord};
 
+use super::share;
 use crate::machine::Machine;
 use crate::recent::RecentMetrics;
 use crate::stage::flow::{FlowStage, meter_config, metrics_config};
@@ -62,14 +63,16 @@ impl FlowPlan {
     }
 }
 
-/// The stage of worker `index`; `None` when flows are not metered.
+/// The stage of worker `index`, with room for so many more ports; `None` when flows are not metered.
 pub(super) fn stage(
     boot: &BootConfig,
     plan: Option<&FlowPlan>,
     program: &Program,
     index: usize,
+    spare: usize,
 ) -> Option<FlowStage> {
-    let taps: Vec<_> = boot.ports.iter().map(|port| TapPort { tap: port.tap, side: port.tap_side }).collect();
+    let taps = boot.ports.iter().map(share::tap).chain(std::iter::repeat_n(TapPort::default(), spare));
+    let taps: Vec<_> = taps.collect();
     let worker = u8::try_from(index).unwrap_or(u8::MAX);
     let records = boot.flow.record_ring.unwrap_or(RECORDS) as usize;
     plan.map(|plan| {

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod capture;
+mod changes;
 mod control;
 mod cores;
 mod dedup_plan;
@@ -17,6 +18,7 @@ mod observe;
 mod open;
 mod plan;
 mod pools;
+mod port_change;
 mod ports;
 mod routes;
 mod share;
@@ -37,6 +39,7 @@ pub use flows::FlowPlan;
 pub use layers::{Layer, LayerView};
 pub use observe::{GenerationTotals, NamedDestination, ThreadView};
 pub use plan::MemoryPlan;
+pub use port_change::PortChangeError;
 pub use ports::{PortReport, PortState};
 pub use routes::Route;
 pub use share::Spreading;
@@ -53,7 +56,7 @@ use std::time::{Duration, Instant};
 
 use dpdk::{Eal, Mempool};
 use sluice_core::classify::{CompileReport, Origins, Program};
-use sluice_model::{BootConfig, DestinationId, Generation, MacAddr, PolicySet, Tap};
+use sluice_model::{BootConfig, DestinationId, Generation, MacAddr, PolicySet, PortConfig, PortId, Tap};
 
 use crate::clock::Clock;
 use crate::control_queues::ControlQueues;
@@ -61,7 +64,6 @@ use crate::counters::{DestinationTotals, PolicyTotals};
 use crate::files::FailingFiles;
 use crate::latency::{Latency, LatencyCell};
 use crate::ledger::{Account, Ledger, LedgerCell};
-use crate::output::BreakerCell;
 use crate::port_pairs::{PairTotals, PortPairs};
 use crate::stage::balance::SharedGroups;
 use crate::stage::flow::{FlowStats, RecordRings};
@@ -70,6 +72,7 @@ use crate::tap_rows::{TapRows, TapTotals};
 use crate::tunnels::{TunnelRows, TunnelTotals, tunnel_totals};
 use capture::Captures;
 use deploy::{Deployer, InForce};
+use port_change::PortStates;
 
 /// How long an account waits for a thread to tell what it handed over.
 const OVERTAKEN: Duration = Duration::from_millis(100);
@@ -106,17 +109,13 @@ struct Shared {
     files: Arc<LedgerCell>,
     failing_files: FailingFiles,
     in_force: Mutex<InForce>,
-    ports: Vec<Arc<PortState>>,
-    /// By port number: the kernel's name for it, where it is a kernel interface of our own driver.
-    interfaces: Vec<Option<String>>,
+    ports: PortStates,
+    /// Ports that there is room for, those that were removed among them.
+    port_room: usize,
     /// The taps that have names.
     taps: Vec<Tap>,
-    /// By port number: its MAC address, and its MTU as it was opened.
-    links: Vec<(MacAddr, u16)>,
     /// Flows that all workers together have room for.
     flow_capacity: u64,
-    /// By port number.
-    breakers: Vec<Option<Arc<BreakerCell>>>,
     clock: Clock,
     tsc_hz: u64,
 }
@@ -179,7 +178,7 @@ impl Engine {
     pub fn account(&self) -> Account {
         // Against the stream, so that what a later thread finished was handed over before.
         let files = self.shared.files.snapshot();
-        let lost = self.shared.ports.iter().map(|port| port.lost_before_rx()).sum();
+        let lost = self.shared.ports.lost_before_rx();
         let begin = Instant::now();
         loop {
             let threads = self.shared.workers.iter().chain(&self.shared.distributors);
@@ -218,7 +217,7 @@ impl Engine {
     #[must_use]
     pub fn compile(&self, policies: &PolicySet) -> (CompileReport, Duration) {
         let begin = Instant::now();
-        let names: Vec<_> = self.shared.ports.iter().map(|port| port.name().to_owned()).collect();
+        let names = self.deployer.lock().unwrap_or_else(PoisonError::into_inner).site.boot.port_names();
         let origins = Origins { ports: &names, taps: &self.shared.taps };
         let (_program, report) = Program::compile_for(policies, &origins, Generation::default());
         (report, begin.elapsed())
@@ -226,8 +225,45 @@ impl Engine {
 
     /// By port number: its MAC address, and its MTU as it was opened.
     #[must_use]
-    pub fn links(&self) -> &[(MacAddr, u16)] {
-        &self.shared.links
+    pub fn links(&self) -> Vec<(MacAddr, u16)> {
+        self.shared.ports.all().iter().map(|port| port.link()).collect()
+    }
+
+    /// The names of the ports by number, those that were removed among them.
+    #[must_use]
+    pub fn port_names(&self) -> Vec<String> {
+        self.shared.ports.all().iter().map(|port| port.name().to_owned()).collect()
+    }
+
+    /// Ports that there is room for, those that were removed among them.
+    #[must_use]
+    pub fn port_room(&self) -> usize {
+        self.shared.port_room
+    }
+
+    /// Adds a port while packets flow, with a number that no port has, or one that was removed; `policies` are those in
+    /// force. To be called from one thread that may wait.
+    ///
+    /// # Errors
+    /// What is wrong; then all is as it was.
+    pub fn add_port(
+        &self,
+        number: PortId,
+        setup: &PortConfig,
+        policies: &PolicySet,
+    ) -> Result<Deployed, PortChangeError> {
+        let mut deployer = self.deployer.lock().unwrap_or_else(PoisonError::into_inner);
+        deployer.add_port(number, setup, policies, &self.shared.ports, &self.shared.in_force)
+    }
+
+    /// Removes a port while packets flow; `policies` are those in force, which do without it. What it received by then is
+    /// treated, what it counted stays counted.
+    ///
+    /// # Errors
+    /// What is wrong; then all is as it was.
+    pub fn remove_port(&self, number: PortId, policies: &PolicySet) -> Result<Deployed, PortChangeError> {
+        let mut deployer = self.deployer.lock().unwrap_or_else(PoisonError::into_inner);
+        deployer.remove_port(number, policies, &self.shared.ports, &self.shared.in_force)
     }
 
     /// Flows that all workers together have room for; 0 when flows are not metered.
@@ -278,26 +314,22 @@ impl Engine {
         tunnel_totals(&threads.filter_map(|thread| thread.tunnels.as_deref()).collect::<Vec<_>>())
     }
 
-    /// Every port with its link state and counters.
+    /// Every port with its link state and counters, by number; those that were removed among them.
     #[must_use]
     pub fn ports(&self) -> Vec<PortReport> {
-        let cell = |port: usize| self.shared.breakers.get(port)?.as_ref().filter(|cell| !cell.is_off());
-        let breaker = |port: usize| cell(port).map(|cell| cell.report());
-        let ports = self.shared.ports.iter().enumerate();
-        ports.map(|(number, port)| PortReport { breaker: breaker(number), ..port.report() }).collect()
+        self.shared.ports.all().iter().map(|port| port.report()).collect()
     }
 
     /// By port number: what its device counts beyond the report, by the names of its driver.
     #[must_use]
     pub fn device_counters(&self) -> Vec<Vec<(String, u64)>> {
-        let interfaces = self.shared.interfaces.iter().map(Option::as_deref);
-        self.shared.ports.iter().zip(interfaces).map(|(port, name)| port.device_counters(name)).collect()
+        self.shared.ports.all().iter().map(|port| port.device_counters()).collect()
     }
 
     /// By port number: its receive and transmit queues.
     #[must_use]
     pub fn port_queues(&self) -> Vec<[u16; 2]> {
-        self.shared.ports.iter().map(|port| port.queues()).collect()
+        self.shared.ports.all().iter().map(|port| port.queues()).collect()
     }
 
     /// The capture files that cannot be written at the moment, and why.
@@ -358,7 +390,7 @@ impl Engine {
 
     /// Stops receiving, lets everything that is held go out, ends all threads and closes the ports.
     pub fn stop(&mut self) {
-        self.shared.ports.iter().for_each(|port| port.end_receive());
+        self.shared.ports.all().iter().for_each(|port| port.end_receive());
         // With the stream: each thread empties what the one before it has left.
         self.stop_receivers.store(true, Ordering::Relaxed);
         report_panics(self.receivers.drain(..).map(JoinHandle::join));
@@ -366,11 +398,8 @@ impl Engine {
         report_panics(self.workers.drain(..).map(JoinHandle::join));
         self.stop_rest.store(true, Ordering::Relaxed);
         report_panics(self.control.take().into_iter().chain(self.files.take()).map(JoinHandle::join));
-        // The threads held all other handles.
-        let ports = Arc::get_mut(&mut self.shared).map(|shared| shared.ports.as_mut_slice());
-        for port in ports.unwrap_or_default().iter_mut().filter_map(Arc::get_mut) {
-            port.close();
-        }
+        // The threads held all other queues.
+        self.shared.ports.all().iter().for_each(|port| port.close());
     }
 
     fn in_force(&self) -> MutexGuard<'_, InForce> {

@@ -1,22 +1,46 @@
-//! Opening all ports: with how many queues, and does the self-test let them spread packets over the workers?
+//! Opening ports, all at the start and one later: with how many queues, and does the self-test let them spread packets
+//! over the workers?
+
+use std::sync::Arc;
 
 use dpdk::{Eal, Port};
-use sluice_model::{BootConfig, DistributorMode, Polling, PortConfig};
+use sluice_model::{BootConfig, DistributorMode, Polling, PortConfig, PortId, PortSpec};
 
 use super::StartError;
-use super::cores::node_of;
+use super::cores::{CorePlan, node_of};
+use super::dedup_plan::finished_checksums;
 use super::plan::MemoryPlan;
 use super::pools::Pools;
-use super::ports::{self, OpenPort, Queues};
+use super::ports::{self, Device, OpenPort, PortState, Queues};
 use super::share::Spreading;
 use super::spread::{self, RssRefusal, SpreadNeed};
 
-/// All ports, open.
+/// What ports are opened with.
+#[derive(Debug)]
+pub(super) struct Opener {
+    pub(super) eal: Eal,
+    pub(super) pools: Arc<Pools>,
+    pub(super) plan: MemoryPlan,
+    pub(super) need: SpreadNeed,
+    /// The cores that threads were made for.
+    pub(super) cores: CorePlan,
+    /// How packets get to the workers.
+    pub(super) spreading: Spreading,
+    /// Whether DPDK looks at PCI devices at all.
+    pub(super) has_pci: bool,
+    /// Whether deduplication was told at the start that L4 checksums can be relied on.
+    pub(super) finished_checksums: bool,
+    /// Whether receive interrupts are wanted.
+    interrupts: bool,
+    /// Packets that a thread takes from a port at once.
+    pub(super) burst_pkts: usize,
+}
+
+/// All ports of a boot config, open.
 #[derive(Debug)]
 pub(super) struct OpenPorts {
     pub(super) ports: Vec<OpenPort>,
-    /// How packets get to the workers.
-    pub(super) spreading: Spreading,
+    pub(super) opener: Opener,
     /// Mbufs that drivers took and will not give back.
     pub(super) mbufs_kept: u32,
 }
@@ -26,48 +50,108 @@ impl OpenPorts {
     pub(super) fn open(
         eal: &Eal,
         boot: &BootConfig,
-        pools: &Pools,
-        plan: &MemoryPlan,
-        need: &SpreadNeed,
+        pools: &Arc<Pools>,
+        (plan, cores): (MemoryPlan, CorePlan),
+        need: SpreadNeed,
+        burst_pkts: usize,
     ) -> Result<Self, StartError> {
         let mut probed = Vec::with_capacity(boot.ports.len());
         for (index, setup) in boot.ports.iter().enumerate() {
             probed.push(ports::probe(eal, index, setup)?);
         }
-        let mut spreading = wanted(boot, &probed, need);
+        let mut opener = Opener {
+            eal: eal.clone(),
+            pools: Arc::clone(pools),
+            plan,
+            cores,
+            spreading: wanted(boot, &probed, &need),
+            need,
+            has_pci: boot.ports.iter().any(|port| matches!(port.spec, PortSpec::Pci(_))),
+            finished_checksums: finished_checksums(boot),
+            interrupts: boot.worker.polling == Polling::Adaptive,
+            burst_pkts,
+        };
         let mut ports = Vec::with_capacity(boot.ports.len());
         let mut mbufs_kept = 0;
         for (index, (setup, device)) in boot.ports.iter().zip(probed).enumerate() {
             let in_use = pools.packets_in_use();
-            let spreads = spreading == Spreading::Rss
-                && setup.role.captures()
-                && device
-                    .as_ref()
-                    .is_some_and(|port| spread::before(port.driver_name(), port.info(), need).is_ok());
-            let queues = Queues {
-                rx: if spreads { need.workers } else { 1 },
-                workers: need.workers,
-                by: need.by,
-                interrupts: boot.worker.polling == Polling::Adaptive,
-                pool: pools.packets(node_of(setup)).ok_or(StartError::NoPool)?,
-                plan,
-            };
-            let port = OpenPort::open(index, setup, device, &queues)?;
+            let port = opener.open(PortId(u16::try_from(index).unwrap_or(u16::MAX)), setup, device)?;
             if port.keeps_mbufs() {
                 mbufs_kept += pools.packets_in_use() - in_use;
             }
             ports.push(port);
         }
-        if spreading == Spreading::Rss
-            && let Err((name, refusal)) = self_test(&ports, need)
+        if opener.spreading == Spreading::Rss
+            && let Err((name, refusal)) = self_test(&ports, &opener.need)
         {
             if boot.worker.distributor == DistributorMode::Never {
                 tracing::warn!(port = name, %refusal, "packets that belong together may have different workers");
             } else {
-                spreading = Spreading::Distributors(format!("port \"{name}\": {refusal}"));
+                opener.spreading = Spreading::Distributors(format!("port \"{name}\": {refusal}"));
             }
         }
-        Ok(Self { ports, spreading, mbufs_kept })
+        Ok(Self { ports, opener, mbufs_kept })
+    }
+}
+
+impl Opener {
+    /// Opens a port; `device` is its device, if it is one of DPDK's.
+    pub(super) fn open(
+        &self,
+        id: PortId,
+        setup: &PortConfig,
+        device: Option<Port>,
+    ) -> Result<OpenPort, StartError> {
+        let queues = self.queues(setup, device.as_ref())?;
+        OpenPort::open(id, setup, device, &queues)
+    }
+
+    /// Opens a port while the engine runs. A device of DPDK's is looked for anew.
+    pub(super) fn add(&self, id: PortId, setup: &PortConfig) -> Result<OpenPort, StartError> {
+        let device = self.attach(id, setup)?;
+        self.open(id, setup, device).inspect_err(|_| self.forget(id, setup))
+    }
+
+    /// Opens the device of a port that went away and came back.
+    pub(super) fn reopen(
+        &self,
+        id: PortId,
+        setup: &PortConfig,
+        state: &Arc<PortState>,
+    ) -> Result<(OpenPort, Device), StartError> {
+        let device = self.attach(id, setup)?;
+        let queues = self.queues(setup, device.as_ref())?;
+        OpenPort::reopen(id, setup, state, device, &queues)
+    }
+
+    /// Takes a device of DPDK's that is closed off its bus, so that another one may come there.
+    pub(super) fn forget(&self, id: PortId, setup: &PortConfig) {
+        if let Some(name) = ports::device_name(id.index(), setup)
+            && let Err(error) = self.eal.detach(&name)
+        {
+            tracing::debug!(%error, "a device that is closed is still known");
+        }
+    }
+
+    /// The device of a port, if it is one of DPDK's, which learns of it here.
+    fn attach(&self, id: PortId, setup: &PortConfig) -> Result<Option<Port>, StartError> {
+        if ports::device_name(id.index(), setup).is_some() {
+            self.eal.attach(&setup.spec.to_string())?;
+        }
+        ports::probe(&self.eal, id.index(), setup).inspect_err(|_| self.forget(id, setup))
+    }
+
+    fn queues(&self, setup: &PortConfig, device: Option<&Port>) -> Result<Queues<'_>, StartError> {
+        let can = |port: &Port| spread::before(port.driver_name(), port.info(), &self.need).is_ok();
+        let spreads = self.spreading == Spreading::Rss && setup.role.captures() && device.is_some_and(can);
+        Ok(Queues {
+            rx: if spreads { self.need.workers } else { 1 },
+            workers: self.need.workers,
+            by: self.need.by,
+            interrupts: self.interrupts,
+            pool: self.pools.packets(node_of(setup)).ok_or(StartError::NoPool)?,
+            plan: &self.plan,
+        })
     }
 }
 

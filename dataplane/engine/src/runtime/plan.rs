@@ -63,14 +63,15 @@ impl MemoryPlan {
 
         // Every worker can hold a batch of super-frames for each kernel interface, beside its caches.
         let data_room = boot.memory.data_room_bytes.unwrap_or(DATA_ROOM);
-        let kernel = boot.ports.iter().any(|port| matches!(port.spec, PortSpec::AfPacket(_)));
+        let ports = || boot.ports.iter().filter(|port| !port.is_removed());
+        let kernel = ports().any(|port| matches!(port.spec, PortSpec::AfPacket(_)));
         let per_frame = if kernel { SUPER_FRAME.div_ceil(data_room.max(256).into()) } else { 1 };
         let least = 64 * per_frame * 2 + 1024;
 
         let is_dpdk = |port: &&PortConfig| {
             matches!(port.spec, PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Vhost(_))
         };
-        let dpdk = || boot.ports.iter().filter(is_dpdk);
+        let dpdk = || ports().filter(is_dpdk);
         let rx_queues = count(dpdk().filter(|port| port.role.captures()).count()).saturating_mul(workers)
             + count(dpdk().filter(|port| !port.role.captures()).count());
         let tx_queues = count(dpdk().filter(|port| port.role.sends()).count()).saturating_mul(workers);

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use dpdk::{Eal, RxQueue};
-use sluice_model::{PortId, PortRole};
+use sluice_core::decap;
+use sluice_core::flow::TapPort;
+use sluice_model::{PortConfig, PortId, PortRole};
 
 use super::StartError;
 use super::cores::node_of;
+use super::open::Opener;
 use super::plan::MemoryPlan;
 use super::pools::Pools;
 use super::ports::{OpenPort, Rx};
+use crate::control_queues::{PortChange, PortRules, SPARE_PORTS};
 use crate::port::{Source, SourceKind, TxPort};
 
 /// How packets get from the capture ports to the workers.
@@ -30,54 +34,101 @@ pub(super) struct Shares {
     pub(super) workers: Vec<(Vec<Source>, Vec<TxPort>)>,
     /// By distributor.
     pub(super) distributors: Vec<Vec<Source>>,
-    /// By port: the number of the thread that receives it, workers first, then distributors. A port that spreads over
-    /// several workers names the first one.
-    pub(super) receivers: Vec<usize>,
 }
 
-/// Shares the ports out.
+/// One port's part of them: by thread, workers first, then distributors.
+#[derive(Debug)]
+struct PortShare {
+    sources: Vec<Vec<Source>>,
+    /// By worker; fewer than workers where only some send.
+    exits: Vec<TxPort>,
+}
+
+/// Shares the ports out to so many workers and distributors.
 pub(super) fn share(
     open: &mut [OpenPort],
-    spreading: &Spreading,
-    [workers, distributors]: [usize; 2],
-    pools: &Pools,
-    burst_pkts: usize,
+    opener: &Opener,
+    threads @ [workers, distributors]: [usize; 2],
 ) -> Shares {
+    // Ports may come that have a queue for each worker, all at one.
+    let room = || Vec::with_capacity(open.len() + SPARE_PORTS * workers.max(1));
     let mut shares = Shares {
-        workers: (0..workers).map(|_| (Vec::new(), Vec::new())).collect(),
-        distributors: (0..distributors).map(|_| Vec::new()).collect(),
-        receivers: Vec::with_capacity(open.len()),
+        workers: (0..workers).map(|_| (room(), Vec::with_capacity(open.len() + SPARE_PORTS))).collect(),
+        distributors: (0..distributors).map(|_| room()).collect(),
     };
     let mut captures = 0;
-    for (number, port) in open.iter_mut().enumerate() {
-        let role = port.setup.role;
-        let distributed =
-            role.captures() && matches!(spreading, Spreading::Distributors(_)) && distributors > 0;
-        let mut receiver = number % workers.max(1);
-        if distributed {
-            receiver = workers + captures % distributors;
+    for port in open {
+        let share = share_port(port, opener, threads, captures);
+        captures += usize::from(port.setup.role.captures());
+        let own = shares.workers.iter_mut().map(|(sources, _)| sources).chain(&mut shares.distributors);
+        for (own, sources) in own.zip(share.sources) {
+            own.extend(sources);
         }
-        captures += usize::from(role.captures());
-        let spread = role.captures() && *spreading == Spreading::Rss;
-        let kinds = kinds(port, pools);
-        let one_each = spread && kinds.len() == workers;
-        for (queue, kind) in kinds.into_iter().enumerate() {
-            let source = source(port, role, kind, burst_pkts);
-            let thread = if one_each { queue } else { receiver };
-            let sources = match thread.checked_sub(workers) {
-                Some(distributor) => shares.distributors.get_mut(distributor),
-                None => shares.workers.get_mut(thread).map(|(sources, _)| sources),
-            };
-            if let Some(sources) = sources {
-                sources.push(source);
-            }
-        }
-        shares.receivers.push(if one_each { 0 } else { receiver });
-        for (_, exits) in &mut shares.workers {
-            exits.extend(port.next_exit());
+        for ((_, exits), exit) in shares.workers.iter_mut().zip(share.exits) {
+            exits.push(exit);
         }
     }
     shares
+}
+
+/// Shares one port out; before it come so many capture ports.
+fn share_port(
+    port: &mut OpenPort,
+    opener: &Opener,
+    [workers, distributors]: [usize; 2],
+    captures: usize,
+) -> PortShare {
+    let role = port.setup.role;
+    let distributed =
+        role.captures() && matches!(opener.spreading, Spreading::Distributors(_)) && distributors > 0;
+    let receiver =
+        if distributed { workers + captures % distributors } else { port.id().index() % workers.max(1) };
+    let spread = role.captures() && opener.spreading == Spreading::Rss;
+    let kinds = kinds(port, &opener.pools);
+    let one_each = spread && kinds.len() == workers;
+    let mut sources: Vec<Vec<Source>> = (0..workers + distributors).map(|_| Vec::new()).collect();
+    for (queue, kind) in kinds.into_iter().enumerate() {
+        if let Some(own) = sources.get_mut(if one_each { queue } else { receiver }) {
+            own.push(source(port, role, kind, opener.burst_pkts));
+        }
+    }
+    let exits = (0..workers).map_while(|_| port.next_exit()).collect();
+    PortShare { sources, exits }
+}
+
+/// What every thread has to change for a port that comes or came back, workers first, then distributors.
+pub(super) fn changes(
+    port: &mut OpenPort,
+    opener: &Opener,
+    threads: [usize; 2],
+    captures: usize,
+) -> Vec<PortChange> {
+    let share = share_port(port, opener, threads, captures);
+    let [workers, _] = threads;
+    let mut exits = share.exits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    let change = |(sources, exit)| {
+        let change = PortChange::new(port.id(), sources, exit, workers);
+        change.with_rules(rules(&port.setup))
+    };
+    share.sources.into_iter().zip(&mut exits).map(change).collect()
+}
+
+/// What every thread has to change for a port that goes.
+pub(super) fn closing(port: PortId, [workers, distributors]: [usize; 2]) -> Vec<PortChange> {
+    (0..workers + distributors).map(|_| PortChange::new(port, Vec::new(), None, workers)).collect()
+}
+
+fn rules(setup: &PortConfig) -> PortRules {
+    PortRules {
+        decap: setup.decap,
+        ends: setup.addresses.iter().map(|own| decap::end(own.address)).collect(),
+        tap: tap(setup),
+    }
+}
+
+/// Where packets of a port come from.
+pub(super) fn tap(setup: &PortConfig) -> TapPort {
+    TapPort { tap: setup.tap, side: setup.tap_side }
 }
 
 /// The receive queues of a port, each once.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dpdk::{Eal, EalConfig, Hugepages, LcoreThread};
 use sluice_core::classify::{FragmentTable, FragmentTableConfig, Program};
-use sluice_model::{BootConfig, Generation, PolicySet, Polling, PortSpec};
+use sluice_model::{BootConfig, DecapSettings, Generation, PolicySet, Polling, PortSpec};
 
 use super::breaker::PortBreakers;
 use super::control::Control;
@@ -16,7 +16,7 @@ use super::deploy::{self, Deployer, InForce, Site};
 use super::file_thread::write_files;
 use super::open::OpenPorts;
 use super::pools::Pools;
-use super::ports::OpenPort;
+use super::port_change::PortStates;
 use super::routes::PortFacts;
 use super::vhost::VhostPorts;
 use super::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::batch::BATCH;
 use crate::clock::{Clock, TscRate};
-use crate::control_queues::ControlQueues;
+use crate::control_queues::{ControlQueues, SPARE_PORTS};
 use crate::distributor::{Distributor, DistributorParts};
 use crate::files::FileSink;
 use crate::gate::{CaptureLimit, Gate};
@@ -88,7 +88,7 @@ impl Engine {
             extra_args,
             ..EalConfig::default()
         })?;
-        let pools = Pools::new(&eal, &plan, use_hugepages)?;
+        let pools = Arc::new(Pools::new(&eal, &plan, use_hugepages)?);
         let names: Vec<_> = boot.ports.iter().map(|port| port.name.clone()).collect();
         let reads_inner = Program::compile(policies, &names, generation).0.needs_inner();
 
@@ -96,10 +96,11 @@ impl Engine {
         let opened = boot.ports.iter().any(|port| port.role.captures() && !port.decap.is_off());
         let need =
             SpreadNeed { workers: worker_count, by: boot.worker.spread, innermost: opened || reads_inner };
-        let OpenPorts { mut ports, spreading, mbufs_kept } =
-            OpenPorts::open(&eal, boot, &pools, &plan, &need)?;
+        let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
+        let OpenPorts { mut ports, opener, mbufs_kept } =
+            OpenPorts::open(&eal, boot, &pools, (plan, cores.clone()), need, burst_pkts)?;
         vhost.leave();
-        let distributor_count = match &spreading {
+        let distributor_count = match &opener.spreading {
             Spreading::Distributors(reason) => {
                 tracing::info!(reason, lcores = ?cores.distributors, "packets go through distributors");
                 if cores.shared {
@@ -113,8 +114,8 @@ impl Engine {
             }
             Spreading::Apart => 0,
         };
-        let decap: Vec<_> = boot.ports.iter().map(|port| port.decap).collect();
-        let burst_pkts = boot.worker.burst_pkts.map_or(BATCH, |burst| usize::from(burst).min(BATCH));
+        let decap = boot.ports.iter().map(|port| port.decap);
+        let decap: Vec<_> = decap.chain(std::iter::repeat_n(DecapSettings::default(), SPARE_PORTS)).collect();
         let dedup_plan = DedupPlan::of(&boot.dedup, worker_count, &machine);
         let flow_plan = FlowPlan::of(&boot.flow, worker_count, &machine);
         let idle = IdleSettings {
@@ -126,21 +127,25 @@ impl Engine {
         };
         // Behind distributors a worker sees a part of each tunnel's packets only.
         let decap_stage = || {
-            let stage = Decap::new(&decap).map(|stage| stage.with_ends(PortEnds::of(&boot.ports)));
+            let stage =
+                Decap::new(&decap).map(|stage| stage.with_ends(PortEnds::of(&boot.ports, SPARE_PORTS)));
             if distributor_count > 0 { stage.map(Decap::without_meter) } else { stage }
         };
-        let breakers = PortBreakers::new(boot);
         let mut workers = Vec::with_capacity(worker_count);
-        let counts = [worker_count, distributor_count];
+        let threads = [worker_count, distributor_count];
         let facts = ports.iter().map(PortFacts::of).collect();
-        let mut shares = share::share(&mut ports, &spreading, counts, &pools, burst_pkts);
-        let producers = share::rings(&eal, &mut shares, &plan)?;
+        let mut breakers = PortBreakers::new(boot.breaker);
+        for port in &ports {
+            breakers.watch(port.id(), &port.setup, &port.state());
+        }
+        let mut shares = share::share(&mut ports, &opener, threads);
+        let producers = share::rings(&eal, &mut shares, &opener.plan)?;
         let exits = |(_, exits): &(Vec<Source>, Vec<TxPort>)| exits.iter().map(|exit| exit.id).collect();
         let site = Site {
             boot: boot.clone(),
             capture_limit: boot.protection.capture_pps().map(CaptureLimit::new),
             ports: facts,
-            breakers: breakers.cells(),
+            breakers: ports.iter().map(|port| port.state().breaker()).collect(),
             feeds: ports.iter().map(|port| port.state().feed()).collect(),
             exits: shares.workers.iter().map(exits).collect(),
             decapsulates: decap_stage().is_some(),
@@ -156,7 +161,7 @@ impl Engine {
             let deployment = site.deployment(&draft, index, Some(files));
             tables.push(Arc::clone(&deployment.tables));
             let worker = Worker::new(WorkerParts {
-                flow: flows::stage(boot, flow_plan.as_ref(), &draft.program, index),
+                flow: flows::stage(boot, flow_plan.as_ref(), &draft.program, index, SPARE_PORTS),
                 deployment,
                 sources,
                 ports: exits,
@@ -164,11 +169,12 @@ impl Engine {
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 headers,
                 dedup: dedup_plan.and_then(|plan| {
-                    Dedup::new(&boot.dedup, plan.entries, boot.ports.len(), finished_checksums(boot))
+                    let ports = boot.ports.len() + SPARE_PORTS;
+                    Dedup::new(&boot.dedup, plan.entries, ports, finished_checksums(boot))
                 }),
                 control: ControlQueues::new(CONTROL_QUEUE),
             });
-            let worker = worker.with_mirror(Mirror::of(boot)).with_idle(idle);
+            let worker = worker.with_mirror(Mirror::of(boot, SPARE_PORTS)).with_idle(idle);
             workers.push(worker.with_gate(Arc::clone(gate)));
         }
         let doorbells =
@@ -180,10 +186,10 @@ impl Engine {
                 rings,
                 doorbells: doorbells.clone(),
                 idle,
-                by: need.by,
+                by: opener.need.by,
                 innermost: Arc::clone(&innermost),
                 tunnels: TunnelMeter::new(&decap),
-                ends: PortEnds::of(&boot.ports),
+                ends: PortEnds::of(&boot.ports, SPARE_PORTS),
                 fragments: FragmentTable::new(&FragmentTableConfig::default()),
                 control: ControlQueues::new(CONTROL_QUEUE),
             })
@@ -236,12 +242,10 @@ impl Engine {
                 tables,
                 &draft.routes,
             )),
-            ports: ports.iter().map(OpenPort::state).collect(),
-            interfaces: boot.ports.iter().map(|port| kernel_interface(&port.spec)).collect(),
+            ports: PortStates::new(&ports),
+            port_room: ports.len() + SPARE_PORTS,
             taps: boot.mirror.taps.clone(),
-            links: ports.iter().map(|port| (port.mac(), port.mtu())).collect(),
             flow_capacity: flow_plan.map_or(0, |plan| u64::from(plan.flows) * worker_count as u64),
-            breakers: breakers.cells(),
             clock: Clock::new(tsc_hz),
             tsc_hz,
         });
@@ -250,13 +254,15 @@ impl Engine {
         let stop_rest = Arc::new(AtomicBool::new(false));
         let (to_control, control_inbox) = channel();
         let (to_files, file_inbox) = channel();
+        let opener = Arc::new(opener);
         let deployer = Deployer {
             site: Arc::new(site),
             routes: draft.routes.clone(),
             trial: Arc::default(),
             current: draft.shared,
             book: Some(sink.latest()),
-            spreading,
+            opener: Arc::clone(&opener),
+            threads,
             innermost,
             queues: workers.iter().map(Worker::control).collect(),
             control: to_control,
@@ -288,9 +294,9 @@ impl Engine {
         engine.receivers = feeder::spawn_all(&mut ports, packets, &stop_receivers)?;
         let control = Control::new(
             ports,
-            &shares.receivers,
+            opener,
             draft.routes,
-            queues,
+            (queues, threads),
             packets.clone(),
             Arc::clone(&shared),
         )
@@ -356,14 +362,6 @@ pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 /// Whether the driver blocks inside EAL until somebody connects.
 fn waits_for_peer(spec: &PortSpec) -> bool {
     matches!(spec, PortSpec::Devargs(args) if args.starts_with("net_virtio_user") && args.contains("server=1"))
-}
-
-/// The kernel's name of an interface of our own driver.
-fn kernel_interface(spec: &PortSpec) -> Option<String> {
-    match spec {
-        PortSpec::AfPacket(interface) => Some(interface.clone()),
-        PortSpec::Pci(_) | PortSpec::Devargs(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_) => None,
-    }
 }
 
 /// The devices of one kind, as DPDK wants to hear of them.

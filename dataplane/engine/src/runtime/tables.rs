@@ -15,7 +15,7 @@ const REST_BYTES: u64 = 64 << 20;
 const LIMIT_PERCENT: u64 = 80;
 
 /// Whether what is taken at the start leaves room below the limit that the daemon has of its own.
-fn limit_fits(boot: &BootConfig, plan: &MemoryPlan, tables: u64) -> Result<(), StartError> {
+pub(super) fn limit_fits(boot: &BootConfig, plan: &MemoryPlan, tables: u64) -> Result<(), StartError> {
     let Some(limit_mb) = boot.protection.memory_mb else { return Ok(()) };
     let ring =
         |kib: Option<u32>| kib.map_or(RxConfig::default().ring_bytes as u64, |kib| u64::from(kib) << 10);
@@ -90,7 +90,12 @@ pub fn tables_fit(
 }
 
 /// Bytes of the tables of all workers.
-fn table_bytes(flow: Option<&FlowSettings>, dedup: &DedupSettings, workers: usize, machine: &Machine) -> u64 {
+pub(super) fn table_bytes(
+    flow: Option<&FlowSettings>,
+    dedup: &DedupSettings,
+    workers: usize,
+    machine: &Machine,
+) -> u64 {
     each(flow, dedup, workers, machine).iter().sum::<u64>().saturating_mul(workers as u64)
 }
 

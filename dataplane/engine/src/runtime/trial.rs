@@ -69,7 +69,7 @@ impl Engine {
         if busy.swap(true, Ordering::Acquire) {
             return Err(TrialError::Busy);
         }
-        let names: Vec<_> = site.boot.ports.iter().map(|port| port.name.clone()).collect();
+        let names = site.boot.port_names();
         let origins = Origins { ports: &names, taps: &site.boot.mirror.taps };
         let (program, _) = Program::compile_for(policies, &origins, Generation::default());
         let program = Arc::new(program);

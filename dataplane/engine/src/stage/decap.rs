@@ -14,6 +14,7 @@ use super::guard::LoopGuard;
 use super::parse::PREFETCH_AHEAD;
 use super::rx::CONTIGUOUS;
 use crate::batch::{Batch, RxInfo};
+use crate::control_queues::PortRules;
 use crate::ledger::Ledger;
 use crate::tunnels::TunnelRows;
 
@@ -99,6 +100,14 @@ impl Decap {
     pub fn without_meter(mut self) -> Self {
         self.meter = None;
         self
+    }
+
+    /// Changes what is done at a port, one of those that the stage was made for; `rules` are what was then.
+    pub(crate) fn set_port(&mut self, port: PortId, rules: &mut PortRules) {
+        if let Some(own) = self.ports.get_mut(port.index()) {
+            std::mem::swap(own, &mut rules.decap);
+            rules.ends = self.ends.set(port, std::mem::take(&mut rules.ends));
+        }
     }
 
     /// The numbered tunnels, published; `None` when they are metered elsewhere.

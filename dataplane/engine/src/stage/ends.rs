@@ -16,10 +16,20 @@ impl PortEnds {
         Self(ports.into_iter().map(|port| port.into_iter().map(decap::end).collect()).collect())
     }
 
-    /// Those of the ports of a boot config.
+    /// Those of the ports of a boot config, with room for others.
     #[must_use]
-    pub fn of(ports: &[PortConfig]) -> Self {
-        Self::new(ports.iter().map(|port| port.addresses.iter().map(|own| own.address)))
+    pub fn of(ports: &[PortConfig], spare: usize) -> Self {
+        let addresses = |port: &PortConfig| port.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
+        Self::new(ports.iter().map(addresses).chain(std::iter::repeat_n(Vec::new(), spare)))
+    }
+
+    /// Changes those of one port, and gives back what they were. Of a port beyond those that it was made for, nothing
+    /// changes.
+    pub(crate) fn set(&mut self, port: PortId, ends: Box<[End]>) -> Box<[End]> {
+        match self.0.get_mut(port.index()) {
+            Some(own) => std::mem::replace(own, ends),
+            None => ends,
+        }
     }
 
     /// Those of all ports.

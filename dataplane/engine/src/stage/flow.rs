@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{Classifier, Program, VerdictId};
 use sluice_core::flow::metrics::MetricsConfig;
 use sluice_core::flow::{FlowMeter, FlowRef, MeterConfig, Packet, Sink, TapPort, VlanKey};
-use sluice_model::{FlowRecord, FlowSettings, MetricsRecord};
+use sluice_model::{FlowRecord, FlowSettings, MetricsRecord, PortId};
 
 use crate::batch::{BATCH, Batch};
 use crate::counters::Counter;
@@ -253,6 +253,11 @@ impl FlowStage {
     /// Says what the verdicts of a new program depend on.
     pub fn set_program(&mut self, program: &Program) {
         self.keeps_verdicts = program.flow_decides(self.vlan_in_key);
+    }
+
+    /// Changes where packets of a port come from; see [`FlowMeter::set_tap`].
+    pub(crate) fn set_tap(&mut self, port: PortId, tap: TapPort) {
+        self.meter.set_tap(port, tap);
     }
 
     /// Counts every live packet of the batch in its flow, and sets the verdicts that are kept; returns the places of

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dpdk::Mbuf;
 use sluice_core::decap::Obstacle;
 use sluice_core::wire::vlan;
-use sluice_model::{BootConfig, MirrorSettings};
+use sluice_model::{BootConfig, MirrorSettings, PortId};
 
 use super::decap::{VLAN_TAG, move_addresses};
 use super::parse::PREFETCH_AHEAD;
@@ -71,11 +71,19 @@ impl Mirror {
         })
     }
 
-    /// The stage for the ports of a boot config.
+    /// The stage for the ports of a boot config, with room for others.
     #[must_use]
-    pub fn of(boot: &BootConfig) -> Option<Self> {
-        let ports: Vec<_> = boot.ports.iter().map(|port| port.tap).collect();
+    pub fn of(boot: &BootConfig, spare: usize) -> Option<Self> {
+        let ports = boot.ports.iter().map(|port| port.tap);
+        let ports: Vec<_> = ports.chain(std::iter::repeat_n(DEFAULT_TAP, spare)).collect();
         Self::new(&boot.mirror, &ports)
+    }
+
+    /// Changes the number of a port's tap; of a port beyond those that the stage was made for, nothing changes.
+    pub(crate) fn set_port(&mut self, port: PortId, tap: u16) {
+        if let Some(own) = self.ports.get_mut(port.index()) {
+            *own = tap;
+        }
     }
 
     /// The counters by tap.
@@ -162,7 +170,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use dpdk::{Eal, EalConfig, Hugepages, Mempool, MempoolConfig, SocketId};
-    use sluice_model::{PortId, Tap};
+    use sluice_model::Tap;
 
     use super::*;
     use crate::tap_rows::TapTotals;

@@ -242,7 +242,7 @@ fn ports<'d>(
         let (field, label) = (fields.field("spec"), fields.label.clone());
         let own_tap = fields.place_of("tap");
         let Some(port) = port(fields, name, decap, folder, report, purpose) else { continue };
-        if let Some(other) = devices.insert(device(&port.spec), label) {
+        if let Some(other) = devices.insert(port.spec.device(), label) {
             report.error(
                 &place,
                 field,
@@ -259,16 +259,6 @@ fn ports<'d>(
         report.error(&(0..0), "port", "no port captures: nothing would come in", suggestion);
     }
     (ports, own_taps)
-}
-
-/// What two ports must not share: the device without its options.
-fn device(spec: &PortSpec) -> String {
-    match spec {
-        PortSpec::Pci(devargs) | PortSpec::Devargs(devargs) => {
-            devargs.split(',').next().unwrap_or("").to_owned()
-        }
-        PortSpec::Pcap(_) | PortSpec::AfPacket(_) | PortSpec::Vhost(_) => spec.to_string(),
-    }
 }
 
 fn port(

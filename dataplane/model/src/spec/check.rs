@@ -123,6 +123,10 @@ impl<'b> Check<'b> {
         self.add(Severity::Error, field, reason, suggestion.into());
     }
 
+    fn ports(&self) -> impl Iterator<Item = &'b PortConfig> + use<'b> {
+        self.boot.ports.iter().filter(|port| !port.is_removed())
+    }
+
     fn senders(&self) -> impl Iterator<Item = &'b PortConfig> + use<'b> {
         self.boot.ports.iter().filter(|port| port.role.sends())
     }
@@ -130,7 +134,7 @@ impl<'b> Check<'b> {
     /// The port of that name, if it sends.
     fn sender(&mut self, destination: &Destination, name: &str) -> Option<&'b PortConfig> {
         let field = format!("destination {:?}: port", destination.name);
-        let Some(port) = self.boot.ports.iter().find(|port| port.name == name) else {
+        let Some(port) = self.ports().find(|port| port.name == name) else {
             let suggestion = did_you_mean(name, self.senders().map(|port| port.name.as_str()));
             let suggestion =
                 suggestion.unwrap_or_else(|| format!("add [[port]] name = {name:?}, role = \"output\""));
@@ -272,7 +276,7 @@ impl<'b> Check<'b> {
 
     fn ingress(&mut self, policies: &PolicySet) {
         let captures: HashMap<&str, bool> =
-            self.boot.ports.iter().map(|port| (port.name.as_str(), port.role.captures())).collect();
+            self.ports().map(|port| (port.name.as_str(), port.role.captures())).collect();
         for policy in policies.policies() {
             for name in policy.ingress.iter().filter(|name| captures.get(name.as_str()) != Some(&true)) {
                 let field = format!("policy {:?}: ingress", policy.name);
