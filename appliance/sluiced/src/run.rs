@@ -19,6 +19,7 @@ use sluice_model::spec::{
 };
 use sluice_model::{
     BootConfig, CgroupMode, DedupMode, DestinationKind, DropReason, Generation, PolicySet, Polling,
+    PortConfig, PortId,
 };
 
 use crate::log::{self, Log};
@@ -106,8 +107,18 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         }
         if signals.take_reload() {
             notify.reloading();
-            boot = reload_boot(config, &policies, &log, &mut cgroup);
-            reload(config, &boot, &policies);
+            // A port may take its time.
+            let beat = || {
+                metrics.iter().for_each(Metrics::beat);
+                notify.beat();
+            };
+            let gone = reload_boot(config, &policies, &log, &mut cgroup, &beat);
+            reload(config, &policies);
+            for port in gone {
+                remove_port(&policies, port);
+                beat();
+            }
+            boot = policies.boot();
             server.iter().for_each(reload_access);
             tell_ready(&notify, &life);
         }
@@ -270,17 +281,19 @@ fn fits(config: &Path, boot: &BootConfig, policies: &PolicySet) -> bool {
     !errors && clashes.is_empty()
 }
 
-/// Reads the boot config anew, puts in force what can be, and names what cannot; gives the one in force.
+/// Reads the boot config anew, puts in force what can be, and names what cannot; gives the ports that are to go, once
+/// policies do without them.
 fn reload_boot(
     config: &Path,
     policies: &Policies,
     log: &Log,
     cgroup: &mut Option<CgroupLeaf>,
-) -> Arc<BootConfig> {
+    beat: &dyn Fn(),
+) -> Vec<PortId> {
     let before = policies.boot();
     let Some(after) = report::load(&load_boot(config)) else {
         tracing::error!("the boot config has errors: what was read before stays in force");
-        return before;
+        return Vec::new();
     };
     let change = BootChange::between(&before, &after);
     if !change.refused.is_empty() {
@@ -289,28 +302,54 @@ fn reload_boot(
             "the boot config has changes that need a restart; until then these stay as they are"
         );
     }
-    if change.taken.is_empty() {
-        return before;
+    if !change.taken.is_empty() {
+        match policies.limit(change.config) {
+            Ok(()) => {
+                let now = policies.boot();
+                log.set_level(now.log_level);
+                if enforced(&before) != enforced(&now) {
+                    // The one before goes first.
+                    drop(cgroup.take());
+                    *cgroup = enter_cgroup(&now);
+                }
+                let taken = change.taken.join(", ");
+                tracing::info!(taken, "changes of the boot config are in force");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the limits of the boot config: those before stay in force");
+            }
+        }
     }
-    if let Err(error) = policies.limit(change.config) {
-        tracing::error!(%error, "the limits of the boot config: those before stay in force");
-        return before;
+    for port in change.added {
+        add_port(policies, port);
+        beat();
     }
-    let now = policies.boot();
-    log.set_level(now.log_level);
-    if enforced(&before) != enforced(&now) {
-        // The one before goes first.
-        drop(cgroup.take());
-        *cgroup = enter_cgroup(&now);
+    change.removed
+}
+
+/// Adds a port that the boot config has now.
+fn add_port(policies: &Policies, port: PortConfig) {
+    let name = port.name.clone();
+    match policies.add_port(port) {
+        Ok(()) => tracing::info!(port = name, "the port is added"),
+        Err(error) => tracing::error!(%error, port = name, "the port does not come"),
     }
-    tracing::info!(taken = change.taken.join(", "), "changes of the boot config are in force");
-    now
+}
+
+/// Removes a port that the boot config has no more.
+fn remove_port(policies: &Policies, port: PortId) {
+    let name = policies.boot().ports.get(port.index()).map(|port| port.name.clone()).unwrap_or_default();
+    match policies.remove_port(port) {
+        Ok(()) => tracing::info!(port = name, "the port is removed"),
+        Err(error) => tracing::error!(%error, port = name, "the port stays"),
+    }
 }
 
 /// Puts the policies of the file as it is now in force.
-fn reload(config: &Path, boot: &BootConfig, policies: &Policies) {
+fn reload(config: &Path, policies: &Policies) {
+    let boot = policies.boot();
     let Generation(before) = policies.current().generation;
-    let Some((spec, set)) = load_policies(config, boot) else {
+    let Some((spec, set)) = load_policies(config, &boot) else {
         tracing::error!(generation = before, "the policy file has errors: the policies before stay in force");
         return;
     };

@@ -27,7 +27,7 @@ pub use history::{History, HistoryError, Origin, Record};
 pub use life::{
     CgroupLeaf, Code, Enforced, Event, Exception, Life, LifeError, LifeReport, LifeWatch, Round, State,
 };
-pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, parse};
+pub use policies::{Change, ChangeError, Check, Current, Outcome, Policies, PortError, parse};
 pub use refusals::{ApiCounts, Refusal, Transport};
 pub use server::{ServeError, Server};
 pub use sluice_store::Repair;

@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sluice_engine::runtime::{DeployError, Deployed, Engine};
+use sluice_engine::runtime::{DeployError, Deployed, Engine, PortChangeError};
 use sluice_model::spec::{
     Diagnostic, PolicySetSpec, Severity, check_against, check_guests, parse_policy_spec,
 };
-use sluice_model::{AddressSet, BootConfig, Generation, Guests, PolicySet};
+use sluice_model::{AddressSet, BootConfig, Generation, Guests, PolicySet, PortConfig, PortId};
 
 use crate::guests::GuestBook;
 use crate::history::{History, HistoryError, Origin, Record};
@@ -95,6 +95,35 @@ pub enum ChangeError {
     /// An earlier generation is not there.
     #[error(transparent)]
     History(#[from] HistoryError),
+}
+
+/// Why a port did not come, or go.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// There are too many.
+    #[error(
+        "port \"{name}\": there is room for {room} ports until a restart, those that were removed among them"
+    )]
+    NoRoom {
+        /// The port.
+        name: String,
+        /// How many there can be.
+        room: usize,
+    },
+    /// Another one has its device.
+    #[error("port \"{name}\": port \"{other}\" has this device")]
+    Device {
+        /// The port.
+        name: String,
+        /// The one that has it.
+        other: String,
+    },
+    /// The policies in force do not fit the ports then.
+    #[error("the policies in force do not fit: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Findings(Vec<Diagnostic>),
+    /// The engine does not take it.
+    #[error(transparent)]
+    Engine(#[from] PortChangeError),
 }
 
 /// Why names stand for what they did before.
@@ -232,6 +261,53 @@ impl Policies {
         self.life.limit(boot.protection);
         *self.boot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(boot);
         Ok(())
+    }
+
+    /// Adds a port. Blocks until all workers have it.
+    ///
+    /// # Errors
+    /// Why it did not come; all is as it was.
+    pub fn add_port(&self, setup: PortConfig) -> Result<(), PortError> {
+        let _no_change = self.history();
+        let before = self.boot();
+        let has_device = |port: &&PortConfig| !port.is_removed() && port.spec.device() == setup.spec.device();
+        if let Some(other) = before.ports.iter().find(has_device) {
+            return Err(PortError::Device { name: setup.name, other: other.name.clone() });
+        }
+        let room = self.engine.port_room();
+        let place = before.place_for(&setup.name, room);
+        let number = place.ok_or_else(|| PortError::NoRoom { name: setup.name.clone(), room })?;
+        let mut boot = (*before).clone();
+        boot.set_port(number, setup.clone());
+        let policies = self.fitting(&boot)?;
+        self.engine.add_port(number, &setup, &self.resolved(&policies.policies))?;
+        *self.boot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(boot);
+        Ok(())
+    }
+
+    /// Removes a port. Blocks until all workers have let go of it.
+    ///
+    /// # Errors
+    /// Why it is still there; all is as it was.
+    pub fn remove_port(&self, number: PortId) -> Result<(), PortError> {
+        let _no_change = self.history();
+        let mut boot = (*self.boot()).clone();
+        let Some(own) = boot.ports.get_mut(number.index()).filter(|port| !port.is_removed()) else {
+            return Ok(());
+        };
+        *own = own.removed();
+        let policies = self.fitting(&boot)?;
+        self.engine.remove_port(number, &self.resolved(&policies.policies))?;
+        *self.boot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(boot);
+        Ok(())
+    }
+
+    /// The set in force, if it fits `boot`.
+    fn fitting(&self, boot: &BootConfig) -> Result<Arc<Current>, PortError> {
+        let current = self.current();
+        let mut findings = check_against(&current.policies, boot);
+        findings.retain(|finding| finding.severity == Severity::Error);
+        if findings.is_empty() { Ok(current) } else { Err(PortError::Findings(findings)) }
     }
 
     /// The engine that they are in force in.

@@ -1,23 +1,33 @@
 //! What of another boot config can take effect while the daemon runs?
 
-use crate::{BootConfig, PortConfig};
+use crate::{BootConfig, MirrorSettings, PortConfig, PortId};
 
 /// How a boot config differs from the one that the daemon runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootChange {
-    /// The one to run with from now on: as it was, with everything taken over that can be.
+    /// As it was, with everything taken over that can be, but for ports.
     pub config: BootConfig,
-    /// What is taken over, by the names of the sections and settings.
+    /// Ports to add.
+    pub added: Vec<PortConfig>,
+    /// Ports to remove.
+    pub removed: Vec<PortId>,
+    /// What is taken over in `config`, by the names of the sections and settings.
     pub taken: Vec<String>,
     /// What needs a restart.
     pub refused: Vec<String>,
 }
 
 impl BootChange {
-    /// Compares the config `before`, which is in use, with `after`.
+    /// Compares the config `before`, which is in use, with `after`, as it was read.
     #[must_use]
     pub fn between(before: &BootConfig, after: &BootConfig) -> Self {
-        let mut change = Self { config: before.clone(), taken: Vec::new(), refused: Vec::new() };
+        let mut change = Self {
+            config: before.clone(),
+            added: Vec::new(),
+            removed: Vec::new(),
+            taken: Vec::new(),
+            refused: Vec::new(),
+        };
         // All fields are named, so that none is forgotten.
         let BootConfig {
             profile,
@@ -66,14 +76,16 @@ impl BootChange {
                 change.refused.push(name.to_owned());
             }
         }
-        change.compare_ports(&before.ports, ports);
+        change.compare_ports(&before.ports, ports, mirror);
         change
     }
 
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.taken.is_empty() && self.refused.is_empty()
+        [&self.taken, &self.refused].iter().all(|names| names.is_empty())
+            && self.added.is_empty()
+            && self.removed.is_empty()
     }
 
     fn take<T: Clone + PartialEq>(&mut self, name: &str, field: fn(&mut BootConfig) -> &mut T, new: &T) {
@@ -84,21 +96,27 @@ impl BootChange {
         }
     }
 
-    fn compare_ports(&mut self, before: &[PortConfig], after: &[PortConfig]) {
-        let find = |ports: &[PortConfig], name: &str| ports.iter().find(|port| port.name == name).cloned();
-        for old in before {
-            match find(after, &old.name) {
-                None => self.refused.push(format!("port \"{}\" (gone)", old.name)),
-                Some(new) if new != *old => self.refused.push(format!("port \"{}\"", old.name)),
-                Some(_) => {}
+    fn compare_ports(&mut self, before: &[PortConfig], after: &[PortConfig], mirror: &MirrorSettings) {
+        let live = || before.iter().enumerate().filter(|(_, port)| !port.is_removed());
+        for new in after.iter().filter(|new| live().all(|(_, old)| old.name != new.name)) {
+            let device = new.spec.device();
+            if let Some((_, old)) = live().find(|(_, old)| old.spec.device() == device) {
+                self.refused.push(format!("port \"{}\" (the device of port \"{}\")", new.name, old.name));
+            } else if self.config.mirror != *mirror && mirror.taps.iter().any(|tap| tap.number == new.tap) {
+                // Its tap is known by name elsewhere, too.
+                self.refused.push(format!("port \"{}\" (of a tap that changes, too)", new.name));
+            } else {
+                self.added.push(new.clone());
             }
         }
-        for new in after.iter().filter(|new| find(before, &new.name).is_none()) {
-            self.refused.push(format!("port \"{}\" (new)", new.name));
-        }
-        let names = |ports: &[PortConfig]| ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
-        if self.refused.is_empty() && names(before) != names(after) {
-            self.refused.push("the order of the ports".to_owned());
+        for (number, old) in live() {
+            match after.iter().find(|port| port.name == old.name) {
+                Some(new) if new != old => self.refused.push(format!("port \"{}\"", old.name)),
+                Some(_) => {}
+                // Another name for it is no reason to do without.
+                None if after.iter().any(|new| new.spec.device() == old.spec.device()) => {}
+                None => self.removed.extend(u16::try_from(number).map(PortId)),
+            }
         }
     }
 }
@@ -141,14 +159,40 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_told_by_name() {
+    fn ports_come_and_go_by_name() {
         let before = parse(PORTS);
-        let refused = |text: &str| BootChange::between(&before, &parse(text)).refused;
         let third = "[[port]]\nname = \"c\"\nspec = \"net_null2\"\nrole = \"capture\"\n";
-        assert_eq!(refused(&format!("{PORTS}{third}")), ["port \"c\" (new)"]);
-        assert_eq!(refused(third), ["port \"a\" (gone)", "port \"b\" (gone)", "port \"c\" (new)"]);
-        assert_eq!(refused(&PORTS.replace("output", "both")), ["port \"b\""]);
         let (a, b) = PORTS.split_at(PORTS.rfind("[[port]]").unwrap());
-        assert_eq!(refused(&format!("{b}{a}")), ["the order of the ports"]);
+        let fourth = third.replace("\"c\"", "\"d\"").replace("null2", "null3");
+        let ports = |text: &str| {
+            let change = BootChange::between(&before, &parse(text));
+            assert_eq!((&change.config, change.refused.len(), change.taken.len()), (&before, 0, 0));
+            let added: Vec<_> = change.added.into_iter().map(|port| port.name).collect();
+            (added.join(" "), change.removed.iter().map(|port| port.0).collect::<Vec<_>>())
+        };
+        assert_eq!(ports(&format!("{fourth}{PORTS}{third}")), ("d c".to_owned(), vec![]));
+        assert_eq!(ports(third), ("c".to_owned(), vec![0, 1]));
+        assert!(BootChange::between(&before, &parse(&[b, a].concat())).is_empty(), "in any order");
+        let mut without = before.clone();
+        without.ports[1] = without.ports[1].removed();
+        assert_eq!(BootChange::between(&without, &before).added, before.ports[1..]);
+        assert!(BootChange::between(&without, &without).removed.is_empty());
+    }
+
+    #[test]
+    fn ports_that_change_are_refused_by_name() {
+        let before = parse(PORTS);
+        let refused = |text: &str| {
+            let change = BootChange::between(&before, &parse(text));
+            assert!(change.removed.is_empty() && !change.is_empty());
+            (change.refused, change.added.len())
+        };
+        assert_eq!(refused(&PORTS.replace("output", "both")), (vec!["port \"b\"".to_owned()], 0));
+        let name = "port \"z\" (the device of port \"a\")".to_owned();
+        assert_eq!(refused(&PORTS.replace("\"a\"", "\"z\"")), (vec![name], 0));
+        let third = "[[port]]\nname = \"c\"\nspec = \"net_null2\"\nrole = \"capture\"\n\
+                     [[tap]]\nname = \"core\"\nnumber = 4\nports = [\"c\"]\n";
+        let tap = "port \"c\" (of a tap that changes, too)".to_owned();
+        assert_eq!(refused(&format!("{PORTS}{third}")), (vec!["mirror, tap".to_owned(), tap], 0));
     }
 }
