@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sluice_core::limit::Breaker;
 use sluice_model::{BreakerSettings, PortConfig, PortId, PortSpec};
 
-use super::ports::{PortState, interface_below};
+use super::port_state::PortState;
+use super::ports::interface_below;
 use crate::output::BreakerCell;
 
 /// The breakers of all output ports.

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 
 use sluice_model::{PortConfig, PortId};
 
-use super::ports::{Device, PortState};
+use super::port_state::{Device, PortState};
 use crate::control_queues::{ControlQueues, PortChange};
 
 /// What follows when every thread has taken a change.

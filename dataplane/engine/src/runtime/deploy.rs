@@ -20,7 +20,7 @@ use super::StartError;
 use super::control::ControlPort;
 use super::observe::{GenerationTotals, NamedDestination};
 use super::open::Opener;
-use super::ports::PortState;
+use super::port_state::PortState;
 use super::routes::{self, Hop, PortFacts, Route};
 use super::share::Spreading;
 use crate::control_queues::{ControlQueues, PortChange};

@@ -9,7 +9,8 @@ use dpdk::Mempool;
 use sluice_capture::CaptureReader;
 
 use super::StartError;
-use super::ports::{OpenPort, PortState};
+use super::port_state::PortState;
+use super::ports::OpenPort;
 use super::start::spawn;
 use crate::batch::RxInfo;
 use crate::port::Feed;

@@ -11,7 +11,8 @@ use super::cores::{CorePlan, node_of};
 use super::dedup_plan::finished_checksums;
 use super::plan::MemoryPlan;
 use super::pools::Pools;
-use super::ports::{self, Device, OpenPort, PortState, Queues};
+use super::port_state::{Device, PortState};
+use super::ports::{self, OpenPort, Queues};
 use super::share::Spreading;
 use super::spread::{self, RssRefusal, SpreadNeed};
 
