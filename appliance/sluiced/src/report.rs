@@ -404,7 +404,12 @@ pub(crate) fn ports(reports: &[PortReport]) -> String {
         "checksums completed",
     ]);
     for port in reports {
-        let name = format!("{} ({})", port.name, if port.up { "up" } else { "down" });
+        let link = match (port.removed, port.up) {
+            (true, _) => "removed",
+            (false, true) => "up",
+            (false, false) => "down",
+        };
+        let name = format!("{} ({link})", port.name);
         let counts = [
             port.rx_packets,
             port.tx_packets,
