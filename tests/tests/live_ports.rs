@@ -186,7 +186,6 @@ fn come_and_go(test: &str, worker: &str) {
     rig.wait_arrived("pb", always + 625);
     let to_second = rig.arrived("pd");
     assert!(to_second > 300, "{to_second}");
-    assert_eq!(rig.arrived("pd"), to_second);
     let summary = daemon.stop();
     assert_eq!(summary.rx(), always + 625);
     assert_eq!(summary.port("in"), [always, 0, 0]);
