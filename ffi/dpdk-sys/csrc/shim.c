@@ -1,4 +1,6 @@
 /* The static inline part of DPDK as real functions, and the places where its versions differ. */
+/* rte_eth_read_clock is marked experimental in 22.11. */
+#define ALLOW_EXPERIMENTAL_API
 #include <stdlib.h>
 #include <string.h>
 #include <errno.h>
@@ -80,6 +82,11 @@ int sluice_dynfield_u16(const char *name)
 int sluice_dynfield_note(const char *name)
 {
 	return dynfield(name, sizeof(struct sluice_note), __alignof__(struct sluice_note));
+}
+
+int sluice_rx_timestamp_register(int *offset, uint64_t *flag)
+{
+	return rte_mbuf_dyn_rx_timestamp_register(offset, flag) == 0 ? 0 : -rte_errno;
 }
 
 int sluice_dev_remove(const char *name)
@@ -417,6 +424,9 @@ static int port_start(uint16_t port, struct sluice_port_conf *conf)
 
 	if (conf->rss_hf != 0)
 		port_rss(port, conf, &dev);
+	/* A clock for PTP can be read only after this; drivers without one have nothing to switch on. */
+	if (conf->rx_offloads & RTE_ETH_RX_OFFLOAD_TIMESTAMP)
+		(void)rte_eth_timesync_enable(port);
 
 	conf->failed_step = SLUICE_STEP_PROMISCUOUS;
 	if (conf->promiscuous) {
@@ -540,6 +550,19 @@ int sluice_port_rss(uint16_t port, struct sluice_rss *rss)
 	for (i = 0; i < dev.reta_size; i++)
 		rss->table[i] = reta[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE];
 	return 0;
+}
+
+int sluice_port_clock(uint16_t port, uint64_t *ticks)
+{
+	struct timespec time;
+	int ret = rte_eth_timesync_read_time(port, &time);
+
+	/* Drivers with a clock for PTP stamp in nanoseconds of that one, even where rte_eth_read_clock reads another. */
+	if (ret == -ENOTSUP)
+		return rte_eth_read_clock(port, ticks);
+	if (ret == 0)
+		*ticks = (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+	return ret;
 }
 
 int sluice_port_link(uint16_t port, struct sluice_link *out)

@@ -100,6 +100,7 @@ SLUICE_FLAG(ETH_RX_OFFLOAD_RSS_HASH);
 SLUICE_FLAG(ETH_RX_OFFLOAD_IPV4_CKSUM);
 SLUICE_FLAG(ETH_RX_OFFLOAD_UDP_CKSUM);
 SLUICE_FLAG(ETH_RX_OFFLOAD_TCP_CKSUM);
+SLUICE_FLAG(ETH_RX_OFFLOAD_TIMESTAMP);
 SLUICE_FLAG(ETH_TX_OFFLOAD_MULTI_SEGS);
 SLUICE_FLAG(ETH_TX_OFFLOAD_UDP_CKSUM);
 SLUICE_FLAG(ETH_RSS_IP);
@@ -134,6 +135,8 @@ struct sluice_note {
 };
 /* A dynamic mbuf field for a struct sluice_note; its offset, or a negative errno. */
 int sluice_dynfield_note(const char *name);
+/* The dynamic field and flag that drivers put receive time stamps into; 0 or a negative errno. */
+int sluice_rx_timestamp_register(int *offset, uint64_t *flag);
 /* Removes a device by name; 0 or a negative errno. */
 int sluice_dev_remove(const char *name);
 
@@ -248,6 +251,8 @@ struct sluice_rss {
 };
 int sluice_port_rss(uint16_t port, struct sluice_rss *rss);
 int sluice_port_link(uint16_t port, struct sluice_link *link);
+/* The clock of the device that stamps what it receives, in its own units: 0 or a negative errno. */
+int sluice_port_clock(uint16_t port, uint64_t *ticks);
 /* The next port id >= from that has a device, UINT16_MAX at the end. */
 uint16_t sluice_port_next(uint16_t from);
 uint16_t sluice_rx_burst(uint16_t port, uint16_t queue, struct sluice_mbuf **mbufs, uint16_t n);

@@ -60,7 +60,7 @@ pub use lcore::{
 };
 pub use mbuf::{HEADROOM, Mbuf};
 pub use mbuf_chain::{ChainError, SegmentSlices};
-pub use mbuf_meta::{Note, RxChecksum, RxVlan};
+pub use mbuf_meta::{Note, RxChecksum, RxTimestampField, RxVlan};
 pub use mempool::{Mempool, MempoolConfig, MempoolError};
 pub use port::{
     Link, MAX_XSTATS, MacAddress, Port, PortCapabilities, PortConfig, PortInfo, PortStats, RssHash, RssState,

@@ -1,5 +1,6 @@
 //! What a NIC said about a packet it received, and what it is asked to do to one it sends.
 
+use crate::eal::Eal;
 use crate::mbuf::Mbuf;
 
 /// VLAN tags that the driver took out of the frame into metadata. Each is a TCI: priority, DEI and VLAN id.
@@ -23,6 +24,29 @@ pub enum RxChecksum {
     Good,
     /// Not right in the packet, but the data is sound (a packet that has not been on a wire).
     NotComputed,
+}
+
+/// Where mbufs have the time stamp of the NIC that received them: a dynamic field, and the flag that says that it is filled
+/// (`rte_mbuf_dyn_rx_timestamp_register`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RxTimestampField {
+    pub(crate) offset: usize,
+    flag: u64,
+}
+
+impl RxTimestampField {
+    /// Reserves both, or finds where they are; else says what DPDK returned.
+    pub(crate) fn register(eal: &Eal) -> Result<Self, i32> {
+        let (mut offset, mut flag) = (0, 0);
+        let ret = eal.control(|| {
+            // SAFETY: EAL is up, and both numbers are written to locals.
+            unsafe { dpdk_sys::sluice_rx_timestamp_register(&raw mut offset, &raw mut flag) }
+        });
+        if ret != 0 {
+            return Err(ret);
+        }
+        usize::try_from(offset).map(|offset| Self { offset, flag }).map_err(|_| offset)
+    }
 }
 
 /// What one thread tells the next about a packet that it hands over on a [`Ring`](crate::Ring); kept in the mbuf.
@@ -89,6 +113,15 @@ impl Mbuf {
         let field = self.seg().note_ptr();
         // SAFETY: inside our mbuf and aligned; we are borrowed mutably, and only owners touch the field.
         unsafe { field.write(dpdk_sys::sluice_note { timestamp_ns, wire_len, gso_size, port }) };
+    }
+
+    /// When the NIC received the packet, in ticks of its clock ([`Port::clock`](crate::Port::clock)); `None` = it did not
+    /// stamp it.
+    #[inline]
+    #[must_use]
+    pub fn rx_timestamp(&self, field: RxTimestampField) -> Option<u64> {
+        let seg = self.seg();
+        (seg.ol_flags() & field.flag != 0).then(|| seg.rx_timestamp(field))
     }
 
     /// VLAN tags that are in metadata and no longer in the bytes.

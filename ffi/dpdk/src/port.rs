@@ -10,6 +10,7 @@ use dpdk_sys::{
 
 use crate::SocketId;
 use crate::eal::Eal;
+use crate::mbuf_meta::RxTimestampField;
 use crate::mempool::Mempool;
 use crate::port_error::{PortError, PortStep};
 use crate::queue::{RxQueue, TxQueue};
@@ -72,6 +73,8 @@ pub struct PortConfig {
     pub rx_interrupts: bool,
     /// Let the NIC check checksums on receive.
     pub rx_checksum: bool,
+    /// Let the NIC stamp what it receives ([`Mbuf::rx_timestamp`](crate::Mbuf::rx_timestamp)).
+    pub rx_timestamps: bool,
     /// Let the NIC fill in UDP checksums on request ([`Mbuf::set_tx_udp_checksum`](crate::Mbuf::set_tx_udp_checksum)).
     pub tx_udp_checksum: bool,
 }
@@ -92,6 +95,7 @@ impl PortConfig {
             rss_symmetric: true,
             rx_interrupts: false,
             rx_checksum: false,
+            rx_timestamps: false,
             tx_udp_checksum: true,
         }
     }
@@ -109,6 +113,8 @@ pub struct PortCapabilities {
     pub tx_udp_checksum: bool,
     /// Checksums are checked on receive.
     pub rx_checksum: bool,
+    /// Where received packets have the time stamp of the NIC; `None` = it does not stamp.
+    pub rx_timestamps: Option<RxTimestampField>,
     /// Packets are spread over the receive queues.
     pub rss: bool,
     /// Receive interrupts were set up; some drivers say so and have none.
@@ -149,6 +155,8 @@ pub struct PortInfo {
     pub tx_multi_segs: bool,
     /// Fills in UDP checksums.
     pub tx_udp_checksum: bool,
+    /// Stamps what it receives.
+    pub rx_timestamps: bool,
     /// Spreads over queues by addresses.
     pub rss: bool,
     /// The NUMA node it is at.
@@ -325,6 +333,7 @@ impl Port {
             tx_multi_segs: raw.tx_offload_capa & dpdk_sys::SLUICE_ETH_TX_OFFLOAD_MULTI_SEGS != 0
                 || CHAINS_UNSAID.contains(&text(&raw.driver).as_str()),
             tx_udp_checksum: raw.tx_offload_capa & dpdk_sys::SLUICE_ETH_TX_OFFLOAD_UDP_CKSUM != 0,
+            rx_timestamps: raw.rx_offload_capa & dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TIMESTAMP != 0,
             rss: raw.rss_capa & dpdk_sys::SLUICE_ETH_RSS_IP != 0,
             socket: SocketId::from_raw(raw.socket),
             if_index: raw.if_index,
@@ -362,6 +371,12 @@ impl Port {
                 return Err(PortError::Mtu { name: inner.name.clone(), mtu, min, max });
             }
         }
+        let stamps = if config.rx_timestamps && info.rx_timestamps {
+            let field = RxTimestampField::register(&inner.eal);
+            Some(field.map_err(|ret| PortError::of(&inner.name, PortStep::Timestamps, ret, 0))?)
+        } else {
+            None
+        };
         let data_room = config.pool.data_room();
         let key = SYMMETRIC_KEY;
         let mut conf = self.shim_config(config, &key);
@@ -381,6 +396,8 @@ impl Port {
             tx_multi_segs: info.tx_multi_segs,
             tx_udp_checksum: conf.tx_offloads & dpdk_sys::SLUICE_ETH_TX_OFFLOAD_UDP_CKSUM != 0,
             rx_checksum: conf.rx_offloads & dpdk_sys::SLUICE_ETH_RX_OFFLOAD_UDP_CKSUM != 0,
+            rx_timestamps: stamps
+                .filter(|_| conf.rx_offloads & dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TIMESTAMP != 0),
             rss: conf.rss_hf != 0,
             rx_interrupts: conf.rx_interrupts != 0,
             rx_desc: conf.rx_desc,
@@ -403,6 +420,9 @@ impl Port {
             rx_offloads |= dpdk_sys::SLUICE_ETH_RX_OFFLOAD_IPV4_CKSUM
                 | dpdk_sys::SLUICE_ETH_RX_OFFLOAD_UDP_CKSUM
                 | dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TCP_CKSUM;
+        }
+        if config.rx_timestamps {
+            rx_offloads |= dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TIMESTAMP;
         }
         let mut tx_offloads = dpdk_sys::SLUICE_ETH_TX_OFFLOAD_MULTI_SEGS;
         if config.tx_udp_checksum {
@@ -549,6 +569,18 @@ impl Port {
             speed_mbps: (raw.speed_mbps != 0).then_some(raw.speed_mbps),
             full_duplex: raw.full_duplex != 0,
         })
+    }
+
+    /// Reads the clock that received packets are stamped by (`rte_eth_timesync_read_time`; of drivers without PTP,
+    /// `rte_eth_read_clock`): ticks of a rate and an epoch that the driver does not tell. Only of a started port.
+    pub fn clock(&self) -> Result<u64, PortError> {
+        let mut ticks = 0;
+        // SAFETY: EAL is up, the port is ours, and the number is written to a local.
+        let ret = self.locked(|| unsafe { dpdk_sys::sluice_port_clock(self.0.id, &raw mut ticks) });
+        if ret != 0 {
+            return Err(PortError::of(&self.0.name, PortStep::Clock, ret, 0));
+        }
+        Ok(ticks)
     }
 
     /// Whether the device was pulled out.

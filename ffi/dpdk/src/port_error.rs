@@ -133,6 +133,10 @@ pub enum PortStep {
     Rss,
     /// Using receive interrupts.
     Interrupts,
+    /// Having received packets stamped.
+    Timestamps,
+    /// Reading the clock of the device.
+    Clock,
 }
 
 impl PortStep {
@@ -163,6 +167,8 @@ impl std::fmt::Display for PortStep {
             Self::Link => "reading the link state",
             Self::Rss => "reading the RSS settings",
             Self::Interrupts => "receive interrupts",
+            Self::Timestamps => "receive time stamps",
+            Self::Clock => "reading its clock",
         })
     }
 }

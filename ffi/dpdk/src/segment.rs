@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 use dpdk_sys::{rte_mempool, sluice_mbuf, sluice_note};
 
 use crate::eal::{note_offset, share_low_offset};
+use crate::mbuf_meta::RxTimestampField;
 
 /// A segment that is alive. Whoever holds one must own, by an `Mbuf`, the chain it lies in, for as long as it
 /// is used; that is what the safety of all methods rests on.
@@ -157,6 +158,15 @@ impl Seg {
         let offset = usize::try_from(note_offset()).unwrap_or(0);
         // SAFETY: the offset is of a note that EAL reserved inside struct rte_mbuf, aligned for it.
         unsafe { self.0.as_ptr().byte_add(offset) }.cast()
+    }
+
+    /// The time stamp of the NIC, as far as the flags say that there is one.
+    #[inline(always)]
+    pub(crate) fn rx_timestamp(self, field: RxTimestampField) -> u64 {
+        // SAFETY: the offset is of a u64 field that DPDK reserved inside struct rte_mbuf.
+        let stamp = unsafe { self.0.as_ptr().byte_add(field.offset) };
+        // SAFETY: aligned, initialised by the pool that zeroes its mbufs, and only touched by the owner of the mbuf.
+        unsafe { stamp.cast::<u64>().read() }
     }
 
     /// The first byte of the data.

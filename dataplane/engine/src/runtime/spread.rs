@@ -252,6 +252,7 @@ mod tests {
             max_tx_queues: 16,
             tx_multi_segs: true,
             tx_udp_checksum: true,
+            rx_timestamps: false,
             rss: true,
             socket: dpdk::SocketId::ANY,
             if_index: 0,
