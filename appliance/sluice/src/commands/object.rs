@@ -171,7 +171,8 @@ pub(crate) async fn group(action: Action, context: &Context) -> Result<Exit, Fai
                 ]);
             }
             out.line(&rows.to_string())?;
-            out.line(&format!("{} groups of generation {}", found.groups.len(), found.generation))?;
+            let groups = counted(found.groups.len(), "group", "groups");
+            out.line(&format!("{groups} of generation {}", found.generation))?;
             Ok(Exit::Ok)
         }
         Action::Get { name } => {
@@ -219,11 +220,8 @@ pub(crate) async fn destination(action: Action, context: &Context) -> Result<Exi
                 rows.add_row(destination_row(destination));
             }
             out.line(&rows.to_string())?;
-            out.line(&format!(
-                "{} destinations of generation {}",
-                found.destinations.len(),
-                found.generation
-            ))?;
+            let destinations = counted(found.destinations.len(), "destination", "destinations");
+            out.line(&format!("{destinations} of generation {}", found.generation))?;
             Ok(Exit::Ok)
         }
         Action::Get { name } => {
