@@ -25,6 +25,7 @@ pub mod prometheus;
 pub mod reference;
 pub mod sluiced;
 pub mod soak;
+pub mod stamping_nic;
 pub mod stream;
 pub mod tap;
 pub mod tcpdump;

@@ -89,6 +89,7 @@ fn port((report, device): (PortReport, Vec<(String, u64)>)) -> Port {
         rx_cut: report.rx_cut,
         rx_super_frames: report.rx_super_frames,
         checksums_finished: report.checksums_finished,
+        rx_unstamped: report.rx_unstamped,
         device,
         breaker: report.breaker.map(breaker),
     }

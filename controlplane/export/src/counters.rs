@@ -40,7 +40,7 @@ const COUNTS: [Named<Counts>; 19] = [
     ("ctrl_lost", |counts| counts.ctrl_lost),
 ];
 
-const PORT: [Named<Port>; 9] = [
+const PORT: [Named<Port>; 10] = [
     ("rx_packets", |port| port.rx_packets),
     ("rx_bytes", |port| port.rx_bytes),
     ("tx_packets", |port| port.tx_packets),
@@ -50,6 +50,7 @@ const PORT: [Named<Port>; 9] = [
     ("rx_cut", |port| port.rx_cut),
     ("rx_super_frames", |port| port.rx_super_frames),
     ("checksums_finished", |port| port.checksums_finished),
+    ("rx_unstamped", |port| port.rx_unstamped),
 ];
 
 const TAP: [Named<Tap>; 3] =

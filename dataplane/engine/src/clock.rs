@@ -15,8 +15,19 @@ const SLEW_SHIFT: u32 = 11;
 /// How long the rate of the TSC is measured: both clocks are read together to some tenth of a microsecond, parts per
 /// million of this.
 const MEASURE: Duration = Duration::from_millis(50);
-/// Fixed-point bits of the rate.
-const SHIFT: u32 = 32;
+/// Fixed-point bits of a rate.
+pub(crate) const SHIFT: u32 = 32;
+
+/// Reads another clock and the TSC together: of several readings the one that the least came between.
+pub(crate) fn with_tsc<T>(read_other: impl Fn() -> T) -> (u64, T) {
+    let read = || {
+        let (before, other, after) = (Tsc::now().0, read_other(), Tsc::now().0);
+        let width = after.saturating_sub(before);
+        (width, (before + width / 2, other))
+    };
+    let best = (0..16).map(|_| read()).min_by_key(|(width, _)| *width);
+    best.map_or_else(|| read().1, |(_, moment)| moment)
+}
 
 /// A moment by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +37,9 @@ struct Moment {
 }
 
 impl Moment {
-    /// Now: of several readings the one that the least came between.
     fn now() -> Self {
-        let read = || {
-            let (before, at, after) = (Tsc::now().0, Instant::now(), Tsc::now().0);
-            let width = after.saturating_sub(before);
-            (width, Self { tsc: before + width / 2, at })
-        };
-        let best = (0..16).map(|_| read()).min_by_key(|(width, _)| *width);
-        best.map_or_else(|| read().1, |(_, moment)| moment)
+        let (tsc, at) = with_tsc(Instant::now);
+        Self { tsc, at }
     }
 }
 
@@ -63,16 +68,67 @@ impl TscRate {
     }
 }
 
-/// A calibrated clock (control: w, workers: r). Readers take part in a sequence lock and never wait for long.
+/// What one clock shows by the readings of another: a moment by both, and a rate from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// The reading of the one that is read.
+    pub(crate) from: u64,
+    /// What the other one shows then.
+    pub(crate) to: u64,
+    /// By how much that moves on for each count, times 2^32.
+    pub(crate) rate: u64,
+}
+
+/// A [`Line`] that one thread changes and others read, who take part in a sequence lock and never wait for long.
+#[derive(Debug)]
+pub(crate) struct LineCell {
+    sequence: AtomicU64,
+    from: AtomicU64,
+    to: AtomicU64,
+    rate: AtomicU64,
+}
+
+impl LineCell {
+    /// A cell with this line.
+    pub(crate) fn new(line: Line) -> Self {
+        let [from, to, rate] = [line.from, line.to, line.rate].map(AtomicU64::new);
+        Self { sequence: AtomicU64::new(0), from, to, rate }
+    }
+
+    /// The line as it is now.
+    #[inline]
+    pub(crate) fn get(&self) -> Line {
+        loop {
+            let before = self.sequence.load(Ordering::Acquire);
+            let line = Line {
+                from: self.from.load(Ordering::Relaxed),
+                to: self.to.load(Ordering::Relaxed),
+                rate: self.rate.load(Ordering::Relaxed),
+            };
+            std::sync::atomic::fence(Ordering::Acquire);
+            if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+                return line;
+            }
+        }
+    }
+
+    /// Replaces the line; only one thread does.
+    pub(crate) fn set(&self, line: Line) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence + 1, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::Release);
+        self.from.store(line.from, Ordering::Relaxed);
+        self.to.store(line.to, Ordering::Relaxed);
+        self.rate.store(line.rate, Ordering::Relaxed);
+        self.sequence.store(sequence + 2, Ordering::Release);
+    }
+}
+
+/// A calibrated clock (control: w, workers: r).
 #[derive(Debug)]
 pub struct Clock {
-    sequence: AtomicU64,
-    /// TSC at the last calibration.
-    base_tsc: AtomicU64,
-    /// Nanoseconds since the epoch at that TSC.
-    base_ns: AtomicU64,
-    /// Nanoseconds per cycle, times 2^32.
-    rate: AtomicU64,
+    /// Nanoseconds since the epoch by the TSC, from the last calibration on.
+    line: LineCell,
     /// The rate before any slewing.
     nominal_rate: u64,
     /// TSC when the clock was made.
@@ -95,11 +151,8 @@ impl Clock {
         let nominal_rate = (1_000_000_000_u64 << SHIFT) / tsc_hz.max(1_000_000);
         let start_tsc = Tsc::now().0;
         Self {
-            sequence: AtomicU64::new(0),
+            line: LineCell::new(Line { from: start_tsc, to: realtime_ns(), rate: nominal_rate }),
             start_tsc,
-            base_tsc: AtomicU64::new(start_tsc),
-            base_ns: AtomicU64::new(realtime_ns()),
-            rate: AtomicU64::new(nominal_rate),
             nominal_rate,
             steps: AtomicU64::new(0),
             error_ns: AtomicU64::new(0),
@@ -109,23 +162,22 @@ impl Clock {
     /// Nanoseconds since the clock was made: no step of the system clock moves it. For timers.
     #[must_use]
     pub fn monotonic_ns(&self, tsc: Tsc) -> u64 {
-        scale(tsc.0.saturating_sub(self.start_tsc), self.nominal_rate)
+        self.span_ns(tsc.0.saturating_sub(self.start_tsc))
+    }
+
+    /// Nanoseconds that so many cycles of the TSC take.
+    #[inline]
+    #[must_use]
+    pub fn span_ns(&self, cycles: u64) -> u64 {
+        scale(cycles, self.nominal_rate)
     }
 
     /// Nanoseconds since the epoch at `tsc`.
     #[inline]
     #[must_use]
     pub fn now_ns(&self, tsc: Tsc) -> u64 {
-        loop {
-            let before = self.sequence.load(Ordering::Acquire);
-            let base_tsc = self.base_tsc.load(Ordering::Relaxed);
-            let base_ns = self.base_ns.load(Ordering::Relaxed);
-            let rate = self.rate.load(Ordering::Relaxed);
-            std::sync::atomic::fence(Ordering::Acquire);
-            if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
-                return base_ns + scale(tsc.0.saturating_sub(base_tsc), rate);
-            }
-        }
+        let Line { from, to, rate } = self.line.get();
+        to + scale(tsc.0.saturating_sub(from), rate)
     }
 
     /// Compares with the system clock and bends the rate; called about once a second by the control thread.
@@ -157,13 +209,7 @@ impl Clock {
         } else {
             rate -= bend;
         }
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.sequence.store(sequence + 1, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::Release);
-        self.base_tsc.store(tsc.0, Ordering::Relaxed);
-        self.base_ns.store(base_ns, Ordering::Relaxed);
-        self.rate.store(rate, Ordering::Relaxed);
-        self.sequence.store(sequence + 2, Ordering::Release);
+        self.line.set(Line { from: tsc.0, to: base_ns, rate });
     }
 
     /// How often the system clock was found more than a second away, and the last difference in nanoseconds.
@@ -173,7 +219,9 @@ impl Clock {
     }
 }
 
-fn scale(cycles: u64, rate: u64) -> u64 {
+/// By how much a clock moves on for so many counts of another, at a rate times 2^32.
+#[inline]
+pub(crate) fn scale(cycles: u64, rate: u64) -> u64 {
     let product = (u128::from(cycles) * u128::from(rate)) >> SHIFT;
     u64::try_from(product).unwrap_or(u64::MAX)
 }
@@ -201,8 +249,7 @@ mod tests {
     fn never_runs_backwards_and_follows_a_step() {
         let hz = 1_000_000_000;
         let clock = Clock::new(hz);
-        let start_tsc = clock.base_tsc.load(Ordering::Relaxed);
-        let start_ns = clock.base_ns.load(Ordering::Relaxed);
+        let Line { from: start_tsc, to: start_ns, .. } = clock.line.get();
         let mut last = start_ns;
         // The system clock is set back by 200 ms after five seconds, and forward by ten seconds after 30.
         let mut offset: i64 = 0;

@@ -167,7 +167,7 @@ impl Distributor {
             if source.can_wait() && !has_room(&self.parts.rings) {
                 continue;
             }
-            let received = source.receive(&mut self.batch, clock.now_ns(start));
+            let received = source.receive(&mut self.batch, clock, start);
             self.stats.poll(received);
             if received == 0 {
                 continue;

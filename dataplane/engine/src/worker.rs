@@ -266,7 +266,7 @@ impl Worker {
         for index in 0..self.parts.sources.len() {
             let start = Tsc::now();
             let source = &mut self.parts.sources[index];
-            let received = source.receive(&mut self.batch, clock.now_ns(start));
+            let received = source.receive(&mut self.batch, clock, start);
             self.stats.poll(received);
             if received > 0 {
                 packets += received;

@@ -148,6 +148,18 @@ pub enum LogLevel {
     Trace,
 }
 
+/// Whose time the packets of a DPDK port have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RxTimestamps {
+    /// That of the thread that takes them from their queue.
+    #[default]
+    Software,
+    /// That of the NIC; without, the port is not opened.
+    Hardware,
+    /// That of the NIC where its driver has it.
+    Auto,
+}
+
 /// One port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
@@ -171,6 +183,8 @@ pub struct PortConfig {
     pub promiscuous: bool,
     /// Bytes kept of each frame at reception; `None` = all.
     pub snaplen_bytes: Option<u32>,
+    /// Whose time its packets have.
+    pub rx_timestamps: RxTimestamps,
     /// KiB of the ring that a kernel interface receives into; `None` = the driver's own number.
     pub ring_kib: Option<u32>,
     /// The number of the tap that its frames are of unless they are [marked](MirrorSettings), from 1: flows of different

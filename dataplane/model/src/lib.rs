@@ -40,7 +40,7 @@ mod worker_settings;
 pub use api_settings::{ApiClient, ApiLimits, ApiRole, ApiSettings, ApiTcp, ApiTls, ApiToken, TokenSecret};
 pub use boot::{
     BootConfig, EalSettings, Hugepages, InterfaceAddr, LogLevel, MemorySettings, PortConfig, PortRole,
-    PortSpec, PortSpecError, Profile,
+    PortSpec, PortSpecError, Profile, RxTimestamps,
 };
 pub use close_type::CloseType;
 pub use counter_record::{CounterRecord, CounterScope};

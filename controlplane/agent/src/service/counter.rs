@@ -67,6 +67,7 @@ pub(super) fn port((report, device): (&PortReport, Vec<(String, u64)>)) -> v1::P
         rx_cut: report.rx_cut,
         rx_super_frames: report.rx_super_frames,
         checksums_finished: report.checksums_finished,
+        rx_unstamped: report.rx_unstamped,
         device: device.into_iter().collect(),
     }
 }

@@ -103,6 +103,7 @@ impl Service {
                 DecapMode::LookThrough => "look_through",
             }
             .to_owned(),
+            rx_timestamps: if setup.role.captures() { report.rx_timestamps.name() } else { "" }.to_owned(),
             rx_queues: rx_queues.into(),
             tx_queues: tx_queues.into(),
             counters: Some(port((report, device_counters))),

@@ -143,6 +143,7 @@ metrics! {
     PortRxSuperFrames = "sluice_port_rx_super_frames" Counter [port] "Super-frames received, which segmentation offloads made.";
     PortDevice = "sluice_port_xstats" Counter [port, counter] "What the device counts, by the names of its driver, or of the kernel for an interface of its own; those that ever counted.";
     PortChecksumsFinished = "sluice_port_finished_checksums" Counter [port] "Checksums completed that the sender had left to its NIC.";
+    PortRxUnstampedPackets = "sluice_port_rx_unstamped_packets" Counter [port] "Packets without a believable time stamp of the NIC, where it stamps: they have the time of their batch.";
     PortBreakerOpen = "sluice_port_breaker_open" Gauge [port] "Whether distribution by the port is stopped: 1 or 0.";
     PortBreakerOpened = "sluice_port_breaker_openings" Counter [port] "How often it was stopped.";
     PortEgress = "sluice_port_egress_bytes_per_second" Gauge [port] "The average egress rate of the interface over the last interval of the breaker, whoever sent.";

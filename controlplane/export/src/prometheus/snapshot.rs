@@ -236,6 +236,7 @@ fn ports(ports: &[Port], out: &mut Families) {
     each(M::PortRxCutPackets, |port| port.rx_cut);
     each(M::PortRxSuperFrames, |port| port.rx_super_frames);
     each(M::PortChecksumsFinished, |port| port.checksums_finished);
+    each(M::PortRxUnstampedPackets, |port| port.rx_unstamped);
     for port in ports {
         for (counter, value) in port.device_counted() {
             out.add(M::PortDevice, &[&port.name, counter], Value::Int(*value));

@@ -46,6 +46,7 @@ pub struct Port {
     pub rx_cut: u64,
     pub rx_super_frames: u64,
     pub checksums_finished: u64,
+    pub rx_unstamped: u64,
     /// What its device counts, by the names of its driver.
     pub device: Vec<(String, u64)>,
     pub breaker: Option<Breaker>,

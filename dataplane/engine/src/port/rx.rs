@@ -4,13 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue, RxWaiter};
+use dpdk::{Burst, Mbuf, Mempool, RingConsumer, RxQueue, RxWaiter, Tsc};
 use sluice_af_packet::AfPacketRx;
 use sluice_core::neighbor::OwnFilter;
 use sluice_model::{DecapSettings, MacAddr, PortId};
 
+use super::nic_clock::NicClock;
 use super::template::TemplateSource;
 use crate::batch::{BATCH, Batch, RxInfo};
+use crate::clock::Clock;
 use crate::feed_watch::FeedWatch;
 
 /// Frames on their way from the reader of a capture file to its worker.
@@ -46,11 +48,13 @@ pub struct Source {
     pub feed: Option<(Arc<FeedWatch>, MacAddr)>,
     /// Bytes kept of each frame.
     pub snaplen: u32,
+    /// Of a queue whose NIC stamps what it receives.
+    pub nic_clock: Option<Arc<NicClock>>,
     /// Packets taken at once, at most [`BATCH`].
     pub burst_pkts: usize,
     kind: SourceKind,
     burst: Burst,
-    /// The last time given to a frame of a kernel interface.
+    /// The latest time given to a packet that was stamped before it came here.
     last_ns: u64,
 }
 
@@ -68,6 +72,7 @@ impl Source {
             own_filter,
             decap: DecapSettings::default(),
             feed: None,
+            nic_clock: None,
             snaplen: u32::MAX,
             burst_pkts: BATCH,
             kind,
@@ -132,10 +137,11 @@ impl Source {
         matches!(&self.kind, SourceKind::Ring(ring) if !ring.is_empty())
     }
 
-    /// Receives up to a batch; returns how many packets came.
+    /// Receives up to a batch at `now`; returns how many packets came.
     #[inline]
-    pub fn receive(&mut self, batch: &mut Batch, now_ns: u64) -> usize {
+    pub fn receive(&mut self, batch: &mut Batch, clock: &Clock, now: Tsc) -> usize {
         let port = self.port;
+        let now_ns = clock.now_ns(now);
         match &mut self.kind {
             SourceKind::Dpdk(queue) => {
                 queue.rx_burst_up_to(&mut self.burst, self.burst_pkts);
@@ -171,6 +177,11 @@ impl Source {
         }
         let first = batch.len;
         batch.push_burst(&mut self.burst, now_ns, port, self.snaplen);
+        if let Some(nic) = &self.nic_clock {
+            let received = first..batch.len;
+            let packets = batch.info[received.clone()].iter_mut().zip(batch.mbufs[received].iter().flatten());
+            nic.stamp(packets, (clock, now, now_ns), &mut self.last_ns);
+        }
         if let SourceKind::Template(source) = &self.kind {
             source.set_wire_lens(&mut batch.info[first..batch.len]);
         }

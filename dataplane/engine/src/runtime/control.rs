@@ -153,6 +153,7 @@ impl Control {
             round = round.wrapping_add(1);
             if round.is_multiple_of(CLOCK_ROUNDS) {
                 self.shared.clock.calibrate();
+                self.ports.iter().flatten().for_each(|port| port.state.calibrate());
                 // Gives the workers their boxes back, so that no sample gets old.
                 for cell in self.shared.workers.iter().filter_map(|worker| worker.latency.as_ref()) {
                     let _latency = cell.read();
@@ -410,8 +411,8 @@ impl ControlPort {
     /// Looks at the device.
     fn look(&mut self) -> Look {
         match &*self.state.device() {
-            Device::Dpdk(device, _) if ports::is_gone(device, &self.setup.spec) => Look::Left,
-            Device::Dpdk(device, _) => Look::Link(device.link().is_ok_and(|link| link.up)),
+            Device::Dpdk(device, ..) if ports::is_gone(device, &self.setup.spec) => Look::Left,
+            Device::Dpdk(device, ..) => Look::Link(device.link().is_ok_and(|link| link.up)),
             Device::AfPacket(device) => match device.link() {
                 Ok(LinkState::Returned { .. }) => Look::Returned,
                 Ok(state) => Look::Link(ports::is_up(state)),

@@ -122,6 +122,19 @@ pub enum StartError {
         /// The port.
         name: String,
     },
+    /// There are no time stamps of the NIC.
+    #[error(
+        "port \"{name}\": rx_timestamps = \"hardware\", and the driver {driver} has none that can be used: {lack}; write \
+         \"auto\" or \"software\", or use a NIC whose driver has them"
+    )]
+    NoTimestamps {
+        /// The port.
+        name: String,
+        /// Its driver.
+        driver: String,
+        /// What it lacks.
+        lack: String,
+    },
     /// The receive side of a kernel interface would see what the other workers send.
     #[error(
         "port \"{name}\": role \"both\" on a kernel interface needs a single worker; name one CPU in lcores"

@@ -41,7 +41,7 @@ pub use layers::{Layer, LayerView};
 pub use observe::{GenerationTotals, NamedDestination, ThreadView};
 pub use plan::MemoryPlan;
 pub use port_change::PortChangeError;
-pub use port_state::{PortReport, PortState};
+pub use port_state::{PortReport, PortState, StampedBy};
 pub use routes::Route;
 pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};

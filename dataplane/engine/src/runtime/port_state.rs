@@ -10,6 +10,7 @@ use sluice_model::{MacAddr, PortConfig, PortSpec};
 use super::vhost;
 use crate::feed_watch::{FeedReport, FeedWatch};
 use crate::output::{BreakerCell, BreakerReport};
+use crate::port::NicClock;
 
 /// A port as seen from outside the workers.
 #[derive(Debug)]
@@ -40,13 +41,41 @@ pub struct PortState {
 /// The control side of a driver.
 #[derive(Debug)]
 pub(super) enum Device {
-    /// With its counters as they were read last: when it is gone it has no more to give.
-    Dpdk(Port, PortStats),
+    /// With its counters as they were read last: when it is gone it has no more to give; and with its clock, if it stamps
+    /// packets.
+    Dpdk(Port, PortStats, Option<Arc<NicClock>>),
     AfPacket(AfPacketPort),
     /// A capture file.
     File,
     /// Gone, or closed at the end of the run.
     Closed,
+}
+
+/// Whose time received packets have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StampedBy {
+    /// The thread that took them from their queue: all of a batch have one time.
+    #[default]
+    Software,
+    /// The kernel, as they came to an interface of its own.
+    Kernel,
+    /// The NIC, as they came from the wire.
+    Hardware,
+    /// What wrote the capture file.
+    File,
+}
+
+impl StampedBy {
+    /// The name in the API.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Software => "software",
+            Self::Kernel => "kernel",
+            Self::Hardware => "hardware",
+            Self::File => "file",
+        }
+    }
 }
 
 /// One port at one moment.
@@ -76,6 +105,10 @@ pub struct PortReport {
     pub rx_super_frames: u64,
     /// Checksums completed that the sender had left to its NIC.
     pub checksums_finished: u64,
+    /// Whose time the packets that it receives have.
+    pub rx_timestamps: StampedBy,
+    /// Packets without a believable time stamp of the NIC, where it stamps.
+    pub rx_unstamped: u64,
     /// Whether distribution by it is stopped, where there is a breaker.
     pub breaker: Option<BreakerReport>,
     /// Traffic of others, where it is watched for that.
@@ -126,7 +159,7 @@ impl PortState {
         match (&*self.device(), interface) {
             (Device::Closed | Device::File, _) | (Device::AfPacket(_), None) => None,
             (_, Some(interface)) => interface_sent_bytes(interface),
-            (Device::Dpdk(port, _), None) => port.stats().ok().map(|stats| stats.obytes),
+            (Device::Dpdk(port, ..), None) => port.stats().ok().map(|stats| stats.obytes),
         }
     }
 
@@ -135,7 +168,7 @@ impl PortState {
     pub(super) fn device_counters(&self) -> Vec<(String, u64)> {
         match (&*self.device(), self.interface.as_deref()) {
             (Device::Closed | Device::File, _) | (Device::AfPacket(_), None) => Vec::new(),
-            (Device::Dpdk(port, _), _) => port.xstats().unwrap_or_default(),
+            (Device::Dpdk(port, ..), _) => port.xstats().unwrap_or_default(),
             (Device::AfPacket(_), Some(interface)) => interface_counters(interface)
                 .map(|numbers| {
                     let named = INTERFACE_COUNTERS.iter().zip(numbers);
@@ -181,6 +214,13 @@ impl PortState {
         self.fed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Compares the clock of a NIC that stamps packets with ours.
+    pub(super) fn calibrate(&self) {
+        if let Device::Dpdk(port, _, Some(nic_clock)) = &*self.device() {
+            nic_clock.calibrate(port);
+        }
+    }
+
     /// Goes on counting from what an earlier port of its name counted.
     pub(super) fn count_on(&self, before: &Self) {
         *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before.report();
@@ -219,7 +259,7 @@ impl PortState {
             report.lost_before_rx +=
                 stats.kernel_packets.saturating_sub(stats.kernel_drops + stats.rx_packets);
         }
-        if let Device::Dpdk(port, _) = &*device {
+        if let Device::Dpdk(port, ..) = &*device {
             vhost::settle(port);
         }
         *device = Device::Closed;
@@ -247,7 +287,11 @@ impl PortState {
         }
         match device {
             Device::Closed => {}
-            Device::Dpdk(port, last) => {
+            Device::Dpdk(port, last, nic_clock) => {
+                if let Some(clock) = nic_clock {
+                    report.rx_timestamps = StampedBy::Hardware;
+                    report.rx_unstamped += clock.unstamped();
+                }
                 *last = port.stats().unwrap_or(*last);
                 report.rx_packets += last.ipackets;
                 report.tx_packets += last.opackets;
@@ -258,6 +302,7 @@ impl PortState {
             }
             Device::AfPacket(port) => {
                 let stats = port.stats();
+                report.rx_timestamps = StampedBy::Kernel;
                 report.rx_packets += stats.rx_packets;
                 report.tx_packets += stats.tx_packets;
                 report.rx_bytes += stats.rx_bytes;
@@ -268,7 +313,10 @@ impl PortState {
                 report.rx_super_frames += stats.rx_super_frames;
                 report.checksums_finished += stats.checksums_finished;
             }
-            Device::File => report.rx_packets = self.fed.load(Ordering::Relaxed),
+            Device::File => {
+                report.rx_timestamps = StampedBy::File;
+                report.rx_packets = self.fed.load(Ordering::Relaxed);
+            }
         }
         report
     }

@@ -10,12 +10,12 @@ use sluice_af_packet::{
 };
 use sluice_capture::CaptureReader;
 use sluice_core::neighbor::OwnFilter;
-use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, SpreadBy};
+use sluice_model::{MacAddr, PortConfig, PortId, PortRole, PortSpec, RxTimestamps, SpreadBy};
 
 use super::plan::MemoryPlan;
 use super::port_state::{Device, PortState};
 use super::{StartError, routes, vhost};
-use crate::port::{Feed, TxDriver, TxPort};
+use crate::port::{Feed, NicClock, TxDriver, TxPort};
 
 /// Drivers that take only as many receive queues as transmit queues (22.11), and do not say so beforehand.
 const EQUAL_QUEUES: [&str; 2] = ["net_tap", "net_af_xdp"];
@@ -37,6 +37,8 @@ pub(super) struct OpenPort {
     state: Arc<PortState>,
     multi_segment: bool,
     udp_checksum_offload: bool,
+    /// Where the NIC stamps what it receives.
+    nic_clock: Option<Arc<NicClock>>,
     /// One per worker.
     tx: Vec<TxDriver>,
 }
@@ -58,6 +60,7 @@ struct Opened {
     mtu: u16,
     multi_segment: bool,
     udp_checksum_offload: bool,
+    nic_clock: Option<Arc<NicClock>>,
     rx: Option<Rx>,
     tx: Vec<TxDriver>,
 }
@@ -79,6 +82,7 @@ impl OpenPort {
             state: Arc::new(state),
             multi_segment: opened.multi_segment,
             udp_checksum_offload: opened.udp_checksum_offload,
+            nic_clock: opened.nic_clock,
             rx: opened.rx,
             tx: opened.tx,
         })
@@ -100,6 +104,7 @@ impl OpenPort {
             state: Arc::clone(state),
             multi_segment: opened.multi_segment,
             udp_checksum_offload: opened.udp_checksum_offload,
+            nic_clock: opened.nic_clock,
             rx: opened.rx,
             tx: opened.tx,
         };
@@ -124,7 +129,12 @@ impl OpenPort {
 
     /// Whether the driver will not give back, at the end, what it took from the pool at the start.
     pub(super) fn keeps_mbufs(&self) -> bool {
-        matches!(&*self.state.device(), Device::Dpdk(port, _) if keeps_mbufs(port))
+        matches!(&*self.state.device(), Device::Dpdk(port, ..) if keeps_mbufs(port))
+    }
+
+    /// The clock of the NIC, where it stamps what it receives.
+    pub(super) fn nic_clock(&self) -> Option<Arc<NicClock>> {
+        self.nic_clock.clone()
     }
 
     pub(super) fn udp_checksum_offload(&self) -> bool {
@@ -142,7 +152,7 @@ impl OpenPort {
     /// How a DPDK port spreads packets, by its own words.
     pub(super) fn rss(&self) -> Option<RssState> {
         match &*self.state.device() {
-            Device::Dpdk(port, _) => port.rss().ok(),
+            Device::Dpdk(port, ..) => port.rss().ok(),
             Device::AfPacket(_) | Device::File | Device::Closed => None,
         }
     }
@@ -216,9 +226,11 @@ impl Opened {
             // Without, net_virtio_user (22.11) leaves a closed socket with the interrupt thread, which aborts for it.
             rx_interrupts: is_vhost
                 || queues.interrupts && setup.role.captures() && !NO_INTERRUPTS.contains(&port.driver_name()),
+            rx_timestamps: setup.rx_timestamps != RxTimestamps::Software && setup.role.captures(),
             ..dpdk::PortConfig::new(queues.pool.clone())
         };
         let (port, rx, tx) = port.configure(&config).map_err(error)?;
+        let nic_clock = nic_clock(setup, &port)?;
         let queues = [rx.len(), tx.len()];
         let exits = if setup.role.sends() { tx.len() } else { usize::from(answers(setup)) };
         Ok(Self {
@@ -226,7 +238,8 @@ impl Opened {
             mtu: port.mtu().unwrap_or(DEFAULT_MTU),
             multi_segment: port.info().tx_multi_segs,
             udp_checksum_offload: port.info().tx_udp_checksum,
-            device: Device::Dpdk(port, PortStats::default()),
+            nic_clock: nic_clock.clone(),
+            device: Device::Dpdk(port, PortStats::default(), nic_clock),
             queues,
             rx: Some(Rx::Dpdk(rx)),
             tx: tx.into_iter().take(exits).map(TxDriver::Dpdk).collect(),
@@ -251,6 +264,7 @@ impl Opened {
             device: Device::AfPacket(port),
             multi_segment: true,
             udp_checksum_offload: false,
+            nic_clock: None,
             rx: rx.map(|rx| Rx::AfPacket(Box::new(rx))),
             tx: tx.into_iter().map(TxDriver::AfPacket).collect(),
         })
@@ -269,10 +283,37 @@ impl Opened {
             mtu: DEFAULT_MTU,
             multi_segment: true,
             udp_checksum_offload: false,
+            nic_clock: None,
             rx: Some(Rx::Feed(Arc::new(ArrayQueue::new(FEED_QUEUE)), Some(reader))),
             tx: Vec::new(),
         })
     }
+}
+
+/// The clock that a started port stamps by, where that is wanted and the driver has it.
+fn nic_clock(setup: &PortConfig, port: &Port) -> Result<Option<Arc<NicClock>>, StartError> {
+    if setup.rx_timestamps == RxTimestamps::Software || !setup.role.captures() {
+        return Ok(None);
+    }
+    let field = port.capabilities().and_then(|capabilities| capabilities.rx_timestamps);
+    let measured = field.map(|field| NicClock::measure(port, field));
+    let lack = match measured {
+        Some(Ok(clock)) => return Ok(Some(Arc::new(clock))),
+        Some(Err(error)) => error.to_string(),
+        None => "it does not stamp what it receives".to_owned(),
+    };
+    let driver = port.driver_name();
+    if setup.rx_timestamps == RxTimestamps::Hardware {
+        let (name, driver) = (setup.name.clone(), driver.to_owned());
+        return Err(StartError::NoTimestamps { name, driver, lack });
+    }
+    tracing::info!(
+        port = setup.name,
+        driver,
+        lack,
+        "no hardware time stamps: packets have the time of their batch"
+    );
+    Ok(None)
 }
 
 /// What the queues of a port are to be.

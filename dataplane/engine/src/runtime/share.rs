@@ -151,6 +151,7 @@ fn source(port: &OpenPort, role: PortRole, kind: SourceKind, burst_pkts: usize) 
     let mut source = Source::new(port.id(), role.captures(), port.own_filter(), kind);
     source.snaplen = port.setup.snaplen_bytes.unwrap_or(u32::MAX);
     source.burst_pkts = burst_pkts;
+    source.nic_clock = port.nic_clock();
     source.decap = port.setup.decap;
     source.feed = port.state().feed().map(|feed| (feed, port.mac()));
     source

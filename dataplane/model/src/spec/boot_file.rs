@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{
     ApiSettings, BootConfig, DecapSettings, EalSettings, FeedGuard, Hugepages, InterfaceAddr, LogLevel,
-    MemorySettings, PortConfig, PortRole, PortSpec, Profile, TapSide,
+    MemorySettings, PortConfig, PortRole, PortSpec, Profile, RxTimestamps, TapSide,
 };
 
 use super::addresses::{interface_address, unicast, unicast_problem};
@@ -289,6 +289,15 @@ fn port(
     let mac = mac(f, "mac", report);
     let promiscuous = f.boolean("promiscuous");
     let snaplen = f.integer("snaplen", 64..=262_144, "a snaplen (bytes)");
+    let rx_timestamps = f.choice(
+        "rx_timestamps",
+        &[
+            ("software", RxTimestamps::Software),
+            ("hardware", RxTimestamps::Hardware),
+            ("auto", RxTimestamps::Auto),
+        ],
+    );
+    let timestamps_field = f.field("rx_timestamps");
     let ring = f.integer("ring_kb", 1_024..=4 << 20, "a ring_kb (KiB)");
     let tap = f.integer("tap", 1..=u64::from(u16::MAX), "the number of a tap");
     let tap_side = f.choice("tap_side", &TapSide::ALL.map(|side| (side.name(), side)));
@@ -322,6 +331,16 @@ fn port(
             suggestion.to_owned(),
         );
     }
+    if let (Some(at), PortSpec::AfPacket(_) | PortSpec::Pcap(_)) = (&rx_timestamps, &spec)
+        && at.value == RxTimestamps::Hardware
+    {
+        report.error(
+            &at.span,
+            timestamps_field,
+            "no driver of DPDK's receives its packets: they have the time of the kernel, or of the file",
+            "leave it out, or use the NIC by its PCI address".to_owned(),
+        );
+    }
     let ipv4 = |address| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
     let ipv6 = |address| if let IpAddr::V6(v6) = address { Some(v6) } else { None };
     Some(PortConfig {
@@ -335,6 +354,7 @@ fn port(
         mac,
         promiscuous: promiscuous.map_or(role.captures(), |at| at.value),
         snaplen_bytes: narrow(snaplen),
+        rx_timestamps: rx_timestamps.map_or(RxTimestamps::default(), |at| at.value),
         ring_kib: narrow(ring),
         tap: narrow(tap).unwrap_or(1),
         tap_side: tap_side.map_or(TapSide::Rest, |at| at.value),
