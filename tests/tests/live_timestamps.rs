@@ -33,12 +33,12 @@ fn fault(number: usize) -> u8 {
 }
 
 /// Sends over several seconds, so that the clock is compared in between, and wraps around.
-fn send(from: &Namespace) {
+fn send(from: &Namespace, frames: usize, fault: impl Fn(usize) -> u8 + Send + 'static) {
     let config = AfPacketConfig { interface: "out0".to_owned(), rx: None, tx: Some(TxConfig::default()) };
     let send = move || {
         let (_port, _, tx) = sluice_af_packet::open(&config).unwrap();
         let mut tx = tx.unwrap();
-        for number in 0..FRAMES {
+        for number in 0..frames {
             let mut frame = vec![0x02, 0, 0, 0, 0, 0x0b, 0x02, 0, 0, 0, 0, 0x0a, 0x88, 0xb5];
             frame.resize(80, 0);
             frame[22] = fault(number);
@@ -114,7 +114,7 @@ fn check(test: &str, kind: Option<&str>, timestamps: &str, lcores: &str) {
     let Some(rig) = Rig::new(test) else { return };
     let daemon = rig.start(kind, &boot(timestamps, lcores));
     daemon.wait_log("the API is served");
-    send(&rig.outside);
+    send(&rig.outside, FRAMES, fault);
     let faults = (0..FRAMES).filter(|number| fault(*number) != 0).count();
     let counted = |what: &str| rig.port()["counters"][what].as_u64().unwrap();
     let is_there = || (counted("rx_packets") >= FRAMES as u64).then_some(());
@@ -123,8 +123,9 @@ fn check(test: &str, kind: Option<&str>, timestamps: &str, lcores: &str) {
         let unstamped = counted("rx_unstamped");
         (unstamped >= faults as u64).then_some(unstamped)
     });
-    // What the kernel says of itself on the link has no stamp either.
-    assert!(unstamped < faults as u64 + 20, "{unstamped}, not {faults}");
+    // What the kernel says of itself on the link has no stamp either; and a thread that waits for its core may do so
+    // between the two clocks that the library reads.
+    assert!(unstamped < faults as u64 + FRAMES as u64 / 20, "{unstamped}, not {faults}");
     assert_eq!(rig.port()["rx_timestamps"], "hardware");
     daemon.stop();
 
@@ -138,7 +139,7 @@ fn check(test: &str, kind: Option<&str>, timestamps: &str, lcores: &str) {
     assert!(low > -500_000 && middle.abs() < 300_000 && high < 500_000, "{low}, {middle}, {high} ns off");
     // Without a stamp it is the time of the batch.
     let mut late: Vec<i64> = other.into_iter().map(|(_, error)| error).collect();
-    let [low, middle] = [10, 500].map(|per_mille| quantile(&mut late, per_mille));
+    let [low, middle] = [50, 500].map(|per_mille| quantile(&mut late, per_mille));
     assert!(low > ON_THE_WAY_NS - 700_000 && middle < ON_THE_WAY_NS + 5_000_000, "{low}, {middle} ns late");
 }
 
@@ -177,5 +178,17 @@ fn what_is_asked_for_and_not_there_is_refused_by_name() {
     daemon.wait_log("no hardware time stamps");
     daemon.wait_log("the API is served");
     assert_eq!(rig.port()["rx_timestamps"], "software");
+    daemon.stop();
+}
+
+#[test]
+fn a_driver_that_stamps_by_another_clock_is_told_of() {
+    let Some(rig) = Rig::new("another clock") else { return };
+    let daemon = rig.start(None, &boot("hardware", "[0]"));
+    daemon.wait_log("the API is served");
+    send(&rig.outside, 100, |_| 2);
+    daemon.wait_log("most packets have no believable time stamp of the NIC");
+    send(&rig.outside, 2_500, |_| 0);
+    daemon.wait_log("packets have believable time stamps of the NIC again");
     daemon.stop();
 }

@@ -18,15 +18,15 @@ const MEASURE: Duration = Duration::from_millis(50);
 /// Fixed-point bits of a rate.
 pub(crate) const SHIFT: u32 = 32;
 
-/// Reads another clock and the TSC together: of several readings the one that the least came between.
-pub(crate) fn with_tsc<T>(read_other: impl Fn() -> T) -> (u64, T) {
-    let read = || {
-        let (before, other, after) = (Tsc::now().0, read_other(), Tsc::now().0);
+/// Reads another clock and the TSC together: of several readings the one that the least came between. `None` = it could not
+/// be read.
+pub(crate) fn with_tsc<T>(read_other: impl Fn() -> Option<T>) -> Option<(u64, T)> {
+    let read = |_| {
+        let (before, other, after) = (Tsc::now().0, read_other()?, Tsc::now().0);
         let width = after.saturating_sub(before);
-        (width, (before + width / 2, other))
+        Some((width, (before + width / 2, other)))
     };
-    let best = (0..16).map(|_| read()).min_by_key(|(width, _)| *width);
-    best.map_or_else(|| read().1, |(_, moment)| moment)
+    (0..16).filter_map(read).min_by_key(|(width, _)| *width).map(|(_, moment)| moment)
 }
 
 /// A moment by both clocks.
@@ -38,7 +38,7 @@ struct Moment {
 
 impl Moment {
     fn now() -> Self {
-        let (tsc, at) = with_tsc(Instant::now);
+        let (tsc, at) = with_tsc(|| Some(Instant::now())).unwrap_or_else(|| (Tsc::now().0, Instant::now()));
         Self { tsc, at }
     }
 }

@@ -371,15 +371,16 @@ impl Port {
                 return Err(PortError::Mtu { name: inner.name.clone(), mtu, min, max });
             }
         }
-        let stamps = if config.rx_timestamps && info.rx_timestamps {
-            let field = RxTimestampField::register(&inner.eal);
-            Some(field.map_err(|ret| PortError::of(&inner.name, PortStep::Timestamps, ret, 0))?)
-        } else {
-            None
-        };
+        // Where mbufs have no room left for the field there are no stamps.
+        let stamps = (config.rx_timestamps && info.rx_timestamps)
+            .then(|| RxTimestampField::register(&inner.eal).ok())
+            .flatten();
         let data_room = config.pool.data_room();
         let key = SYMMETRIC_KEY;
         let mut conf = self.shim_config(config, &key);
+        if stamps.is_some() {
+            conf.rx_offloads |= dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TIMESTAMP;
+        }
         let ret = inner.eal.control(|| {
             // SAFETY: EAL is up; the port is ours and not started; pool and key are alive, the pool until the
             // port is closed (kept below, or closed at once by the drop of `self` on an error).
@@ -420,9 +421,6 @@ impl Port {
             rx_offloads |= dpdk_sys::SLUICE_ETH_RX_OFFLOAD_IPV4_CKSUM
                 | dpdk_sys::SLUICE_ETH_RX_OFFLOAD_UDP_CKSUM
                 | dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TCP_CKSUM;
-        }
-        if config.rx_timestamps {
-            rx_offloads |= dpdk_sys::SLUICE_ETH_RX_OFFLOAD_TIMESTAMP;
         }
         let mut tx_offloads = dpdk_sys::SLUICE_ETH_TX_OFFLOAD_MULTI_SEGS;
         if config.tx_udp_checksum {

@@ -133,8 +133,6 @@ pub enum PortStep {
     Rss,
     /// Using receive interrupts.
     Interrupts,
-    /// Having received packets stamped.
-    Timestamps,
     /// Reading the clock of the device.
     Clock,
 }
@@ -167,7 +165,6 @@ impl std::fmt::Display for PortStep {
             Self::Link => "reading the link state",
             Self::Rss => "reading the RSS settings",
             Self::Interrupts => "receive interrupts",
-            Self::Timestamps => "receive time stamps",
             Self::Clock => "reading its clock",
         })
     }

@@ -5,7 +5,7 @@ mod rx;
 mod template;
 mod tx;
 
-pub use nic_clock::{NicClock, NicClockError};
+pub use nic_clock::{NicClock, NicClockError, NicClockNews};
 pub use rx::{Feed, Source, SourceKind};
 pub use template::{Advance, Mark, TemplateSource};
 pub use tx::{Origin, TxDriver, TxPort};

@@ -180,7 +180,7 @@ impl Source {
         if let Some(nic) = &self.nic_clock {
             let received = first..batch.len;
             let packets = batch.info[received.clone()].iter_mut().zip(batch.mbufs[received].iter().flatten());
-            nic.stamp(packets, (clock, now, now_ns), &mut self.last_ns);
+            nic.stamp(packets, clock, &mut self.last_ns);
         }
         if let SourceKind::Template(source) = &self.kind {
             source.set_wire_lens(&mut batch.info[first..batch.len]);

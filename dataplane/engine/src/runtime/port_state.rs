@@ -10,7 +10,7 @@ use sluice_model::{MacAddr, PortConfig, PortSpec};
 use super::vhost;
 use crate::feed_watch::{FeedReport, FeedWatch};
 use crate::output::{BreakerCell, BreakerReport};
-use crate::port::NicClock;
+use crate::port::{NicClock, NicClockNews};
 
 /// A port as seen from outside the workers.
 #[derive(Debug)]
@@ -216,8 +216,25 @@ impl PortState {
 
     /// Compares the clock of a NIC that stamps packets with ours.
     pub(super) fn calibrate(&self) {
-        if let Device::Dpdk(port, _, Some(nic_clock)) = &*self.device() {
-            nic_clock.calibrate(port);
+        let news = match &*self.device() {
+            Device::Dpdk(port, _, Some(nic_clock)) => nic_clock.calibrate(port),
+            _ => return,
+        };
+        for news in news {
+            match news {
+                NicClockNews::Set => tracing::warn!(
+                    port = self.name,
+                    "the clock of the NIC was set: for up to a second its time stamps were off, or not believed"
+                ),
+                NicClockNews::Blind => tracing::warn!(
+                    port = self.name,
+                    "most packets have no believable time stamp of the NIC, so they have the time of their batch: the \
+                     driver may stamp by another clock than the one that can be read; write rx_timestamps = \"software\""
+                ),
+                NicClockNews::Seeing => {
+                    tracing::info!(port = self.name, "packets have believable time stamps of the NIC again");
+                }
+            }
         }
     }
 
@@ -288,10 +305,10 @@ impl PortState {
         match device {
             Device::Closed => {}
             Device::Dpdk(port, last, nic_clock) => {
-                if let Some(clock) = nic_clock {
-                    report.rx_timestamps = StampedBy::Hardware;
-                    report.rx_unstamped += clock.unstamped();
-                }
+                // What an earlier device had counts no more.
+                report.rx_timestamps =
+                    if nic_clock.is_some() { StampedBy::Hardware } else { StampedBy::Software };
+                report.rx_unstamped += nic_clock.as_ref().map_or(0, |clock| clock.unstamped());
                 *last = port.stats().unwrap_or(*last);
                 report.rx_packets += last.ipackets;
                 report.tx_packets += last.opackets;

@@ -331,15 +331,20 @@ fn port(
             suggestion.to_owned(),
         );
     }
-    if let (Some(at), PortSpec::AfPacket(_) | PortSpec::Pcap(_)) = (&rx_timestamps, &spec)
-        && at.value == RxTimestamps::Hardware
-    {
-        report.error(
-            &at.span,
-            timestamps_field,
-            "no driver of DPDK's receives its packets: they have the time of the kernel, or of the file",
-            "leave it out, or use the NIC by its PCI address".to_owned(),
-        );
+    if let Some(at) = rx_timestamps.as_ref().filter(|at| at.value == RxTimestamps::Hardware) {
+        let problem = if !role.captures() {
+            Some(("nothing is captured by it", "leave it out"))
+        } else if matches!(spec, PortSpec::AfPacket(_) | PortSpec::Pcap(_)) {
+            Some((
+                "no driver of DPDK's receives its packets: they have the time of the kernel, or of the file",
+                "leave it out, or use the NIC by its PCI address",
+            ))
+        } else {
+            None
+        };
+        if let Some((problem, suggestion)) = problem {
+            report.error(&at.span, timestamps_field, problem, suggestion.to_owned());
+        }
     }
     let ipv4 = |address| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
     let ipv6 = |address| if let IpAddr::V6(v6) = address { Some(v6) } else { None };
