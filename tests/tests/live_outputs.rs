@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+use std::time::Duration;
+
 use sluice_tests::daemon::Daemon;
-use sluice_tests::netns::Lab;
-use sluice_tests::tap::{SERVER, TOOL, Tap, pattern};
+use sluice_tests::netns::{Lab, wait_for};
+use sluice_tests::tap::{PORTS, SERVER, TOOL, Tap, pattern};
 use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read, tshark};
 
 const BOOT: &str = r#"
@@ -144,4 +146,44 @@ fn inside_erspan(frames: &[Frame], version: u8, headers: usize) -> Vec<Frame> {
         Frame { wire_len: u32::try_from(data.len()).unwrap(), data }
     };
     frames.iter().filter(|frame| is_gre(&frame.data)).map(inner).collect()
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_holds_up_nothing_else() {
+    let Some(mut lab) = Lab::new("full at the start") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let disk = lab.small_disk(64);
+    let filler = disk.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut file, &[0; 512]).is_ok() {}
+    drop(file);
+    let policy = format!(
+        "[[destination]]\nname = \"tool\"\ntype = \"vxlan\"\nremote = \"{}\"\n\
+         [[destination]]\nname = \"full\"\ntype = \"pcap\"\nfile = \"small-disk/full.pcap\"\n\
+         [[policy]]\nname = \"udp\"\nprotocol = \"udp\"\nto = [\"tool\", \"full\"]\n",
+        TOOL[0]
+    );
+    let _sink = tap.sink();
+    let daemon = Daemon::start(&lab, &tap.broker, PORTS, &policy);
+    daemon.wait_resolved(1);
+    daemon.wait_log("capture file failed");
+    tap.flood(30, 100);
+    std::thread::sleep(Duration::from_millis(200));
+    std::fs::remove_file(filler).unwrap();
+    // Whatever it is that comes after there is room, until the file takes some of it.
+    wait_for("the file to go on", Duration::from_secs(10), || {
+        tap.flood(10, 100);
+        daemon.log().contains("the capture file goes on").then_some(())
+    });
+    tap.flood(20, 100);
+    let summary = daemon.stop();
+    let copies = summary.copies("tool");
+    assert!(copies >= 60, "{copies}");
+    let written = read(&disk.join("full.pcap")).len() as u64;
+    assert!((20..=copies - 30).contains(&written), "{written} of {copies}");
+    assert_eq!((summary.copies("full"), summary.dropped("file_write")), (written, copies - written));
+    assert_eq!(
+        tshark(&disk.join("full.pcap"), "udp.length == 108", &["frame.number"], &[]).len() as u64,
+        written
+    );
 }

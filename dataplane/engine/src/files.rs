@@ -138,6 +138,8 @@ struct Book {
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
+    /// What the file begins with.
+    header: Vec<u8>,
     file: File,
     writer: PcapWriter<Vec<u8>>,
     pending: Vec<Pending>,
@@ -180,6 +182,11 @@ pub struct FileError {
     pub source: io::Error,
 }
 
+/// Whether there was no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Opens a file to write. A named pipe must have its reader: one waits for the other in silence otherwise.
 ///
 /// # Errors
@@ -201,13 +208,23 @@ pub fn open_to_write(path: &Path, options: &OpenOptions) -> io::Result<File> {
     file
 }
 
+/// What becomes of a file that can be made, while there is no room for anything in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenFull {
+    /// It is an error.
+    Refuse,
+    /// It is as one that got full later: tried again, and begun as soon as there is room.
+    Wait,
+}
+
 impl OpenFile {
-    fn create(path: &Path) -> Result<Self, FileError> {
+    fn create(path: &Path, when_full: WhenFull) -> Result<Self, FileError> {
         let error = |source| FileError { path: path.to_owned(), source };
         let options = File::options().write(true).create(true).truncate(true).clone();
         let file = open_to_write(path, &options).map_err(error)?;
         let mut open = Self {
             path: path.to_owned(),
+            header: Vec::new(),
             file,
             writer: PcapWriter::new(Vec::with_capacity(2 * BUFFER)).map_err(error)?,
             pending: Vec::new(),
@@ -217,11 +234,31 @@ impl OpenFile {
             reported: false,
             retry_at: None,
         };
-        let buffer = open.writer.get_mut();
-        open.file.write_all(buffer).map_err(error)?;
-        open.good_bytes = buffer.len() as u64;
-        buffer.clear();
+        open.header = std::mem::take(open.writer.get_mut());
+        match open.begin() {
+            Err(full) if when_full == WhenFull::Wait && is_full(&full) => {
+                open.failed = Some(full);
+                open.retry_at = Some(Instant::now() + RETRY);
+            }
+            begun => begun.map_err(error)?,
+        }
         Ok(open)
+    }
+
+    /// Writes the header of a file that has none yet.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.good_bytes == 0 {
+            self.file.write_all(&self.header)?;
+            self.good_bytes = self.header.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Takes up a file that failed, behind its last whole record.
+    fn resume(&mut self) -> io::Result<()> {
+        self.file.set_len(self.good_bytes)?;
+        self.file.seek(SeekFrom::Start(self.good_bytes))?;
+        self.begin()
     }
 
     /// Goes on behind what an earlier generation wrote; `None` = there is no such file any more.
@@ -237,6 +274,7 @@ impl OpenFile {
         let good_bytes = file.seek(SeekFrom::End(0)).ok()?;
         (found == header).then(|| Self {
             path: path.to_owned(),
+            header,
             file,
             writer,
             pending: Vec::new(),
@@ -284,8 +322,20 @@ impl FileSink {
     /// Creates the files (`paths` by destination number) of a first generation, and no queue yet.
     ///
     /// # Errors
-    /// The first file that cannot be made.
+    /// The first file that cannot be made, or begun.
     pub fn create(paths: &[Option<PathBuf>], policies: usize) -> Result<Self, FileError> {
+        Self::with(paths, policies, WhenFull::Refuse)
+    }
+
+    /// The same, but a full disk is only a file that fails: whatever else leaves is not to wait for room.
+    ///
+    /// # Errors
+    /// The first file that cannot be made.
+    pub fn create_or_wait(paths: &[Option<PathBuf>], policies: usize) -> Result<Self, FileError> {
+        Self::with(paths, policies, WhenFull::Wait)
+    }
+
+    fn with(paths: &[Option<PathBuf>], policies: usize, when_full: WhenFull) -> Result<Self, FileError> {
         let mut sink = Self {
             books: Vec::new(),
             next_book: 0,
@@ -295,7 +345,7 @@ impl FileSink {
             cell: Arc::default(),
             failing: FailingFiles::default(),
         };
-        sink.open_book(paths, policies)?;
+        sink.open(paths, policies, when_full)?;
         Ok(sink)
     }
 
@@ -304,7 +354,17 @@ impl FileSink {
     /// # Errors
     /// The first file that cannot be made; then the generation is not begun, and files made for it are closed.
     pub fn open_book(&mut self, paths: &[Option<PathBuf>], policies: usize) -> Result<BookId, FileError> {
-        let places = paths.iter().map(|path| path.as_deref().map(|path| self.open(path)).transpose());
+        self.open(paths, policies, WhenFull::Refuse)
+    }
+
+    fn open(
+        &mut self,
+        paths: &[Option<PathBuf>],
+        policies: usize,
+        when_full: WhenFull,
+    ) -> Result<BookId, FileError> {
+        let places =
+            paths.iter().map(|path| path.as_deref().map(|path| self.open_file(path, when_full)).transpose());
         let places = places.collect::<Result<Vec<_>, _>>();
         let files = places.inspect_err(|_| self.close_unused())?;
         let id = BookId(self.next_book);
@@ -324,13 +384,17 @@ impl FileSink {
     }
 
     /// The place of the file with this path, which is made if it is not open.
-    fn open(&mut self, path: &Path) -> Result<usize, FileError> {
+    fn open_file(&mut self, path: &Path, when_full: WhenFull) -> Result<usize, FileError> {
         let open = |file: &Option<OpenFile>| file.as_ref().is_some_and(|file| file.path == path);
         if let Some(place) = self.files.iter().position(open) {
             return Ok(place);
         }
         let again = self.closed.contains(path).then(|| OpenFile::reopen(path)).flatten();
-        let file = Some(again.map_or_else(|| OpenFile::create(path), Ok)?);
+        let file = again.map_or_else(|| OpenFile::create(path, when_full), Ok)?;
+        if let Some(error) = &file.failed {
+            self.failing.set(path, Some(error.to_string()));
+        }
+        let file = Some(file);
         if let Some(place) = self.files.iter().position(Option::is_none) {
             self.files[place] = file;
             return Ok(place);
@@ -426,10 +490,8 @@ impl FileSink {
         let mut back = Vec::new();
         for file in self.files.iter_mut().flatten() {
             if file.failed.is_some() && file.retry_at.is_some_and(|at| now >= at) {
-                let end = SeekFrom::Start(file.good_bytes);
-                let ready = file.file.set_len(file.good_bytes).and_then(|()| file.file.seek(end));
-                match ready {
-                    Ok(_) => file.failed = None,
+                match file.resume() {
+                    Ok(()) => file.failed = None,
                     Err(_) => file.retry_at = Some(now + RETRY),
                 }
             } else if file.failed.is_none() && file.retry_at.is_none() && file.reported {

@@ -153,7 +153,7 @@ impl Engine {
         let draft = site.draft(policies, generation, None)?;
         tracing::info!(bytes = draft.report.bytes, dimensions = ?draft.report.dimensions, "policies compiled");
         let paths = deploy::file_paths(policies);
-        let mut sink = FileSink::create(&paths, policies.policies().len())?;
+        let mut sink = FileSink::create_or_wait(&paths, policies.policies().len())?;
         let mut tables = vec![sink.tables()];
         for (index, ((sources, exits), &cpu)) in shares.workers.into_iter().zip(&cores.workers).enumerate() {
             let headers = pools.headers(machine.node_of(cpu)).ok_or(StartError::NoPool)?.clone();
