@@ -1,4 +1,6 @@
-"""ICMP echo requests to each address given; fails unless every one comes back with its data."""
+"""ICMP echo requests to each address given; fails unless every one comes back with its data.
+
+A number among the addresses is one more size of the data, for those after it."""
 
 import socket
 import struct
@@ -14,13 +16,17 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
+more = []
 for address in sys.argv[1:]:
+    if address.isdigit():
+        more.append(int(address))
+        continue
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     request, reply, protocol = ECHO[family]
     sock = socket.socket(family, socket.SOCK_RAW, socket.getprotobyname(protocol))
     sock.settimeout(5)
-    for sequence, size in enumerate((0, 1, 56, 1471, 1452 if family == socket.AF_INET6 else 1472)):
-        size = min(size, 1452) if family == socket.AF_INET6 else size
+    usual = (0, 1, 56, 1451, 1452) if family == socket.AF_INET6 else (0, 1, 56, 1471, 1472)
+    for sequence, size in enumerate([*usual, *more]):
         data = bytes(index % 251 for index in range(size))
         body = struct.pack("!HH", 0x5A5A, sequence) + data
         head = struct.pack("!BBH", request, 0, 0)

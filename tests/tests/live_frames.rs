@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, Namespace};
-use sluice_tests::tap::{SERVER, TOOL, Tap, pattern};
+use sluice_tests::tap::{BROKER, SERVER, TOOL, Tap, pattern};
 use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read, tshark};
 
 const BOOT: &str = sluice_tests::tap::PORTS;
@@ -85,6 +85,10 @@ fn jumbo_frames_and_vlan_tags_come_through_intact() {
 
     let daemon = Daemon::start(&lab, &tap.broker, BOOT, POLICY);
     daemon.wait_resolved(1);
+    // What the kernel can send in one frame comes back: 9100 bytes without the headers of IPv4 and ICMP.
+    let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/netns/echo.py");
+    let own = BROKER[0].split('/').next().unwrap();
+    eprintln!("{}", tap.tool.run(&format!("python3 {echo} 2048 {} {own}", 9100 - 20 - 8)));
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
     let at_tool = Tcpdump::start(&lab, &tap.tool, "vx7");
     let at_tagged = Tcpdump::start(&lab, &tap.tool, "vx8");

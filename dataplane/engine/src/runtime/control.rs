@@ -52,10 +52,11 @@ pub(super) struct ControlPort {
 impl ControlPort {
     /// What is left of a port when its queues are shared out; before it come so many capture ports.
     pub(super) fn new(port: OpenPort, captures: usize) -> Self {
+        // Echo is for seeing whether the longest packets pass.
+        let config = NeighborConfig { mtu: port.mtu(), ..NeighborConfig::default() };
+        let addresses = || routes::port_addresses(&port.setup, port.mac());
         Self {
-            neighbors: (!port.setup.addresses.is_empty()).then(|| {
-                NeighborTable::new(routes::port_addresses(&port.setup, port.mac()), NeighborConfig::default())
-            }),
+            neighbors: (!port.setup.addresses.is_empty()).then(|| NeighborTable::new(addresses(), config)),
             id: port.id(),
             state: port.state(),
             captures,
