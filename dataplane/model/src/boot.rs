@@ -279,6 +279,16 @@ impl InterfaceAddr {
             _ => false,
         }
     }
+
+    /// Whether `other` stands for the network of this address, or for all machines in it, and so for none: the first and
+    /// the last address of an IPv4 network of more than two (RFC 1122 section 3.2.1.3, RFC 3021).
+    #[must_use]
+    pub fn names_network(&self, other: IpAddr) -> bool {
+        let IpAddr::V4(v4) = other else { return false };
+        let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+        let host = v4.to_bits() & hosts;
+        self.on_link(other) && hosts > 1 && (host == 0 || host == hosts)
+    }
 }
 
 impl fmt::Display for InterfaceAddr {

@@ -414,6 +414,14 @@ fn own_addresses(fields: &mut Fields<'_>, report: &Report<'_>) -> Vec<InterfaceA
                     suggestion,
                 );
             }
+            Ok((address, prefix_len)) if (InterfaceAddr { address, prefix_len }).names_network(address) => {
+                report.error(
+                    &item.span,
+                    &field,
+                    format!("{address} is the network itself, or all of it: no address of one machine"),
+                    "write the address of this machine on that network".to_owned(),
+                );
+            }
             Ok((address, prefix_len)) if addresses.iter().all(|known| known.address != address) => {
                 addresses.push(InterfaceAddr { address, prefix_len });
             }

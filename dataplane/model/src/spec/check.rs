@@ -205,6 +205,12 @@ impl<'b> Check<'b> {
             None => self.route(destination, tunnel),
         };
         let Some(port) = port else { return };
+        if let Some(own) = port.addresses.iter().find(|own| own.names_network(tunnel.remote)) {
+            let field = format!("destination {:?}: remote", destination.name);
+            let reason = format!("{} is the network of {own} itself, or all of it: no tool", tunnel.remote);
+            self.error(field, reason, "write the address of the tool");
+            return;
+        }
         let family = if tunnel.remote.is_ipv4() { "IPv4" } else { "IPv6" };
         let mut own = port.addresses.iter().filter(|own| own.address.is_ipv4() == tunnel.remote.is_ipv4());
         let field = |key: &str| format!("destination {:?}: {key}", destination.name);
@@ -502,6 +508,8 @@ mod tests {
         let own = format!("{OUT}addresses = [\"192.0.2.1/24\"]\n");
         for (destination, ports, expected) in [
             (vxlan.to_owned(), OUT.to_owned(), "no port leads to 192.0.2.10"),
+            (vxlan.replace(".10", ".255"), own.clone(), "192.0.2.255 is the network of 192.0.2.1/24 itself"),
+            (vxlan.replace(".10", ".0"), own.clone(), "192.0.2.0 is the network"),
             (format!("{vxlan}port = \"tap0\""), own.clone(), "only captures"),
             (format!("{vxlan}port = \"out1\""), own.clone(), "did you mean \"out0\"?"),
             (format!("{vxlan}port = \"out0\""), OUT.to_owned(), "has no IPv4 address to send from"),
