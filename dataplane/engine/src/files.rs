@@ -234,7 +234,8 @@ impl OpenFile {
             reported: false,
             retry_at: None,
         };
-        open.header = std::mem::take(open.writer.get_mut());
+        open.header.clone_from(open.writer.get_mut());
+        open.writer.get_mut().clear();
         match open.begin() {
             Err(full) if when_full == WhenFull::Wait && is_full(&full) => {
                 open.failed = Some(full);
@@ -268,7 +269,8 @@ impl OpenFile {
         }
         let mut file = File::options().read(true).write(true).open(path).ok()?;
         let mut writer = PcapWriter::new(Vec::with_capacity(2 * BUFFER)).ok()?;
-        let header = std::mem::take(writer.get_mut());
+        let header = writer.get_mut().clone();
+        writer.get_mut().clear();
         let mut found = vec![0; header.len()];
         file.read_exact(&mut found).ok()?;
         let good_bytes = file.seek(SeekFrom::End(0)).ok()?;
