@@ -23,6 +23,7 @@ use super::open::Opener;
 use super::port_state::PortState;
 use super::routes::{self, Hop, PortFacts, Route};
 use super::share::Spreading;
+use super::thread_times::{ThreadDoings, ThreadTimes, worker_thread};
 use crate::control_queues::{ControlQueues, PortChange};
 use crate::counters::{DestinationTotals, PolicyTotals, Tables, destination_totals, policy_totals};
 use crate::deployment::{Deployment, DeploymentParts};
@@ -66,15 +67,22 @@ pub enum DeployError {
     },
     /// A worker did not swap in time.
     #[error(
-        "worker {worker} did not take the policies within {} s; the generation before stays in force", SWAP_PATIENCE.as_secs()
+        "worker {worker} did not take the policies within {} s; the generation before stays in force{}",
+        SWAP_PATIENCE.as_secs(), meanwhile(.doings.as_ref())
     )]
     Worker {
         /// Its number.
         worker: usize,
+        /// What it did instead, as far as the kernel tells.
+        doings: Option<ThreadDoings>,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+fn meanwhile(doings: Option<&ThreadDoings>) -> String {
+    doings.map(|doings| format!(": meanwhile {doings}")).unwrap_or_default()
 }
 
 /// What putting a generation in force came to.
@@ -483,9 +491,20 @@ fn swap(
         // There is room: one generation after the other, and none is left behind.
         drop(queues.deploy.push(deployment));
     }
-    let deadline = Instant::now() + patience;
-    let retired: Vec<_> = queues.iter().map(|queues| wait_for(&queues.retired, deadline)).collect();
+    let begin = Instant::now();
+    let soon = |queues: &ControlQueues| wait_for(&queues.retired, begin + patience / 10);
+    let mut retired: Vec<_> = queues.iter().map(soon).collect();
+    // Whoever takes longer is looked at: is it busy, asleep, or without its CPU?
+    let times = |(worker, done): (usize, &Option<_>)| match done {
+        Some(_) => None,
+        None => ThreadTimes::of(&worker_thread(worker)),
+    };
+    let late: Vec<_> = retired.iter().enumerate().map(times).collect();
+    for (queues, retired) in queues.iter().zip(&mut retired).filter(|(_, retired)| retired.is_none()) {
+        *retired = wait_for(&queues.retired, begin + patience);
+    }
     let Some(worker) = retired.iter().position(Option::is_none) else { return Ok(()) };
+    let doings = late.get(worker).and_then(|times| times.as_ref()?.until_now());
     // Whoever did not take it shall not. Whoever did goes back, however late.
     for (number, (queues, retired)) in queues.iter().zip(retired).enumerate() {
         let late = || wait_for(&queues.retired, Instant::now() + patience);
@@ -496,7 +515,7 @@ fn swap(
             tracing::error!(worker = number, "a worker does not go back to the policies before");
         }
     }
-    Err(DeployError::Worker { worker })
+    Err(DeployError::Worker { worker, doings })
 }
 
 /// What comes by this queue before the deadline.

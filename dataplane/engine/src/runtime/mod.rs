@@ -26,6 +26,7 @@ mod share;
 mod spread;
 mod start;
 mod tables;
+mod thread_times;
 mod trial;
 mod vhost;
 
@@ -46,6 +47,7 @@ pub use routes::Route;
 pub use share::Spreading;
 pub use spread::{RssRefusal, SpreadNeed, before as rss_before, test as rss_test};
 pub use tables::{memory_fits, tables_fit};
+pub use thread_times::ThreadDoings;
 pub use trial::{Trial, TrialCounts, TrialError, TrialRow};
 pub use vhost::VhostError;
 

@@ -18,6 +18,7 @@ use super::open::OpenPorts;
 use super::pools::Pools;
 use super::port_change::PortStates;
 use super::routes::PortFacts;
+use super::thread_times::worker_thread;
 use super::vhost::VhostPorts;
 use super::{
     CorePlan, DedupPlan, Engine, FlowHandle, FlowPlan, MemoryPlan, Shared, SpreadNeed, Spreading, StartError,
@@ -326,7 +327,7 @@ impl Engine {
             })
         };
         for (index, (worker, &cpu)) in workers.into_iter().zip(&cores.workers).enumerate() {
-            let name = format!("sluice-worker{index}");
+            let name = worker_thread(index);
             engine.workers.push(thread(name, cpu, &stop_workers, Box::new(worker))?);
         }
         for (index, (distributor, &cpu)) in distributors.into_iter().zip(&cores.distributors).enumerate() {
