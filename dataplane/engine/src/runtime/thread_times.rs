@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// The name of a worker's thread.
 pub(super) fn worker_thread(worker: usize) -> String {
@@ -12,6 +13,7 @@ pub(super) fn worker_thread(worker: usize) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ThreadTimes {
     folder: PathBuf,
+    at: Instant,
     /// Nanoseconds that it ran, and that it waited for its CPU, since it began.
     ran_ns: u64,
     waited_ns: u64,
@@ -41,7 +43,7 @@ impl ThreadTimes {
     fn read(folder: PathBuf) -> Option<Self> {
         let text = std::fs::read_to_string(folder.join("schedstat")).ok()?;
         let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
-        Some(Self { folder, ran_ns: numbers.next()??, waited_ns: numbers.next()?? })
+        Some(Self { folder, at: Instant::now(), ran_ns: numbers.next()??, waited_ns: numbers.next()?? })
     }
 
     /// What it did since then.
@@ -52,9 +54,13 @@ impl ThreadTimes {
         let state = stat.rsplit_once(") ")?.1.chars().next()?;
         let waits_in = std::fs::read_to_string(self.folder.join("wchan")).unwrap_or_default();
         let place = Some(waits_in.trim()).filter(|place| !place.is_empty() && *place != "0");
+        let ran_ms = now.ran_ns.saturating_sub(self.ran_ns) / 1_000_000;
+        let counted_ms = now.waited_ns.saturating_sub(self.waited_ns) / 1_000_000;
+        // A wait is counted when it is over: who is ready and never ran waits still.
+        let passed_ms = u64::try_from(now.at.duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
         Some(ThreadDoings {
-            ran_ms: now.ran_ns.saturating_sub(self.ran_ns) / 1_000_000,
-            waited_ms: now.waited_ns.saturating_sub(self.waited_ns) / 1_000_000,
+            ran_ms,
+            waited_ms: if state == 'R' && ran_ms == 0 { passed_ms } else { counted_ms },
             state: place.map_or_else(|| state.to_string(), |place| format!("{state} in {place}")),
         })
     }
@@ -70,7 +76,7 @@ impl fmt::Display for ThreadDoings {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
