@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_model::MacAddr;
+use sluice_model::{InterfaceAddr, MacAddr};
 
 /// The most addresses of one family that a port owns: [`OwnFilter`](super::OwnFilter) holds them in arrays.
 pub const MAX_ADDRESSES: usize = 8;
@@ -233,16 +233,10 @@ impl PortAddresses {
         self.ipv6.iter().copied().take(MAX_ADDRESSES)
     }
 
-    /// Whether an IPv4 address is the all-zeros or all-ones address of a network of the port (RFC 1122, section
-    /// 3.2.1.3); networks of two and one addresses have none (RFC 3021).
+    /// Whether an address is [that of a network](InterfaceAddr::names_network) of the port.
     pub(super) fn names_network(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return false };
-        self.own4().any(|own| {
-            let host = !mask4(own.1);
-            in_prefix4(own, address)
-                && host > 1
-                && (address.to_bits() & host == 0 || address.to_bits() & host == host)
-        })
+        let own = |(own, prefix_len): (Ipv4Addr, u8)| InterfaceAddr { address: own.into(), prefix_len };
+        self.own4().any(|pair| own(pair).names_network(address))
     }
 }
 
