@@ -70,6 +70,58 @@ impl Client {
     }
 }
 
+/// While sets are exchanged whose policies have other numbers, each row has the counts of its own policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_keep_to_their_names_while_sets_change() {
+    let Some(mut lab) = Lab::new("apinames") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let _sink = tap.sink();
+    let socket = lab.dir().join("api.sock");
+    let set = |names: [&str; 2]| {
+        let destination = |name: &str| {
+            format!("[[destination]]\nname = \"to-{name}\"\ntype = \"vxlan\"\nremote = \"{}\"\n", TOOL[0])
+        };
+        let policy = |name: &str| {
+            format!("[[policy]]\nname = \"{name}\"\nprotocol = \"{name}\"\nto = [\"to-{name}\"]\n")
+        };
+        names.map(destination).concat() + &names.map(policy).concat()
+    };
+    let sets = [set(["udp", "sctp"]), set(["sctp", "udp"])];
+    let daemon = Daemon::start(&lab, &tap.broker, BOOT, &sets[0]);
+    daemon.wait_log("the API is served");
+    daemon.wait_resolved(1);
+    let mut client = Client::connect(&socket).await;
+    tap.flood(100, 100);
+    let mut reader = Client::connect(&socket).await;
+    let mut changes = tokio::spawn(async move {
+        for change in 1..=100 {
+            assert!(client.apply(&sets[change % 2]).await.applied);
+        }
+    });
+    let mut reads = 0;
+    let parts = vec![v1::CounterPart::Policies.into(), v1::CounterPart::Destinations.into()];
+    while !changes.is_finished() {
+        let request = v1::GetCountersRequest { parts: parts.clone(), ..Default::default() };
+        let counters = reader.counters.get_counters(request).await.unwrap().into_inner();
+        let policies = counters.policies.iter().map(|row| (&*row.policy, row.matched_packets));
+        let destinations = counters.destinations.iter().map(|row| (&*row.destination, row.packets));
+        let mut rows: Vec<_> = policies.chain(destinations).collect();
+        rows.sort_unstable();
+        assert_eq!(
+            rows,
+            [("sctp", 0), ("to-sctp", 0), ("to-udp", 100), ("udp", 100)],
+            "generation {}",
+            counters.generation
+        );
+        reads += 1;
+        // Requests are limited to a thousand a second.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (&mut changes).await.unwrap();
+    assert!(reads >= 100, "{reads} reads");
+    assert_eq!(daemon.stop().copies("to-udp"), 100);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_are_steered_by_the_api() {
     let Some(mut lab) = Lab::new("api") else { return };

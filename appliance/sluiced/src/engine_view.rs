@@ -107,7 +107,7 @@ fn policy((name, totals): (String, PolicyTotals)) -> Policy {
 
 fn destination(named: NamedDestination) -> Destination {
     let DestinationTotals { packets, bytes, truncated, drops } = named.totals;
-    let away = named.is_group.then_some(named.away as u64);
+    let away = named.members.is_some().then_some(named.away.len() as u64);
     Destination { name: named.name, sent_packets: packets, sent_bytes: bytes, truncated, drops, away }
 }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use sluice_api::v1;
 use sluice_api::v1::counter_service_server::CounterService;
-use sluice_engine::counters::{DestinationTotals, PolicyTotals};
+use sluice_engine::counters::PolicyTotals;
 use sluice_engine::ledger::Account;
-use sluice_engine::runtime::{PortReport, ThreadReport};
+use sluice_engine::runtime::{GenerationTotals, NamedDestination, PortReport, ThreadReport};
 use sluice_engine::stage::flow::FlowTotals;
 use sluice_engine::stats::Stage;
-use sluice_model::{DedupMode, DestinationKind, DropCounts, PolicySet, PortId};
+use sluice_model::{DedupMode, DropCounts, PortId};
 use tonic::{Request, Response, Status};
 
 use super::{Answers, INTERVALS, Service, moments};
@@ -121,23 +121,16 @@ fn policy(name: &str, totals: &PolicyTotals) -> v1::PolicyCounters {
     }
 }
 
-fn destination(policies: &PolicySet, place: usize, totals: &DestinationTotals) -> v1::DestinationCounters {
-    let all = policies.destinations();
-    let name = |place: usize| all.get(place).map_or_else(String::new, |destination| destination.name.clone());
-    let members = match all.get(place).map(|destination| &destination.kind) {
-        Some(DestinationKind::Group(group)) => {
-            group.members.iter().map(|member| name(member.destination.index())).collect()
-        }
-        _ => Vec::new(),
-    };
+fn destination(named: NamedDestination) -> v1::DestinationCounters {
+    let NamedDestination { name, totals, members, away } = named;
     v1::DestinationCounters {
-        destination: name(place),
+        destination: name,
         packets: totals.packets,
         bytes: totals.bytes,
         truncated: totals.truncated,
         drops: drops(&totals.drops),
-        members,
-        away: Vec::new(),
+        members: members.unwrap_or_default(),
+        away,
     }
 }
 
@@ -220,11 +213,12 @@ impl Service {
             0 => ROWS,
             limit => limit as usize,
         };
-        let current = self.policies.current();
+        // Of the workers, not of the store: between the two steps of a change the sums already go by the new numbers.
+        let GenerationTotals { generation, policies, destinations } = engine.generation_totals();
         let mut counters = v1::Counters {
             time_ns: now_ns(),
             since_ns: self.started_at_ns(),
-            generation: current.generation.0,
+            generation: generation.0,
             ..v1::Counters::default()
         };
         if wants(v1::CounterPart::Totals) {
@@ -242,25 +236,12 @@ impl Service {
             counters.workers = most(rows, limit, |worker| worker.rx_packets);
         }
         if wants(v1::CounterPart::Policies) {
-            let names = current.policies.policies().iter().map(|policy| policy.name.as_str());
-            let rows = names.zip(engine.policy_totals()).filter(|(name, _)| named(name));
-            let rows = rows.map(|(name, totals)| policy(name, &totals));
+            let rows = policies.iter().filter(|(name, _)| named(name));
+            let rows = rows.map(|(name, totals)| policy(name, totals));
             counters.policies = most(rows, limit, |policy| policy.matched_packets);
         }
         if wants(v1::CounterPart::Destinations) {
-            let away = engine.away();
-            let rows = engine.destination_totals().into_iter().enumerate();
-            let rows = rows.map(|(place, totals)| v1::DestinationCounters {
-                away: away
-                    .get(place)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|member| current.policies.destinations().get(member.index()))
-                    .map(|member| member.name.clone())
-                    .collect(),
-                ..destination(&current.policies, place, &totals)
-            });
-            let rows = rows.filter(|row| named(&row.destination));
+            let rows = destinations.into_iter().filter(|row| named(&row.name)).map(destination);
             counters.destinations = most(rows, limit, |destination| destination.packets);
         }
         if wants(v1::CounterPart::Tunnels) {

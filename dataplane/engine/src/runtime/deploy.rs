@@ -4,7 +4,7 @@
 //! worker. Then each worker swaps between two batches and gives the old one back, which says that it did. When anything
 //! fails, even as late as that, the old generation stays in force, or comes back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use sluice_core::classify::{CompileReport, Origins, Program};
-use sluice_model::{BootConfig, BreakerSettings, DestinationKind, Generation, PolicySet, PortConfig, PortId};
+use sluice_model::{
+    BootConfig, BreakerSettings, DestinationId, DestinationKind, Generation, PolicySet, PortConfig, PortId,
+};
 
 use super::StartError;
 use super::control::ControlPort;
@@ -147,8 +149,8 @@ pub(super) struct InForce {
     pub(super) groups: Option<SharedGroups>,
     policies: Vec<String>,
     destinations: Vec<String>,
-    /// By destination number.
-    is_group: Vec<bool>,
+    /// By destination number: of a group its members.
+    members: Vec<Option<Vec<DestinationId>>>,
     tables: Vec<Arc<Tables>>,
     /// By destination number.
     hops: Vec<Hop>,
@@ -173,7 +175,14 @@ impl InForce {
                 .iter()
                 .map(|destination| destination.name.clone())
                 .collect(),
-            is_group: policies.destinations().iter().map(|d| d.group().is_some()).collect(),
+            members: policies
+                .destinations()
+                .iter()
+                .map(|destination| {
+                    let members = &destination.group()?.members;
+                    Some(members.iter().map(|member| member.destination).collect())
+                })
+                .collect(),
             tables,
             hops: routes.iter().map(Route::needs).collect(),
             ..Self::default()
@@ -182,11 +191,9 @@ impl InForce {
 
     /// The generation after this one, whose counters are final. What is named alike goes on counting.
     fn succeeded_by(&self, mut next: Self) -> Self {
-        next.carried_policies = self.policies.iter().cloned().zip(self.policy_totals()).collect();
-        next.carried_policies.retain(|name, _| next.policies.contains(name));
+        next.carried_policies = carried(&self.policies, self.policy_totals(), &next.policies);
         next.carried_destinations =
-            self.destinations.iter().cloned().zip(self.destination_totals()).collect();
-        next.carried_destinations.retain(|name, _| next.destinations.contains(name));
+            carried(&self.destinations, self.destination_totals(), &next.destinations);
         next
     }
 
@@ -215,16 +222,19 @@ impl InForce {
     /// Everything with its name.
     pub(super) fn named_totals(&self) -> GenerationTotals {
         let away = self.groups.as_ref().map(SharedGroups::away).unwrap_or_default();
-        let rows = self.destinations.iter().zip(self.destination_totals()).zip(&self.is_group).enumerate();
+        let named = |numbers: &[DestinationId]| {
+            numbers.iter().filter_map(|number| self.destinations.get(number.index()).cloned()).collect()
+        };
+        let rows = self.destinations.iter().zip(self.destination_totals()).zip(&self.members).enumerate();
         GenerationTotals {
             generation: self.generation,
             policies: self.policies.iter().cloned().zip(self.policy_totals()).collect(),
             destinations: rows
-                .map(|(number, ((name, totals), &is_group))| NamedDestination {
+                .map(|(number, ((name, totals), members))| NamedDestination {
                     name: name.clone(),
                     totals,
-                    is_group,
-                    away: away.get(number).map_or(0, Vec::len),
+                    members: members.as_deref().map(named),
+                    away: away.get(number).map(|away| named(away)).unwrap_or_default(),
                 })
                 .collect(),
         }
@@ -239,6 +249,17 @@ impl InForce {
     fn tables(&self) -> Vec<&Tables> {
         self.tables.iter().map(|tables| &**tables).collect()
     }
+}
+
+/// The sums of those whose names are in the next generation, too.
+fn carried<T>(names: &[String], totals: Vec<T>, next: &[String]) -> HashMap<String, T> {
+    let next: HashSet<&String> = next.iter().collect();
+    names
+        .iter()
+        .zip(totals)
+        .filter(|(name, _)| next.contains(name))
+        .map(|(name, sum)| (name.clone(), sum))
+        .collect()
 }
 
 /// What policies are deployed on: what of a running engine does not change with them.

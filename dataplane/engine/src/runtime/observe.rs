@@ -30,10 +30,10 @@ pub struct NamedDestination {
     pub name: String,
     /// Its sums.
     pub totals: DestinationTotals,
-    /// Whether it is a group: then its members count its copies, too.
-    pub is_group: bool,
-    /// Of a group: how many members are away.
-    pub away: usize,
+    /// Of a group: its members, which count its copies, too; `None` = it is none.
+    pub members: Option<Vec<String>>,
+    /// Of a group: the members that are away.
+    pub away: Vec<String>,
 }
 
 /// One worker or distributor, with the cells that it publishes.
