@@ -55,7 +55,7 @@ impl Drop for Ends {
 
 /// The shortest and the longest time between two messages of a stream, and that of who names none.
 const INTERVALS: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_secs(60), Duration::from_secs(1)];
+    [Duration::from_millis(100), Duration::from_secs(3_600), Duration::from_secs(1)];
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
