@@ -305,7 +305,7 @@ async fn a_live_flow_is_explained() {
     let headers = &response.headers[0];
     assert_eq!((&*headers.src, &*headers.dst, headers.dst_port), (CLIENT[0], SERVER[0], Some(9)));
     assert_eq!(headers.src_mac, tap.client.mac("c0"), "as it was on the wire");
-    assert_eq!((matching(&response), response.flow_generation), (vec!["web-too"], Some(1)));
+    assert_eq!((matching(&response), response.generation), (vec!["web-too"], Some(1)));
     assert!(response.copies[0].egress);
     // From its other end.
     let turned = v1::FlowSelector {

@@ -164,10 +164,7 @@ pub(crate) fn shown(response: &v1::ExplainResponse, out: Out) -> String {
     let outcome = word(response.outcome().as_str_name(), "OUTCOME_");
     let generation =
         response.generation.map_or_else(String::new, |generation| format!(" (generation {generation})"));
-    let flow = response.flow_generation.map_or_else(String::new, |generation| {
-        format!("; the verdict that is kept with the flow is of generation {generation}")
-    });
-    parts.push(format!("outcome: {}{generation}{flow}", out.paint(tone, &outcome)));
+    parts.push(format!("outcome: {}{generation}", out.paint(tone, &outcome)));
     if !response.copies.is_empty() {
         parts.push(copies(&response.copies));
     }

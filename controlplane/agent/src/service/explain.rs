@@ -85,7 +85,6 @@ fn answer(
             }
             tap = Some(flow.tap);
             let from_client = wanted.fits(&flow).unwrap_or(true);
-            response.flow_generation = Some(policies.current().generation.0);
             if let Some(tunnel) = flow.tunnels[usize::from(!from_client)] {
                 response.findings.push(left_out(tunnel.id));
             }
