@@ -209,3 +209,49 @@ fn a_full_disk_costs_records_and_no_packets() {
     // Each packet was copied, whatever the disk was like.
     assert_eq!(row("file ", 3)[0], 400, "{text}");
 }
+
+#[test]
+fn a_disk_that_is_full_at_the_start_costs_records_only() {
+    let Some(mut lab) = Lab::new("diskstart") else { return };
+    let tap = Tap::new(&mut lab, 1500, 1600, false);
+    let _sink = tap.sink();
+    let disk = lab.small_disk(8 << 10);
+    let ballast = disk.join("ballast");
+    let mut file = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write(&mut file, &[0; 512]).is_ok() {}
+    drop(file);
+    let records = disk.join("records");
+    let boot = format!(
+        "{BOOT}\n[flow.parquet]\nfolder = \"{}\"\nflush = 1\ncounters = 0\nreserve_mb = 1\n",
+        records.display()
+    );
+    let daemon = Daemon::start(&lab, &tap.broker, &boot, POLICY);
+    daemon.wait_log("export_failed: records are lost until they can be written");
+    let metrics = || {
+        let get = || get("127.0.0.1:9464".parse().unwrap(), "/metrics", "").unwrap().2;
+        tap.broker.inside(get).join().unwrap()
+    };
+    let value = |name: &str| sample(&metrics(), name);
+    let of_flows = |what: &str| value(&format!("sluice_parquet_{what}_records_total{{table=\"flows\"}}"));
+    assert_eq!((value("sluice_parquet_writing"), value("sluice_parquet_no_space")), (0, 1));
+    wait_for("the exception", Duration::from_secs(10), || {
+        metrics().contains("sluice_exceptions{code=\"export_failed\"} 1").then_some(())
+    });
+    flows(&tap, 100);
+    wait_for("lost records", Duration::from_secs(10), || (of_flows("lost") >= 100).then_some(()));
+
+    fs::remove_file(&ballast).unwrap();
+    daemon.wait_log("export_failed is over");
+    let lost = of_flows("lost");
+    flows(&tap, 100);
+    wait_for("records in a file", Duration::from_secs(10), || (of_flows("written") >= 100).then_some(()));
+    assert_eq!((of_flows("lost"), of_flows("taken")), (lost, lost + of_flows("written")));
+    let written = of_flows("written");
+
+    let mut daemon = daemon;
+    daemon.signal(rustix::process::Signal::INT);
+    let (status, text) = daemon.wait();
+    assert_eq!(status.code(), Some(1), "records were lost: {text}");
+    assert!(text.contains(": balanced"), "{text}");
+    assert_eq!(rows(&records, "flows").len() as u64, written);
+}

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow};
 use sluice_export::counters::CounterRows;
-use sluice_export::parquet::{Condition, Now, ParquetSettings, ParquetSink, SinkStats, Table, WriteError};
+use sluice_export::parquet::{
+    Condition, Now, OpenError, ParquetSettings, ParquetSink, SinkStats, Table, Waiting, WriteError,
+};
 use sluice_export::prometheus::EngineView;
-use sluice_model::{CounterRecord, FlowRecord, MetricsRecord};
+use sluice_model::{CounterRecord, FlowRecord, MetricsRecord, Period};
 
 use crate::records::Written;
 
@@ -22,6 +24,8 @@ const BATCH: usize = 256;
 const QUEUE: usize = 256;
 /// How often files that are due are ended.
 const TICK: Duration = Duration::from_millis(100);
+/// How often a folder is tried that its disk did not take.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the thread is to write.
 enum Work {
@@ -30,11 +34,22 @@ enum Work {
     Counters(Vec<CounterRecord>),
 }
 
+impl Work {
+    fn records(&self) -> usize {
+        match self {
+            Self::Flows(records) => records.len(),
+            Self::Metrics(rows) => rows.len(),
+            Self::Counters(rows) => rows.len(),
+        }
+    }
+}
+
 /// The way to the thread, and the records that wait for their batch.
 pub(crate) struct ParquetFolder {
     work: SyncSender<Work>,
     thread: JoinHandle<std::result::Result<(), WriteError>>,
     stats: Arc<SinkStats>,
+    waiting: Arc<Waiting>,
     flows: Vec<FlowRecord>,
     metrics: Vec<MetricsRecord>,
     counters: CounterRows,
@@ -45,23 +60,30 @@ pub(crate) struct ParquetFolder {
 }
 
 impl ParquetFolder {
-    /// Takes over the folder, and starts the thread.
+    /// Takes over the folder, and starts the thread. A disk that cannot take it now is tried again, so that packets are
+    /// forwarded meanwhile.
     pub(crate) fn open(settings: ParquetSettings) -> Result<Self> {
-        let (folder, interval) = (settings.folder.clone(), settings.counters);
-        let sink = ParquetSink::open(settings).context("cannot keep Parquet files")?;
-        let stats = sink.stats();
-        let (records, files) = (stats.crash_lost(), stats.crash_files());
-        if records > 0 || files > 0 {
-            let folder = folder.display();
-            tracing::warn!(%folder, records, files, "the last run was killed: records are lost, files removed");
-        }
+        let interval = settings.counters;
+        let (stats, waiting) = (Arc::<SinkStats>::default(), Arc::<Waiting>::default());
+        let folder = Folder { settings, stats: Arc::clone(&stats), waiting: Arc::clone(&waiting) };
+        let sink = match folder.open() {
+            Ok(sink) => Some(sink),
+            Err(error) if !error.may_pass() => return Err(error).context("cannot keep Parquet files"),
+            Err(error) => {
+                let error = WriteError::from(error);
+                tracing::error!(%error, "export_failed: records are lost until they can be written");
+                stats.note_failure(&error);
+                None
+            }
+        };
         let (work, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("sluice-parquet".to_owned());
-        let thread = thread.spawn(move || write(&receiver, sink));
+        let thread = thread.spawn(move || write(&receiver, &folder, sink));
         Ok(Self {
             work,
             thread: thread.context("cannot start the thread that writes Parquet files")?,
             stats,
+            waiting,
             flows: Vec::with_capacity(BATCH),
             metrics: Vec::with_capacity(BATCH),
             counters: CounterRows::default(),
@@ -78,6 +100,7 @@ impl ParquetFolder {
     /// Gives the thread something to write; waits while it has too much. Fails only when the thread has ended, which
     /// its join tells.
     fn give(&self, work: Work) {
+        self.waiting.set_out(work.records());
         drop(self.work.send(work));
     }
 
@@ -144,22 +167,80 @@ impl ParquetFolder {
     }
 }
 
+/// What the thread opens.
+struct Folder {
+    settings: ParquetSettings,
+    stats: Arc<SinkStats>,
+    waiting: Arc<Waiting>,
+}
+
+impl Folder {
+    /// Takes it over, and tells what a killed run left.
+    fn open(&self) -> std::result::Result<ParquetSink, OpenError> {
+        let sink = ParquetSink::open_with(self.settings.clone(), Arc::clone(&self.stats), &self.waiting)?;
+        let (records, files) = (self.stats.crash_lost(), self.stats.crash_files());
+        if records > 0 || files > 0 {
+            let folder = self.settings.folder.display();
+            tracing::warn!(%folder, records, files, "the last run was killed: records are lost, files removed");
+        }
+        Ok(sink)
+    }
+
+    /// Counts what came while there is no sink.
+    fn lose(&self, work: &Work) {
+        match work {
+            Work::Flows(records) => self.stats.lose(Table::Flows, records.len()),
+            Work::Metrics(rows) => {
+                let seconds = rows.iter().filter(|row| row.period == Period::Second).count();
+                self.stats.lose(Table::Metrics1s, seconds);
+                self.stats.lose(Table::Metrics1m, rows.len() - seconds);
+            }
+            Work::Counters(rows) => self.stats.lose(Table::Counters, rows.len()),
+        }
+    }
+}
+
 /// Writes until there is nobody left who could have more.
-fn write(receiver: &Receiver<Work>, mut sink: ParquetSink) -> std::result::Result<(), WriteError> {
-    let mut condition = Condition::Writing;
-    let mut ticked = Instant::now();
+fn write(
+    receiver: &Receiver<Work>,
+    folder: &Folder,
+    mut sink: Option<ParquetSink>,
+) -> std::result::Result<(), WriteError> {
+    let mut condition = folder.stats.condition();
+    let (mut ticked, mut tried) = (Instant::now(), Instant::now());
     loop {
         match receiver.recv_timeout(TICK) {
-            Ok(Work::Flows(records)) => sink.flows(&records, Now::read()),
-            Ok(Work::Metrics(rows)) => sink.metrics(&rows, Now::read()),
-            Ok(Work::Counters(rows)) => sink.counters(&rows, Now::read()),
+            Ok(work) => {
+                match (&mut sink, &work) {
+                    (Some(sink), Work::Flows(records)) => sink.flows(records, Now::read()),
+                    (Some(sink), Work::Metrics(rows)) => sink.metrics(rows, Now::read()),
+                    (Some(sink), Work::Counters(rows)) => sink.counters(rows, Now::read()),
+                    (None, _) => folder.lose(&work),
+                }
+                folder.waiting.arrived(work.records());
+            }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return sink.close(Now::read()),
+            Err(RecvTimeoutError::Disconnected) => {
+                return sink.map_or(Ok(()), |sink| sink.close(Now::read()));
+            }
         }
-        if ticked.elapsed() >= TICK {
-            ticked = Instant::now();
-            sink.tick(Now::read());
-            tell(&mut sink, &mut condition);
+        if ticked.elapsed() < TICK {
+            continue;
+        }
+        ticked = Instant::now();
+        match &mut sink {
+            Some(sink) => {
+                sink.tick(Now::read());
+                tell(sink, &mut condition);
+            }
+            None if tried.elapsed() >= RETRY => {
+                tried = Instant::now();
+                match folder.open() {
+                    Ok(opened) => sink = Some(opened),
+                    Err(error) => folder.stats.note_failure(&error.into()),
+                }
+            }
+            None => {}
         }
     }
 }

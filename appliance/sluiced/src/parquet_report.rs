@@ -23,6 +23,7 @@ pub(crate) fn table(report: &SinkReport) -> String {
         ("bytes kept", report.kept_bytes),
         ("files removed", report.removed_files),
         ("bytes removed", report.removed_bytes),
+        ("files not removed", report.remove_errors),
         ("records that killed runs lost", report.crash_lost),
     ] {
         parquet.add_row(row(name, &[count]));
@@ -55,6 +56,7 @@ pub(crate) fn json(report: &SinkReport) -> Value {
         "kept_bytes": report.kept_bytes,
         "removed_files": report.removed_files,
         "removed_bytes": report.removed_bytes,
+        "remove_errors": report.remove_errors,
         "crash_lost": report.crash_lost,
         "crash_files": report.crash_files,
     })

@@ -13,7 +13,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{TimestampMicrosecondType, UInt64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_export::parquet::{
-    Condition, Now, OpenError, ParquetSettings, ParquetSink, Profile, SinkStats, Table,
+    Condition, Now, OpenError, ParquetSettings, ParquetSink, Profile, SinkStats, Table, Waiting,
 };
 use sluice_model::{CounterRecord, CounterScope, FlowRecord, MetricsRecord, Period};
 
@@ -235,6 +235,31 @@ fn what_a_crash_loses_is_counted() {
     assert_eq!((again.stats().crash_lost(), again.stats().crash_files()), (0, 0));
 }
 
+/// Records that wait for the thread of the sink when the process is killed.
+#[test]
+fn what_is_on_its_way_to_the_sink_is_counted_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let waiting = Waiting::default();
+    // Before there is a sink, too.
+    waiting.set_out(300);
+    let mut sink = ParquetSink::open_with(settings(folder.path()), Arc::default(), &waiting).unwrap();
+    let lost = || {
+        let copies = tempfile::tempdir().unwrap();
+        copy(folder.path(), copies.path());
+        ParquetSink::open(settings(copies.path())).unwrap().stats().crash_lost()
+    };
+    assert_eq!(lost(), 300);
+    waiting.set_out(40);
+    assert_eq!(lost(), 340);
+    sink.flows(&flows(0..300), clock());
+    assert_eq!(lost(), 640, "between the two steps records count twice: too many, never too few");
+    waiting.arrived(300);
+    assert_eq!(lost(), 340);
+    waiting.arrived(40);
+    sink.close(clock()).unwrap();
+    assert_eq!(lost(), 0);
+}
+
 #[test]
 fn a_folder_has_one_writer() {
     let folder = tempfile::tempdir().unwrap();
@@ -286,6 +311,38 @@ fn the_oldest_files_go_when_there_are_too_many_bytes() {
     assert!(left.len() >= 4 && left == (10 - left.len() as u64..10).collect::<Vec<_>>(), "{left:?}");
     assert!(sink.stats().kept_bytes() <= bytes / 2);
     assert_eq!(sink.stats().removed().1 + sink.stats().kept_bytes(), bytes);
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = ParquetSink::open(settings(folder.path())).unwrap();
+    let records: Vec<_> = (0..3).map(|id| flow(id, id * 3600)).collect();
+    sink.flows(&records, clock());
+    sink.close(clock()).unwrap();
+    let whole = files(folder.path()).0;
+    let bytes = |paths: &[PathBuf]| paths.iter().map(|path| fs::metadata(path).unwrap().len()).sum::<u64>();
+    let (all, kept) = (bytes(&whole), bytes(&whole[2..]));
+    let settings = ParquetSettings { keep_bytes: Some(kept), ..settings(folder.path()) };
+    let mut sink = ParquetSink::open(settings).unwrap();
+    let stats = sink.stats();
+    // What is not a file cannot be removed as one, not even by root.
+    let aside = folder.path().join("aside");
+    fs::rename(&whole[0], &aside).unwrap();
+    fs::create_dir(&whole[0]).unwrap();
+    let now = clock();
+    sink.tick(now);
+    let counted = || (stats.removed().0, stats.report().remove_errors, stats.kept_bytes());
+    let oldest = fs::metadata(&aside).unwrap().len();
+    assert_eq!(counted(), (1, 1, oldest + kept), "the next one went, what stays is counted");
+    sink.tick(later(now, 59));
+    assert_eq!(counted(), (1, 1, oldest + kept));
+    fs::remove_dir(&whole[0]).unwrap();
+    fs::rename(&aside, &whole[0]).unwrap();
+    sink.tick(later(now, 60));
+    assert_eq!(counted(), (2, 1, kept));
+    assert_eq!(stats.removed().1 + kept, all);
+    assert_eq!(files(folder.path()).0, &whole[2..]);
 }
 
 #[test]

@@ -84,10 +84,12 @@ impl Journal {
 
     /// `rows` records go to `target`, below the folder, and are not in it yet.
     pub(crate) fn note(&self, slot: Slot, rows: usize, target: &Path) -> io::Result<()> {
-        let mut line = format!("{rows} {}", target.display()).into_bytes();
-        line.resize(LINE_BYTES - 1, b' ');
-        line.push(b'\n');
-        self.file.write_all_at(&line, u64::try_from(slot.0 * LINE_BYTES).unwrap_or(u64::MAX))
+        note(&self.file, slot, rows, target)
+    }
+
+    /// A second handle of the file, for one who writes a line of his own.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// The file of the line is whole, or counted as lost.
@@ -99,6 +101,14 @@ impl Journal {
             *used = false;
         }
     }
+}
+
+/// Writes a line.
+pub(crate) fn note(file: &File, slot: Slot, rows: usize, target: &Path) -> io::Result<()> {
+    let mut line = format!("{rows} {}", target.display()).into_bytes();
+    line.resize(LINE_BYTES - 1, b' ');
+    line.push(b'\n');
+    file.write_all_at(&line, u64::try_from(slot.0 * LINE_BYTES).unwrap_or(u64::MAX))
 }
 
 /// What a line says: records, and their file.

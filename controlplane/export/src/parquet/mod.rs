@@ -17,9 +17,11 @@ mod settings;
 mod sink;
 mod stats;
 mod table;
+mod waiting;
 
 pub use base::WriteError;
 pub use settings::{Now, ParquetSettings};
 pub use sink::{OpenError, ParquetSink};
 pub use sluice_model::ColumnProfile as Profile;
 pub use stats::{Condition, SinkReport, SinkStats, Table, TableStats};
+pub use waiting::Waiting;

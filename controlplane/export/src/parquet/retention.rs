@@ -4,18 +4,27 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::place::{HIDDEN_END, Hour, WHOLE_END};
+use super::settings::Now;
 use super::stats::Table;
 
 /// Files that are removed at a time: the caller waits.
 const MAX_REMOVED: usize = 1000;
 
+/// How long a file that could not be removed is left alone.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// The whole files of a folder, the oldest hour first.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     files: BTreeMap<(Hour, PathBuf), u64>,
+    /// Those that could not be removed; neither their age nor their bytes may cost others their place.
+    refused: BTreeMap<(Hour, PathBuf), u64>,
+    /// When these are tried again.
+    retry: Option<Instant>,
+    /// Of `files`.
     bytes: u64,
 }
 
@@ -24,6 +33,8 @@ pub(crate) struct Shelf {
 pub(crate) struct Removed {
     pub(crate) files: usize,
     pub(crate) bytes: u64,
+    /// Files that could not be removed.
+    pub(crate) refused: usize,
 }
 
 impl Shelf {
@@ -62,35 +73,52 @@ impl Shelf {
 
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.saturating_add(self.refused.values().sum())
     }
 
-    /// Removes what is too old, or too much.
+    /// Removes what is too old, or too much. What cannot be removed is tried again later.
     pub(crate) fn retain(
         &mut self,
         folder: &Path,
-        now_us: u64,
+        now: Now,
         keep: Option<Duration>,
         keep_bytes: Option<u64>,
     ) -> Removed {
-        let oldest_us =
-            keep.map_or(0, |keep| now_us.saturating_sub(u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)));
+        if self.retry.is_some_and(|at| now.at >= at) {
+            self.retry = None;
+            for ((hour, path), bytes) in std::mem::take(&mut self.refused) {
+                self.add(hour, path, bytes);
+            }
+        }
+        let oldest_us = keep.map_or(0, |keep| {
+            now.wall_us().saturating_sub(u64::try_from(keep.as_micros()).unwrap_or(u64::MAX))
+        });
         let mut removed = Removed::default();
-        while removed.files < MAX_REMOVED {
+        while removed.files + removed.refused < MAX_REMOVED {
             let Some(first) = self.files.first_entry() else { break };
             let (hour, path) = first.key();
             let old = hour.end_us() <= oldest_us;
             if !old && keep_bytes.is_none_or(|most| self.bytes <= most) {
                 break;
             }
-            // A file that cannot be removed is not ours any more: it must not stop the others.
             let path = folder.join(path);
             let gone = fs::remove_file(&path);
-            let bytes = first.remove();
+            let (key, bytes) = first.remove_entry();
             self.bytes = self.bytes.saturating_sub(bytes);
-            if gone.is_ok() {
-                removed.files += 1;
-                removed.bytes += bytes;
+            match gone {
+                Ok(()) => {
+                    removed.files += 1;
+                    removed.bytes += bytes;
+                }
+                // Somebody else did it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It must not stop the others.
+                Err(_) => {
+                    removed.refused += 1;
+                    self.refused.insert(key, bytes);
+                    self.retry.get_or_insert(now.at + RETRY);
+                    continue;
+                }
             }
             remove_empty(&path);
         }

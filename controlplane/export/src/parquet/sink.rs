@@ -18,6 +18,7 @@ use super::retention::Shelf;
 use super::sample::Sampler;
 use super::settings::{Now, ParquetSettings};
 use super::stats::{Condition, SinkStats, Table, add};
+use super::waiting::Waiting;
 
 /// How long after a failure writing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -36,6 +37,27 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Whether the disk cannot take the folder now and may later: it is full, read-only, or fails. Everything else is
+    /// for the operator to mend.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+            || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    }
+}
+
+impl From<OpenError> for WriteError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::InUse(path) => Self::Io { path, source: io::ErrorKind::ResourceBusy.into() },
+            OpenError::Io { path, source } => Self::Io { path, source },
+        }
+    }
 }
 
 /// Writes records to a folder of Parquet files.
@@ -61,7 +83,16 @@ impl std::fmt::Debug for ParquetSink {
 
 impl ParquetSink {
     /// Takes over the folder: no other sink may write to it. Removes what a killed run left, and counts it.
-    pub fn open(mut settings: ParquetSettings) -> Result<Self, OpenError> {
+    pub fn open(settings: ParquetSettings) -> Result<Self, OpenError> {
+        Self::open_with(settings, Arc::default(), &Waiting::default())
+    }
+
+    /// As [`Self::open`], with counters that are there already, and with records that are on their way.
+    pub fn open_with(
+        mut settings: ParquetSettings,
+        stats: Arc<SinkStats>,
+        waiting: &Waiting,
+    ) -> Result<Self, OpenError> {
         let path = settings.folder.clone();
         let failed = |source| OpenError::Io { path: path.clone(), source };
         fs::create_dir_all(&path).map_err(failed)?;
@@ -70,7 +101,6 @@ impl ParquetSink {
             JournalError::Io(source) => failed(source),
         })?;
         let (shelf, unfinished) = Shelf::scan(&path).map_err(failed)?;
-        let stats = SinkStats::default();
         stats.crash_lost_now.store(lost, Ordering::Relaxed);
         stats.crash_lost.store(ever, Ordering::Relaxed);
         add(&stats.crash_files, unfinished);
@@ -81,22 +111,16 @@ impl ParquetSink {
         let basic = settings.profile == ColumnProfile::Basic;
         let fields =
             FLOW_FIELDS.iter().filter(move |field| !basic || BASIC_FLOW_FIELDS.contains(&field.name));
+        waiting.note_at(journal.file().map_err(failed)?, journal.slot());
         let schema = |error| failed(io::Error::other(error));
         let encoder = Encoder::new().map_err(failed)?;
+        stats.set_condition(Condition::Writing);
         Ok(Self {
             flows: TableWriter::new(Table::Flows, fields).map_err(schema)?,
             seconds: TableWriter::new(Table::Metrics1s, METRICS_FIELDS.iter()).map_err(schema)?,
             minutes: TableWriter::new(Table::Metrics1m, METRICS_FIELDS.iter()).map_err(schema)?,
             counters: TableWriter::new(Table::Counters, COUNTER_FIELDS.iter()).map_err(schema)?,
-            base: Base {
-                settings,
-                journal,
-                shelf,
-                encoder,
-                stats: Arc::new(stats),
-                failure: None,
-                sequence: 0,
-            },
+            base: Base { settings, journal, shelf, encoder, stats, failure: None, sequence: 0 },
             sampler,
             retry: None,
         })
@@ -186,8 +210,9 @@ impl ParquetSink {
         self.minutes.finish_due(&mut self.base, now);
         self.counters.finish_due(&mut self.base, now);
         let ParquetSettings { folder, keep, keep_bytes, .. } = &self.base.settings;
-        let removed = self.base.shelf.retain(folder, now.wall_us(), *keep, *keep_bytes);
+        let removed = self.base.shelf.retain(folder, now, *keep, *keep_bytes);
         add(&self.base.stats.removed_files, removed.files);
+        add(&self.base.stats.remove_errors, removed.refused);
         self.base.stats.removed_bytes.fetch_add(removed.bytes, Ordering::Relaxed);
         self.base.stats.kept_bytes.store(self.base.shelf.bytes(), Ordering::Relaxed);
         self.settle(now);

@@ -92,6 +92,8 @@ pub struct SinkReport {
     pub removed_files: u64,
     /// Their bytes.
     pub removed_bytes: u64,
+    /// Attempts to remove a file that failed.
+    pub remove_errors: u64,
     /// Bytes of all whole files in the folder.
     pub kept_bytes: u64,
 }
@@ -117,6 +119,7 @@ pub struct SinkStats {
     pub(crate) crash_files: AtomicU64,
     pub(crate) removed_files: AtomicU64,
     pub(crate) removed_bytes: AtomicU64,
+    pub(crate) remove_errors: AtomicU64,
     pub(crate) kept_bytes: AtomicU64,
 }
 
@@ -191,6 +194,7 @@ impl SinkStats {
             crash_files: self.crash_files(),
             removed_files,
             removed_bytes,
+            remove_errors: self.remove_errors.load(Ordering::Relaxed),
             kept_bytes: self.kept_bytes(),
         }
     }
@@ -204,8 +208,15 @@ impl SinkStats {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Counts records that came while there was no sink to take them.
+    pub fn lose(&self, table: Table, records: usize) {
+        let counters = self.of(table);
+        add(&counters.taken, records);
+        add(&counters.lost, records);
+    }
+
     /// Notes a failure; [`Self::exception`] tells it as long as nothing is written.
-    pub(crate) fn note_failure(&self, error: &super::WriteError) {
+    pub fn note_failure(&self, error: &super::WriteError) {
         add(&self.write_errors, 1);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         self.set_condition(error.condition());

@@ -225,6 +225,7 @@ metrics! {
     ParquetKeptBytes = "sluice_parquet_kept_bytes" Gauge [] "Bytes of all whole files in the folder.";
     ParquetRemovedFiles = "sluice_parquet_removed_files" Counter [] "Files removed for their age, or for the size of all.";
     ParquetRemovedBytes = "sluice_parquet_removed_bytes" Counter [] "Their bytes.";
+    ParquetRemoveErrors = "sluice_parquet_remove_errors" Counter [] "Attempts to remove a file that failed; each minute it is tried again.";
     ParquetCrashLost = "sluice_parquet_crash_lost_records" Gauge [] "Records that killed runs took and did not bring into whole files, since the folder was made.";
 
     Captures = "sluice_captures" Gauge [] "Live captures that run.";

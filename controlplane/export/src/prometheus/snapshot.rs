@@ -203,6 +203,7 @@ fn files(report: &SinkReport, out: &mut Families) {
     out.int(M::ParquetKeptBytes, report.kept_bytes);
     out.int(M::ParquetRemovedFiles, report.removed_files);
     out.int(M::ParquetRemovedBytes, report.removed_bytes);
+    out.int(M::ParquetRemoveErrors, report.remove_errors);
     out.int(M::ParquetCrashLost, report.crash_lost);
 }
 
