@@ -263,7 +263,7 @@ async fn policies_are_steered_by_the_api() {
     let second = String::from_utf8(second.unwrap().stderr).unwrap();
     assert!(second.contains("kept"), "{second}");
 
-    // Killed, it comes back with what was in force, whatever the file says; SIGHUP puts the file in force.
+    // Killed, it comes back with what was in force, whatever the file says.
     let generation = newest.generation;
     let response = client.apply(&policy(9)).await;
     assert!(response.applied && response.generation > generation);
@@ -275,6 +275,11 @@ async fn policies_are_steered_by_the_api() {
     assert_eq!(client.tags().await, [9]);
     let status = client.status.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
     assert_eq!(status.generation, response.generation);
+    // SIGHUP, for a port say, leaves it so; a file that is written anew is put in force.
+    daemon.signal(Signal::HUP);
+    daemon.wait_log("what is in force stays");
+    assert_eq!(client.tags().await, [9]);
+    std::fs::write(lab.dir().join("policy.toml"), policy(8)).unwrap();
     daemon.signal(Signal::HUP);
     daemon.wait_log("policies in force");
     assert_eq!(client.tags().await, [8]);

@@ -56,6 +56,26 @@ fn same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
+/// Which writing of a file this is: another one when it was written again, or replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Writing {
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+    bytes: u64,
+}
+
+/// Which writing of the file is there; `None` when nothing can be told.
+pub(crate) fn writing(path: &Path) -> Option<Writing> {
+    let found = fs::metadata(path).ok()?;
+    Some(Writing {
+        device: found.dev(),
+        inode: found.ino(),
+        modified: (found.mtime(), found.mtime_nsec()),
+        bytes: found.len(),
+    })
+}
+
 /// Device and inode: the same for all names and links of a regular file; `None` for devices, pipes and what is not there.
 pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     let found = fs::metadata(path).ok()?;

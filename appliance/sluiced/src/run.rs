@@ -25,7 +25,7 @@ use sluice_model::{
 use crate::log::{self, Log};
 use crate::metrics::{self, Metrics};
 use crate::notify::Notify;
-use crate::paths;
+use crate::paths::{self, Writing};
 use crate::records::{Drain, RecordFiles, Written};
 use crate::report::{self, DedupSummary, Summary};
 use crate::say::{Out, complain, say};
@@ -48,6 +48,8 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let Some(boot) = report::load(&load_boot(config)) else { return Ok(ExitCode::FAILURE) };
     let log = log::start(&boot.log, boot.log_level);
     let notify = Notify::from_env();
+    // Before it is read: what is written after this is new.
+    let mut policy_file = paths::writing(&boot.policy);
     let Some((history, generation, (spec, policies))) = first_policies(config, &boot)? else {
         return Ok(ExitCode::FAILURE);
     };
@@ -77,7 +79,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
         policies = policies.policies().len(),
         destinations = policies.destinations().len(),
         ports = boot.ports.len(),
-        "running; SIGINT or SIGTERM ends it, SIGHUP reads the policies anew"
+        "running; SIGINT or SIGTERM ends it, SIGHUP reads the boot config and the policies anew"
     );
     let check = {
         let (config, boot) = (config.to_owned(), boot.clone());
@@ -113,7 +115,7 @@ pub(crate) fn run(config: &Path, json: bool) -> Result<ExitCode> {
                 notify.beat();
             };
             let gone = reload_boot(config, &policies, &log, &mut cgroup, &beat);
-            reload(config, &policies);
+            reload(config, &policies, &mut policy_file);
             for port in gone {
                 remove_port(&policies, port);
                 beat();
@@ -189,7 +191,7 @@ fn first_policies(config: &Path, boot: &BootConfig) -> Result<Option<First>> {
             }
             tracing::info!(
                 generation = generation.0,
-                "policies from the store; SIGHUP puts those of the policy file in force"
+                "policies from the store; SIGHUP puts those of the policy file in force when it was written anew"
             );
             return Ok(Some((history, generation, (spec, policies))));
         }
@@ -345,16 +347,29 @@ fn remove_port(policies: &Policies, port: PortId) {
     }
 }
 
-/// Puts the policies of the file as it is now in force.
-fn reload(config: &Path, policies: &Policies) {
+/// Puts the policies of the file in force, if it was written since `read`: what came by the API must not go because
+/// somebody has the ports or certificates read anew.
+fn reload(config: &Path, policies: &Policies, read: &mut Option<Writing>) {
     let boot = policies.boot();
     let Generation(before) = policies.current().generation;
+    let writing = paths::writing(&boot.policy);
+    if writing.is_some() && writing == *read {
+        tracing::info!(
+            generation = before,
+            "the policy file was not written since it was read: what is in force stays"
+        );
+        return;
+    }
     let Some((spec, set)) = load_policies(config, &boot) else {
         tracing::error!(generation = before, "the policy file has errors: the policies before stay in force");
         return;
     };
     let (by, comment, origin) = ("SIGHUP".to_owned(), String::new(), Origin::File);
-    match policies.change(Change { spec, policies: set, by, comment, origin, expected: None }) {
+    let outcome = policies.change(Change { spec, policies: set, by, comment, origin, expected: None });
+    if outcome.is_ok() {
+        *read = writing;
+    }
+    match outcome {
         Ok(outcome) if outcome.deployed.is_none() => {
             tracing::info!(generation = before, "the policy file says what is in force already");
         }
