@@ -1,30 +1,43 @@
-//! Are a thousand policies exchanged again and again under full load, on two workers, without loss, in time, and without
-//! taking more and more memory?
+//! Are a thousand policies exchanged a thousand times under full load, on two workers, without loss, in time, without
+//! taking more and more memory, and has every copy the tag of a policy that was in force when its packet was matched?
 //!
 //! Two ports replay a capture from memory as fast as the workers take it. Both generations have a policy of the same name
-//! for each flow, with other tags. Every packet has to be matched by exactly one, whenever the workers change over.
+//! for each flow, with other tags. Every packet has to be matched by exactly one, whenever the workers change over. First
+//! the copies go to a port that takes all there are, then to one pipe per worker, where all of them are read.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sluice_engine::runtime::{DeployError, Engine};
 use sluice_model::spec::{parse_boot, parse_policy};
 use sluice_model::{Generation, PolicySet};
+use sluice_tests::netns::wait_for;
 use sluice_tests::pcap_file::{Builder, ETHERNET, Record};
 use sluice_tests::traffic::{self, End};
 
 const POLICIES: u32 = 1_000;
+const CHANGES: usize = 1_000;
+/// Changes while every copy is read.
+const READ_CHANGES: usize = 200;
+/// The tags of these begin here.
+const READ_BASES: [u32; 2] = [30_000, 40_000];
 /// How much more memory the second half of the changes may take than the first: what an allocator leaves lying about.
 const GROWTH_KB: u64 = 8_192;
 
-/// A policy for each source address, with tags from `base` on.
-fn policies(base: u32) -> PolicySet {
-    let mut text = "[[destination]]\nname = \"tool\"\ntype = \"vxlan\"\nremote = \"192.0.2.10\"\n\
-                    local = \"192.0.2.1\"\nmac = \"02:00:00:00:00:09\"\nport = \"out\"\n"
-        .to_owned();
+/// A policy for each source address, with tags from `base` on, whose copies leave by this port.
+fn policies(base: u32, port: &str) -> PolicySet {
+    let mut text = format!(
+        "[[destination]]\nname = \"tool\"\ntype = \"vxlan\"\nremote = \"192.0.2.10\"\n\
+         local = \"192.0.2.1\"\nmac = \"02:00:00:00:00:09\"\nport = \"{port}\"\n"
+    );
     for number in 0..POLICIES {
         let tag = base + number;
         writeln!(
@@ -50,7 +63,45 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn start(folder: &std::path::Path, flow: &str) -> Engine {
+/// What was read of the copies of one worker.
+#[derive(Debug, Default)]
+struct Copies {
+    packets: u64,
+    /// How often copies of another generation began.
+    changes: usize,
+}
+
+/// Reads a worker's copies as they are sent, a capture file without end: each must have the tag of its own policy.
+fn reader(pipe: PathBuf) -> JoinHandle<Copies> {
+    std::thread::spawn(move || {
+        let mut file = BufReader::with_capacity(1 << 16, File::open(pipe).unwrap());
+        file.read_exact(&mut [0; 24]).unwrap();
+        let (mut copies, mut base_before, mut header, mut frame) =
+            (Copies::default(), 0, [0; 16], Vec::new());
+        while file.read_exact(&mut header).is_ok() {
+            frame.resize(u32::from_ne_bytes(header[8..12].try_into().unwrap()) as usize, 0);
+            file.read_exact(&mut frame).unwrap();
+            let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+            // Ethernet, IPv4, UDP, VXLAN (RFC 7348), Ethernet, IPv4.
+            assert_eq!(
+                (&frame[12..14], frame[23], &frame[36..38]),
+                (&[8, 0][..], 17, &4789_u16.to_be_bytes()[..])
+            );
+            let (vni, policy) = (number(46) >> 8, (number(76) - source(0).to_bits()) / 3);
+            assert!(
+                vni == READ_BASES[0] + policy || vni == READ_BASES[1] + policy,
+                "{vni} of policy {policy}"
+            );
+            let base = vni - policy;
+            copies.changes += usize::from(base != base_before);
+            base_before = base;
+            copies.packets += 1;
+        }
+        copies
+    })
+}
+
+fn start(folder: &Path, flow: &str, pipes: &[PathBuf; 2]) -> Engine {
     let mut capture = Builder::new(ETHERNET);
     let server = End::new(Ipv4Addr::new(172, 16, 0, 1).into(), 443);
     for number in 0..POLICIES {
@@ -70,11 +121,14 @@ fn start(folder: &std::path::Path, flow: &str) -> Engine {
          [[port]]\nname = \"in0\"\nspec = \"net_pcap0,rx_pcap={file},infinite_rx=1\"\nrole = \"capture\"\n\
          [[port]]\nname = \"in1\"\nspec = \"net_pcap1,rx_pcap={file},infinite_rx=1\"\nrole = \"capture\"\n\
          [[port]]\nname = \"out\"\nspec = \"net_null0,no-rx=1\"\nrole = \"output\"\n\
+         [[port]]\nname = \"read\"\nspec = \"net_pcap2,tx_pcap={},tx_pcap={}\"\nrole = \"output\"\n\
          [worker]\nlcores = [0, 1]\ndistributor = \"never\"\n\
-         [eal]\nhugepages = \"never\"\n[memory]\nmbufs = 16383\n{flow}"
+         [eal]\nhugepages = \"never\"\n[memory]\nmbufs = 16383\n{flow}",
+        pipes[0].display(),
+        pipes[1].display()
     );
     let boot = parse_boot("boot.toml", &boot).unwrap().value;
-    Engine::start(&boot, &policies(10_000), Generation(1)).unwrap()
+    Engine::start(&boot, &policies(10_000, "out"), Generation(1)).unwrap()
 }
 
 /// The time within which so many of a hundred were done.
@@ -85,10 +139,14 @@ fn percentile(times: &mut [Duration], percent: usize) -> Duration {
 
 #[test]
 fn policies_are_exchanged_under_full_load() {
-    let changes = if std::env::var_os("SLUICE_LONG").is_some() { 1_000 } else { 100 };
+    let changes = CHANGES;
     let folder = tempfile::tempdir().unwrap();
-    let mut engine = start(folder.path(), "[flow]\nflows = 8192\nmetrics = false\n");
-    let sets = [policies(10_000), policies(20_000)];
+    let pipes = ["copies0", "copies1"].map(|name| folder.path().join(name));
+    assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
+    // Before DPDK binds this thread, and what it starts, to a CPU.
+    let readers = pipes.clone().map(reader);
+    let mut engine = start(folder.path(), "[flow]\nflows = 8192\nmetrics = false\n", &pipes);
+    let sets = [policies(10_000, "out"), policies(20_000, "out")];
 
     let mut times = Vec::new();
     let mut resident_kb = [0; 2];
@@ -111,8 +169,25 @@ fn policies_are_exchanged_under_full_load() {
         "{changes} changes: {p50:?} in the middle, {p99:?} at the 99th percentile; {grown} kB more memory"
     );
 
+    let read_sets = READ_BASES.map(|base| policies(base, "read"));
+    let sent =
+        |engine: &Engine| engine.threads().iter().map(|thread| thread.ledger.tx_packets).collect::<Vec<_>>();
+    for change in 0..READ_CHANGES {
+        engine.deploy(&read_sets[change % 2], Generation((changes + change) as u64 + 2)).unwrap();
+        let before = sent(&engine);
+        wait_for("both workers to send", Duration::from_secs(30), || {
+            sent(&engine).iter().zip(&before).all(|(now, before)| now > before).then_some(())
+        });
+    }
+
     engine.stop();
     let account = engine.account();
+    let copies = readers.map(|reader| reader.join().unwrap());
+    eprintln!("read while policies changed {READ_CHANGES} times: {copies:?}");
+    // In the order in which they were sent no copy of a generation comes after one of the next.
+    assert!(copies.iter().all(|copies| copies.changes == READ_CHANGES), "{copies:?}");
+    let port = engine.ports().into_iter().find(|port| port.name == "read").unwrap();
+    assert_eq!(copies.iter().map(|copies| copies.packets).sum::<u64>(), port.tx_packets);
     assert!(account.balances(), "{account:?}");
     let ledger = &account.ledger;
     let drops: Vec<_> = ledger.drops.iter().filter(|drop| drop.1 > 0).collect();
@@ -131,8 +206,7 @@ fn policies_are_exchanged_under_full_load() {
     let kept: u64 = flows.iter().map(|flow| flow.stats.verdicts_kept.get()).sum();
     assert!(kept > ledger.rx_packets / 2, "verdicts are kept with flows: {kept}");
     assert!(grown < GROWTH_KB, "{resident_kb:?} kB");
-    // Debug builds on a busy machine: the target of 100 ms is for a release build, which is far below it.
-    assert!(p99 < Duration::from_millis(500), "{p99:?}");
+    assert!(p99 < Duration::from_millis(100), "{p99:?}");
     // The engine has stopped.
     let late = Instant::now();
     assert!(matches!(engine.deploy(&sets[0], Generation(9_999)), Err(DeployError::Stopped)));
