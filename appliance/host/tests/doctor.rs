@@ -13,6 +13,11 @@ use sluice_host::{Machine, Tools};
 use sluice_model::spec::{parse_boot, parse_policy};
 use sluice_model::{BootConfig, PolicySet};
 
+const CONFIG: &str = "/etc/sluice/sluiced.toml";
+/// What the doctor asks `sluiced check`.
+const PLAN: &str = "sh -c PATH=$PATH:/usr/sbin:/usr/local/sbin sluiced check --config \"$0\" 2>/dev/null || : \
+    /etc/sluice/sluiced.toml";
+
 #[derive(Default)]
 struct Commands {
     answers: HashMap<&'static str, &'static str>,
@@ -85,6 +90,10 @@ fn server(root: &Path) -> Commands {
         ("ethtool -k eth0", ETHTOOL_K),
         ("ethtool -g eth0", ETHTOOL_G),
         ("timedatectl show -p NTPSynchronized --value", "yes\n"),
+        (
+            PLAN,
+            "workers: 1 on CPUs [1]\nmemory: 190 MB for DPDK, in hugepages\nNOT OK: see the errors above\n",
+        ),
         ("sluiced --version", "sluiced 0.1.0\n"),
         ("ovs-vsctl --version", "ovs-vsctl (Open vSwitch) 3.1.0\nDB Schema 8.3.1\n"),
     ];
@@ -99,6 +108,18 @@ fn boot(root: &Path, rest: &str) -> BootConfig {
          [store]\nfolder = \"{folder}/kept\"\n{rest}"
     );
     parse_boot("sluiced.toml", &text).unwrap_or_else(|errors| panic!("{errors}")).value
+}
+
+/// The usual case: a boot config in its usual place.
+fn case<'a>(boot: &'a BootConfig, policies: Option<&'a PolicySet>) -> Case<'a> {
+    Case { config: Some(Path::new(CONFIG)), boot: Some(boot), policies }
+}
+
+/// A daemon that runs with this boot config.
+fn daemon(root: &Path, process: u32, config: &str, status: &str) {
+    file(root, &format!("proc/{process}/comm"), "sluiced\n");
+    file(root, &format!("proc/{process}/cmdline"), &format!("/usr/sbin/sluiced\0run\0--config\0{config}\0"));
+    file(root, &format!("proc/{process}/status"), status);
 }
 
 fn policies(oversize: &str) -> PolicySet {
@@ -127,7 +148,7 @@ fn a_server_is_looked_at() {
     let boot = boot(root.path(), "[worker]\nlcores = [2, 3, 6]\npolling = \"always\"\n");
     let policies = policies("truncate");
     let machine = Machine::new(root.path(), &commands);
-    let findings = examine(&machine, &Case { boot: Some(&boot), policies: Some(&policies) });
+    let findings = examine(&machine, &case(&boot, Some(&policies)));
 
     assert_eq!(found(&findings, "rights"), [("", Level::Ok, "this user may open ports")]);
     assert_eq!(
@@ -145,7 +166,10 @@ fn a_server_is_looked_at() {
     assert_eq!(found(&findings, "siblings")[0].2, "CPUs 2,6 are threads of one core");
     assert_eq!(found(&findings, "numa"), [("tap", Level::Warning, "at node 0; CPUs 3 of workers are not")]);
     assert_eq!(found(&findings, "governor"), [("", Level::Ok, "CPUs run at full speed")]);
-    assert_eq!(found(&findings, "hugepages"), [("", Level::Ok, "512 of 512 are free")]);
+    assert_eq!(
+        found(&findings, "hugepages"),
+        [("", Level::Ok, "512 of 512 are free; sluiced check plans with 190 needs 95")]
+    );
     assert_eq!(
         found(&findings, "cgroup")[0].2,
         "the control group of this process allows 2048 MB of memory and 2.50 CPUs; the daemon plans with that"
@@ -188,7 +212,7 @@ fn what_is_missing_is_told_with_what_mends_it() {
         [[port]]\nname = \"file\"\nspec = \"pcap:/nowhere/there.pcap\"\nrole = \"capture\"\n";
     let boot = boot(root.path(), rest);
     let machine = Machine::new(root.path(), &commands);
-    let findings = examine(&machine, &Case { boot: Some(&boot), policies: Some(&policies("segment")) });
+    let findings = examine(&machine, &case(&boot, Some(&policies("segment"))));
 
     let rights: Vec<&str> = found(&findings, "rights").iter().map(|(name, ..)| *name).collect();
     assert_eq!(rights, ["CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_IPC_LOCK", "CAP_SYS_NICE"]);
@@ -227,15 +251,75 @@ fn what_is_missing_is_told_with_what_mends_it() {
     assert!(done.iter().all(|(remedy, result)| remedy.safe && result.is_err()));
 }
 
+/// `/proc/meminfo` with so many hugepages, and so many of them free.
+fn hugepages(root: &Path, total: u32, free: u32, available_kb: u32) {
+    let text = format!(
+        "MemAvailable: {available_kb} kB\nHugePages_Total: {total}\nHugePages_Free: {free}\nHugepagesize: 2048 kB\n"
+    );
+    file(root, "proc/meminfo", &text);
+}
+
 #[test]
 fn little_memory_is_not_taken_for_hugepages_unasked() {
     let root = tempfile::tempdir().unwrap();
     let commands = server(root.path());
-    let meminfo = "MemAvailable:   1500000 kB\nHugePages_Total:     0\nHugePages_Free:      0\nHugepagesize:       2048 kB\n";
-    file(root.path(), "proc/meminfo", meminfo);
-    let findings = examine(&Machine::new(root.path(), &commands), &Case::default());
+    let boot = boot(root.path(), "");
+    hugepages(root.path(), 0, 0, 900_000);
+    let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
     assert_eq!(found(&findings, "hugepages")[0].1, Level::Warning);
-    assert_eq!(command(&findings, "hugepages"), Some(("sysctl -w vm.nr_hugepages=512", false)));
+    assert_eq!(command(&findings, "hugepages"), Some(("sysctl -w vm.nr_hugepages=95", false)));
+}
+
+#[test]
+fn hugepages_that_the_daemon_holds_are_not_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    let boot = boot(root.path(), "");
+    let look = |config: Option<&Path>, boot: Option<&BootConfig>| {
+        let case = Case { config, boot, policies: None };
+        let findings = examine(&Machine::new(root.path(), &commands), &case);
+        let (_, level, text) = found(&findings, "hugepages")[0];
+        (level, text.to_owned(), command(&findings, "hugepages").map(|(text, safe)| (text.to_owned(), safe)))
+    };
+    let config = Some(Path::new(CONFIG));
+    // Sized by what `sluiced check` says, and all in use.
+    hugepages(root.path(), 95, 0, 32_000_000);
+    daemon(root.path(), 7, CONFIG, "HugetlbPages:\t  194560 kB\n");
+    let text = "0 of 95 are free, sluiced (process 7) holds 95";
+    let known = format!("{text}; sluiced check plans with 190 needs 95");
+    assert_eq!(look(config, Some(&boot)), (Level::Ok, known, None));
+    assert_eq!(look(None, None), (Level::Ok, text.to_owned(), None));
+    // Another daemon's are not for this one.
+    daemon(root.path(), 7, "/elsewhere/sluiced.toml", "HugetlbPages:\t  194560 kB\n");
+    let (level, _, remedy) = look(config, Some(&boot));
+    assert_eq!((level, remedy), (Level::Warning, Some(("sysctl -w vm.nr_hugepages=190".to_owned(), true))));
+    // It was started before there were any.
+    hugepages(root.path(), 100, 100, 32_000_000);
+    daemon(root.path(), 7, CONFIG, "HugetlbPages:\t       0 kB\n");
+    let (level, text, remedy) = look(config, Some(&boot));
+    assert!(level == Level::Note && text.ends_with("a restart of the daemon takes them"), "{text}");
+    assert_eq!(remedy.unwrap().0, "systemctl restart sluiced");
+}
+
+#[test]
+fn hugepages_are_enough_when_the_plan_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let mut commands = server(root.path());
+    let boot = boot(root.path(), "");
+    hugepages(root.path(), 94, 94, 32_000_000);
+    let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
+    let text = "94 of 94 are free; sluiced check plans with 190 needs 95";
+    assert_eq!(found(&findings, "hugepages")[0], ("", Level::Warning, text));
+    assert_eq!(command(&findings, "hugepages"), Some(("sysctl -w vm.nr_hugepages=95", true)));
+    // Without a plan it is not said that they are as they should be, and none are taken on a guess.
+    commands.answers.remove(PLAN);
+    for (free, level) in [(94, Level::Note), (0, Level::Warning)] {
+        hugepages(root.path(), 94, free, 32_000_000);
+        let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
+        assert_eq!(found(&findings, "hugepages")[0].1, level);
+        let (remedy, safe) = command(&findings, "hugepages").unwrap();
+        assert!(remedy.starts_with("sluiced check --config FILE") && !safe, "{remedy}");
+    }
 }
 
 #[test]
@@ -245,7 +329,8 @@ fn a_machine_that_tells_nothing_is_no_reason_to_fail() {
     let commands = Commands::default();
     let machine = Machine::new(root.path(), &commands);
     for boot in [None, Some(&boot)] {
-        let findings = examine(&machine, &Case { boot, policies: Some(&policies("drop")) });
+        let findings =
+            examine(&machine, &Case { boot, policies: Some(&policies("drop")), ..Case::default() });
         assert!(findings.len() > 5);
     }
     // And whatever its files say.
@@ -254,6 +339,6 @@ fn a_machine_that_tells_nothing_is_no_reason_to_fail() {
         {
             file(root.path(), path, text);
         }
-        drop(examine(&machine, &Case { boot: Some(&boot), policies: None }));
+        drop(examine(&machine, &case(&boot, None)));
     }
 }

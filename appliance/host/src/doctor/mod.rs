@@ -5,12 +5,15 @@
 //! stop nothing.
 
 mod cpu;
+mod daemon;
 mod disk;
 mod finding;
 mod memory;
 mod mtu;
 mod nic;
 mod system;
+
+use std::path::Path;
 
 use sluice_model::{BootConfig, PolicySet};
 
@@ -21,6 +24,8 @@ use crate::Machine;
 /// What the machine is held against. Without a boot config only what concerns every Sluice is looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Case<'a> {
+    /// The file of the boot config.
+    pub config: Option<&'a Path>,
     /// The boot config.
     pub boot: Option<&'a BootConfig>,
     /// The policies, for the ways to their destinations.

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
         _ => None,
     };
     let machine = Machine::new(Path::new("/"), &Host);
-    let case = Case { boot: boot.as_ref(), policies: policies.as_ref() };
+    let case = Case { config, boot: boot.as_ref(), policies: policies.as_ref() };
     let look = || unread.iter().cloned().chain(examine(&machine, &case)).collect::<Vec<_>>();
     let mut findings = look();
     let mut done = Vec::new();
