@@ -177,6 +177,10 @@ fn a_server_is_looked_at() {
     // RFC 7348 and 768: 20 + 8 + 8 bytes before a frame of 14 + 4 + 1,500.
     let ids = found(&findings, "mtu")[0];
     assert_eq!(ids, ("ids", Level::Warning, "the largest copies have 1554 bytes, port out carries 1500"));
+    // Copies are cut to what the port carries, and so much has to arrive.
+    let unseen = findings.iter().rfind(|finding| finding.check == "mtu").unwrap();
+    assert_eq!((&*unseen.subject, unseen.level), ("192.0.2.9", Level::Note));
+    assert_eq!(unseen.remedy.as_ref().unwrap().command, "ping -M do -c 3 -s 1472 192.0.2.9");
     let mend = Some(("ip link set dev eth1 mtu 1554   # and on all switches on the way", false));
     assert_eq!(command(&findings, "mtu"), mend);
     assert!(found(&findings, "disk").iter().all(|(folder, ..)| folder.ends_with("/kept")));
@@ -319,6 +323,26 @@ fn hugepages_are_enough_when_the_plan_says_so() {
         assert_eq!(found(&findings, "hugepages")[0].1, level);
         let (remedy, safe) = command(&findings, "hugepages").unwrap();
         assert!(remedy.starts_with("sluiced check --config FILE") && !safe, "{remedy}");
+    }
+}
+
+#[test]
+fn a_switch_sends_packets_up_to_its_own_mtu() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    file(root.path(), "sys/class/net/eth1/mtu", "9054");
+    let switch = "[[port]]\nname = \"ovs\"\nspec = \"vhost:/run/m.sock\"\nrole = \"capture\"\n";
+    for (mtu, told) in [
+        ("", (Level::Ok, "port out carries 9054 bytes, the largest copies have 9054")),
+        ("mtu = 9216\n", (Level::Warning, "the largest copies have 9270 bytes, port out carries 9054")),
+    ] {
+        let boot = boot(root.path(), &format!("{switch}{mtu}"));
+        let findings =
+            examine(&Machine::new(root.path(), &commands), &case(&boot, Some(&policies("truncate"))));
+        let [ids, (_, level, _)] = found(&findings, "mtu")[..] else { panic!("{findings:?}") };
+        assert_eq!((ids.1, ids.2, level), (told.0, told.1, Level::Note));
+        let last = findings.iter().rfind(|finding| finding.check == "mtu").unwrap();
+        assert_eq!(last.remedy.as_ref().unwrap().command, "ping -M do -c 3 -s 9026 192.0.2.9");
     }
 }
 
