@@ -141,7 +141,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Capture(args) => capture::run(*args, context).await,
         Command::Start(args) => switch::start(args, context).await,
         Command::Stop(args) => switch::stop(args, context).await,
-        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Doctor(args) => doctor::run(&args, context).await,
         Command::Guests(args) => guests::run(args, context).await,
         Command::Ovs(action) => ovs::run(&action, context),
         Command::Completions(args) => completions::run(&args, Cli::command(), context),

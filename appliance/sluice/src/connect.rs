@@ -152,6 +152,16 @@ impl Connection {
         Ok(InterceptedService::new(channel, token))
     }
 
+    /// Connects to the daemon of this machine whose boot config names `socket`, or the usual one. An address that was
+    /// given counts unless it may be another machine's.
+    pub(crate) async fn open_here(&self, socket: Option<&Path>) -> Result<Wire, Failure> {
+        let here = match (&self.server, socket) {
+            (Some(server @ (Server::Unix(_) | Server::Plain(_))), _) => Some(server.clone()),
+            (_, socket) => socket.map(|socket| Server::Unix(socket.to_owned())),
+        };
+        Self { server: here, ca: None, cert: None, key: None, ..self.clone() }.open().await
+    }
+
     fn token(&self) -> Result<Token, Failure> {
         let Some(path) = &self.token_file else { return Ok(Token(None)) };
         let text = read(path, "token")?;

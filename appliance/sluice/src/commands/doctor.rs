@@ -1,19 +1,27 @@
 //! `sluice doctor`: is this machine fit for a broker, and what would mend it?
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
+use sluice_api::v1;
 use sluice_host::doctor::{Case, Finding, Level, examine, mend};
 use sluice_host::{Host, Machine};
-use sluice_model::spec::{Diagnostics, Loaded, load_boot, load_policy};
+use sluice_model::spec::{Diagnostics, Loaded, PolicySetSpec, load_boot, load_policy};
+use sluice_model::{BootConfig, PolicySet};
 
 use crate::cli::Context;
 use crate::failure::{Exit, Failure};
 use crate::out::{Out, Tone};
 use crate::text::safe;
 
+use super::apply;
+
 /// The boot config that is looked at where none is named.
 const USUAL_CONFIG: &str = "/etc/sluice/sluiced.toml";
+
+/// How long the daemon may take to say which policies are in force: the machine is looked at all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,17 +36,22 @@ pub(crate) struct Args {
     all: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let out = context.out;
     let usual = Path::new(USUAL_CONFIG);
     let config = args.config.as_deref().or_else(|| usual.is_file().then_some(usual));
     // What cannot be read is a finding, and the machine is looked at all the same.
     let mut unread = Vec::new();
     let boot = config.and_then(|config| loaded(load_boot(config), config, &mut unread));
-    let policies = match &boot {
+    let mut policies = match &boot {
         Some(boot) if boot.policy.is_file() => loaded(load_policy(&boot.policy), &boot.policy, &mut unread),
         _ => None,
     };
+    if let Some(boot) = &boot {
+        let found = in_force(boot, context).await;
+        unread.push(looked_at(&found, boot));
+        policies = found.map_or(policies, |(_, set)| Some(set));
+    }
     let machine = Machine::new(Path::new("/"), &Host);
     let case = Case { config, boot: boot.as_ref(), policies: policies.as_ref() };
     let look = || unread.iter().cloned().chain(examine(&machine, &case)).collect::<Vec<_>>();
@@ -76,6 +89,36 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     }
     let unfit = findings.iter().any(|finding| finding.level == Level::Error);
     Ok(if unfit || failed { Exit::Failed } else { Exit::Ok })
+}
+
+/// The policies in force and their generation, if the daemon of this boot config answers; else why it does not.
+async fn in_force(boot: &BootConfig, context: &Context) -> Result<(u64, PolicySet), String> {
+    if !boot.api.enabled {
+        return Err("the boot config has no API".to_owned());
+    }
+    let asked = async {
+        let mut client = apply::client(context.connection.open_here(boot.api.socket.as_deref()).await?);
+        Ok::<_, Failure>(client.get_policy_set(v1::GetPolicySetRequest {}).await?.into_inner())
+    };
+    let found = tokio::time::timeout(PATIENCE, asked).await;
+    let found = found.map_err(|_| format!("nothing within {} s", PATIENCE.as_secs()))?;
+    let found = found.map_err(|failure| failure.text)?;
+    let set = PolicySetSpec::from(&found.set.unwrap_or_default()).validate();
+    Ok((found.generation, set.map_err(|errors| errors.to_string())?.value))
+}
+
+/// Which policies the ways and folders of destinations are taken from.
+fn looked_at(in_force: &Result<(u64, PolicySet), String>, boot: &BootConfig) -> Finding {
+    let file = boot.policy.display();
+    let (level, text) = match in_force {
+        Ok((generation, _)) => (Level::Ok, format!("those in force are looked at: generation {generation}")),
+        // What was applied is in force at the next start, and the file is not.
+        Err(why) if boot.api.store.is_some() => {
+            (Level::Note, format!("no daemon tells what was applied ({why}): {file} is looked at instead"))
+        }
+        Err(why) => (Level::Ok, format!("{file} is looked at, as no daemon tells what is in force ({why})")),
+    };
+    Finding { check: "policies", subject: String::new(), level, text, cost: String::new(), remedy: None }
 }
 
 /// What a file says; each of its errors is a finding.

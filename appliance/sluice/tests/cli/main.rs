@@ -119,6 +119,51 @@ fn json_is_for_scripts() {
 }
 
 #[test]
+fn the_doctor_looks_at_what_is_in_force() {
+    let mock = Mock::start();
+    let ports = "[[port]]\nname = \"a\"\nspec = \"net_null0\"\nrole = \"both\"\n";
+    mock.file("file.toml", IN_FORCE.replace("\"ids\"", "\"other\""));
+    let look = |server: Option<&str>, rest: &str| {
+        mock.file(
+            "sluiced.toml",
+            format!("policy = \"file.toml\"\n[eal]\nhugepages = \"never\"\n{rest}{ports}"),
+        );
+        let mut command = mock.command(&["doctor", "--config", "sluiced.toml", "--json"]);
+        command.env_remove("SLUICE_SERVER");
+        if let Some(server) = server {
+            command.env("SLUICE_SERVER", server);
+        }
+        let told: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        let of = |check: &str| {
+            let findings = told["findings"].as_array().unwrap().iter();
+            findings.filter(|finding| finding["check"] == check).cloned().collect::<Vec<_>>()
+        };
+        (of("policies"), of("mtu"))
+    };
+    // By the socket that the boot config names; an address of another machine has no say.
+    let socket = "[api]\nsocket = \"s\"\n";
+    for (server, rest) in [
+        (None, socket),
+        (Some("https://192.0.2.1:9"), socket),
+        (Some(mock.server()), "[api]\nsocket = \"elsewhere\"\n"),
+    ] {
+        let (policies, ways) = look(server, rest);
+        let looked_at = [&policies[0]["level"], &policies[0]["text"]];
+        assert_eq!(looked_at, ["ok", "those in force are looked at: generation 7"]);
+        assert_eq!(ways[0]["subject"], "ids");
+    }
+    mock.leave();
+    std::fs::remove_file(mock.folder().join("s")).unwrap();
+    for (store, level) in [("", "ok"), ("[store]\nfolder = \"kept\"\n", "note")] {
+        let (policies, ways) = look(None, &format!("{socket}{store}"));
+        assert_eq!(policies[0]["level"], level);
+        let text = policies[0]["text"].as_str().unwrap();
+        assert!(text.contains("no socket") && text.contains("file.toml is looked at"), "{text}");
+        assert_eq!(ways[0]["subject"], "other");
+    }
+}
+
+#[test]
 fn exit_codes_mean_something() {
     let mock = Mock::start();
     mock.file("same.toml", IN_FORCE);
