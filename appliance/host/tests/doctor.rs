@@ -48,6 +48,7 @@ const ETHTOOL_G: &str = "Ring parameters for eth0:\nPre-set maximums:\nRX:\t\t40
 fn server(root: &Path) -> Commands {
     file(root, "proc/self/status", "Name:\tsluice\nCapEff:\t000001ffffffffff\n");
     file(root, "proc/self/cgroup", "0::/system.slice/sluiced.service\n");
+    file(root, "proc/self/mounts", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n");
     file(root, "sys/fs/cgroup/system.slice/sluiced.service/memory.max", "2147483648\n");
     file(root, "sys/fs/cgroup/system.slice/sluiced.service/cpu.max", "250000 100000\n");
     file(
@@ -324,6 +325,82 @@ fn hugepages_are_enough_when_the_plan_says_so() {
         let (remedy, safe) = command(&findings, "hugepages").unwrap();
         assert!(remedy.starts_with("sluiced check --config FILE") && !safe, "{remedy}");
     }
+}
+
+#[test]
+fn limits_of_all_control_groups_above_count() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    let boot = boot(root.path(), "");
+    let look = || {
+        let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
+        found(&findings, "cgroup")[0].2.to_owned()
+    };
+    file(root.path(), "sys/fs/cgroup/system.slice/memory.max", "1073741824\n");
+    file(root.path(), "sys/fs/cgroup/system.slice/cpu.max", "max 100000\n");
+    let text = "the control group of this process allows 1024 MB of memory and 2.50 CPUs; the daemon plans with that";
+    assert_eq!(look(), text);
+    // The daemon's count, not those of a login.
+    daemon(root.path(), 7, CONFIG, "CapEff:\t0\n");
+    file(root.path(), "proc/7/cgroup", "0::/system.slice\n");
+    let text =
+        "the control group of sluiced (process 7) allows 1024 MB of memory; the daemon plans with that";
+    assert_eq!(look(), text);
+    // In a container the path is the host's.
+    file(root.path(), "proc/7/cgroup", "0::/docker/4f2a\n");
+    file(root.path(), "sys/fs/cgroup/memory.max", "134217728\n");
+    assert!(look().contains("allows 128 MB of memory;"), "{}", look());
+    // Version 1.
+    file(root.path(), "proc/self/mounts", "c /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n");
+    file(root.path(), "proc/7/cgroup", "4:cpu,cpuacct:/a/b\n5:memory:/\n0::/\n");
+    file(root.path(), "sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_quota_us", "-1\n");
+    file(root.path(), "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "50000\n");
+    file(root.path(), "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
+    assert!(look().contains("allows 0.50 CPUs;"), "{}", look());
+}
+
+#[test]
+fn rights_are_those_of_the_daemon() {
+    let root = tempfile::tempdir().unwrap();
+    let mut commands = server(root.path());
+    file(root.path(), "proc/self/status", "CapEff:\t0000000000000000\n");
+    fs::create_dir_all(root.path().join("sys/bus/pci/devices/0000:01:00.0")).unwrap();
+    let nic = "[[port]]\nname = \"nic\"\nspec = \"0000:01:00.0\"\nrole = \"capture\"\n";
+    let boot = boot(root.path(), nic);
+    let look = |commands: &Commands| {
+        let findings = examine(&Machine::new(root.path(), commands), &case(&boot, None));
+        let rights = found(&findings, "rights");
+        let rights: Vec<_> = rights.iter().map(|(name, level, _)| ((*name).to_owned(), *level)).collect();
+        (rights, found(&findings, "locked_memory").len())
+    };
+    let lacks = |name: &str| (name.to_owned(), Level::Error);
+    let nice = ("CAP_SYS_NICE".to_owned(), Level::Note);
+    let all = [lacks("CAP_NET_RAW"), lacks("CAP_NET_ADMIN"), lacks("CAP_IPC_LOCK"), nice.clone()];
+    assert_eq!(look(&commands), (all.to_vec(), 1), "who asks would run it");
+    let getcap = "sh -c PATH=$PATH:/usr/sbin:/sbin getcap \"$(command -v sluiced)\"";
+    commands.answers.insert(getcap, "/usr/sbin/sluiced cap_net_admin,cap_ipc_lock,cap_net_raw=ep\n");
+    assert_eq!(look(&commands), (vec![nice.clone()], 1), "the file brings them");
+    commands.answers.remove(getcap);
+
+    // As the package has it, then as its example for vfio has it.
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/systemd/");
+    let unit = |name: &str| fs::read_to_string(format!("{unit}{name}")).unwrap();
+    file(root.path(), "usr/lib/systemd/system/sluiced.service", &unit("sluiced.service"));
+    assert_eq!(look(&commands), (vec![nice.clone()], 0));
+    let drop_in = "etc/systemd/system/sluiced.service.d/vfio.conf";
+    file(root.path(), drop_in, &unit("vfio.conf"));
+    assert_eq!(look(&commands), (vec![nice.clone()], 0));
+    file(root.path(), drop_in, "[Service]\nCapabilityBoundingSet=\nCapabilityBoundingSet=CAP_NET_RAW\n");
+    assert_eq!(look(&commands).0, [lacks("CAP_NET_ADMIN"), lacks("CAP_IPC_LOCK"), nice.clone()]);
+
+    // Whatever the unit says, one that runs has what it has.
+    daemon(root.path(), 7, CONFIG, "CapEff:\t0000000000007000\n");
+    file(
+        root.path(),
+        "proc/7/limits",
+        "Max locked memory         unlimited            unlimited            bytes\n",
+    );
+    assert_eq!(look(&commands), (vec![nice], 0));
 }
 
 #[test]

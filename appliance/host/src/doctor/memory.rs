@@ -1,10 +1,11 @@
-//! Hugepages, and limits of control groups.
+//! Hugepages, and memory in all.
 
 use sluice_model::{Hugepages, PortSpec};
 
 use super::Case;
 use super::daemon::Daemon;
 use super::finding::Finding;
+use super::runner::Runner;
 use crate::Machine;
 
 /// Kilobytes of the hugepages that pools lie in.
@@ -93,7 +94,7 @@ fn planned_mb(machine: &Machine<'_>, case: &Case<'_>) -> Option<u64> {
 }
 
 /// How much may be used?
-pub(crate) fn limits(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Finding>) {
+pub(crate) fn limits(machine: &Machine<'_>, case: &Case<'_>, runner: &Runner, findings: &mut Vec<Finding>) {
     const CHECK: &str = "memory";
     match machine.kilobytes("/proc/meminfo", "MemAvailable") {
         Some(kb) if kb < LEAST_KB => findings.push(Finding::warning(
@@ -106,61 +107,10 @@ pub(crate) fn limits(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<
         None => findings.push(Finding::note(CHECK, "", "the memory of the machine cannot be read")),
     }
     let nics = case.boot.is_some_and(|boot| boot.ports.iter().any(|p| matches!(p.spec, PortSpec::Pci(_))));
-    if nics && let Some(limits) = machine.text("/proc/self/limits") {
-        let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap_or_default();
-        if !locked.contains("unlimited") {
-            let cost = "vfio-pci locks all memory that a NIC may reach: ports fail to start";
-            let finding = Finding::warning("locked_memory", "", "locked memory is limited", cost);
-            findings.push(finding.decided_by("ulimit -l unlimited   # in a unit: LimitMEMLOCK=infinity"));
-        }
+    if nics && runner.locks_all(machine) == Some(false) {
+        let cost = "vfio-pci locks all memory that a NIC may reach: ports fail to start";
+        let text = format!("{} may lock a limited amount of memory", runner.name());
+        let finding = Finding::warning("locked_memory", "", text, cost);
+        findings.push(finding.decided_by("ulimit -l unlimited   # in a unit: LimitMEMLOCK=infinity"));
     }
-    cgroup(machine, findings);
-}
-
-/// The limits of the control group that this process is in.
-fn cgroup(machine: &Machine<'_>, findings: &mut Vec<Finding>) {
-    const CHECK: &str = "cgroup";
-    let own = machine.text("/proc/self/cgroup").unwrap_or_default();
-    let path = |controller: &str| {
-        own.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':');
-            let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-            let here = if controllers.is_empty() {
-                format!("/sys/fs/cgroup{path}")
-            } else if controllers.split(',').any(|name| name == controller) {
-                format!("/sys/fs/cgroup/{controller}{path}")
-            } else {
-                return None;
-            };
-            machine.exists(&here).then_some(here)
-        })
-    };
-    let mut told = Vec::new();
-    if let Some(here) = path("memory") {
-        let limit = machine.text(format!("{here}/memory.max"));
-        let limit = limit.or_else(|| machine.text(format!("{here}/memory.limit_in_bytes")));
-        // Version 1 says "none" by a number near 2^63.
-        let limit = limit.and_then(|text| text.parse::<u64>().ok()).filter(|&bytes| bytes < 1 << 60);
-        told.extend(limit.map(|bytes| format!("{} MB of memory", bytes >> 20)));
-    }
-    if let Some(here) = path("cpu") {
-        let quota = machine.text(format!("{here}/cpu.max")).or_else(|| {
-            let part = |name: &str| machine.text(format!("{here}/cpu.cfs_{name}_us"));
-            Some(format!("{} {}", part("quota")?, part("period")?))
-        });
-        let quota = quota.and_then(|text| {
-            let (quota, period) = text.split_once(' ')?;
-            Some((quota.parse::<u64>().ok()?, period.parse::<u64>().ok().filter(|&period| period > 0)?))
-        });
-        told.extend(quota.map(|(quota, period)| {
-            let hundredths = quota.saturating_mul(100) / period;
-            format!("{}.{:02} CPUs", hundredths / 100, hundredths % 100)
-        }));
-    }
-    findings.push(if told.is_empty() {
-        Finding::ok(CHECK, "", "the control group of this process sets no limit")
-    } else {
-        let text = format!("the control group of this process allows {}", told.join(" and "));
-        Finding::note(CHECK, "", format!("{text}; the daemon plans with that"))
-    });
 }

@@ -4,6 +4,7 @@
 //! see it says so of. [`mend`] runs the commands that are safe: they change settings that hold until the next boot, and
 //! stop nothing.
 
+mod cgroup;
 mod cpu;
 mod daemon;
 mod disk;
@@ -11,6 +12,7 @@ mod finding;
 mod memory;
 mod mtu;
 mod nic;
+mod runner;
 mod system;
 
 use std::path::Path;
@@ -36,11 +38,13 @@ pub struct Case<'a> {
 #[must_use]
 pub fn examine(machine: &Machine<'_>, case: &Case<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    system::rights(machine, case, &mut findings);
+    let runner = runner::Runner::of(machine, case);
+    system::rights(machine, case, &runner, &mut findings);
     nic::ports(machine, case, &mut findings);
     cpu::cores(machine, case, &mut findings);
     memory::hugepages(machine, case, &mut findings);
-    memory::limits(machine, case, &mut findings);
+    memory::limits(machine, case, &runner, &mut findings);
+    cgroup::limits(machine, &runner, &mut findings);
     mtu::ways(machine, case, &mut findings);
     disk::folders(machine, case, &mut findings);
     system::clock(machine, &mut findings);

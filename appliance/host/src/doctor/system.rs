@@ -4,6 +4,7 @@ use sluice_model::PortSpec;
 
 use super::Case;
 use super::finding::Finding;
+use super::runner::Runner;
 use crate::Machine;
 
 /// Capabilities by number (linux/capability.h).
@@ -12,14 +13,9 @@ const NET_RAW: u32 = 13;
 const IPC_LOCK: u32 = 14;
 const SYS_NICE: u32 = 23;
 
-/// May this user run a Sluice? The daemon may run as another one; what is told is of who asks.
-pub(crate) fn rights(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Finding>) {
+/// May the daemon do what it has to?
+pub(crate) fn rights(machine: &Machine<'_>, case: &Case<'_>, runner: &Runner, findings: &mut Vec<Finding>) {
     const CHECK: &str = "rights";
-    let Some(effective) = machine.line("/proc/self/status", "CapEff") else {
-        findings.push(Finding::note(CHECK, "", "the rights of this process cannot be read"));
-        return;
-    };
-    let effective = u64::from_str_radix(&effective, 16).unwrap_or(0);
     let kernel_ports = case.boot.is_none_or(|boot| {
         let others =
             |spec: &PortSpec| matches!(spec, PortSpec::Pci(_) | PortSpec::Pcap(_) | PortSpec::Vhost(_));
@@ -34,21 +30,42 @@ pub(crate) fn rights(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<
     ];
     let before = findings.len();
     for (needed, number, name, cost) in wanted {
-        if needed && effective >> number & 1 == 0 {
-            let text = format!("{name} is missing");
-            let finding = if number == SYS_NICE {
-                Finding::note(CHECK, name, format!("{text}: {cost}"))
-            } else {
-                Finding::error(CHECK, name, text, cost)
-            };
-            findings.push(finding.decided_by(
-                "setcap cap_net_raw,cap_net_admin,cap_ipc_lock,cap_sys_nice+ep \"$(command -v sluiced)\"",
+        let Some(has) = runner.may(machine, number, name) else {
+            findings.push(Finding::note(
+                CHECK,
+                "",
+                format!("the rights of {} cannot be read", runner.name()),
             ));
+            return;
+        };
+        if !needed || has || *runner == Runner::Asker && by_file(machine, name) {
+            continue;
         }
+        let text = format!("{} has no {name}", runner.name());
+        let finding = if number == SYS_NICE {
+            Finding::note(CHECK, name, format!("{text}: {cost}"))
+        } else {
+            Finding::error(CHECK, name, text, cost)
+        };
+        findings.push(finding.decided_by(if *runner == Runner::Asker {
+            "setcap cap_net_raw,cap_net_admin,cap_ipc_lock,cap_sys_nice+ep \"$(command -v sluiced)\""
+                .to_owned()
+        } else {
+            format!(
+                "systemctl edit sluiced   # [Service] AmbientCapabilities={name} CapabilityBoundingSet={name}"
+            )
+        }));
     }
     if findings.len() == before {
-        findings.push(Finding::ok(CHECK, "", "this user may open ports"));
+        findings.push(Finding::ok(CHECK, "", format!("{} may open ports", runner.name())));
     }
+}
+
+/// Whether the file of the daemon brings a capability, whoever starts it.
+fn by_file(machine: &Machine<'_>, name: &str) -> bool {
+    let told =
+        machine.tools.run(&["sh", "-c", "PATH=$PATH:/usr/sbin:/sbin getcap \"$(command -v sluiced)\""]);
+    told.is_ok_and(|told| told.contains(&name.to_lowercase()))
 }
 
 /// Are times of packets to be trusted?
