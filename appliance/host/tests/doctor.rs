@@ -328,6 +328,31 @@ fn hugepages_are_enough_when_the_plan_says_so() {
 }
 
 #[test]
+fn disks_are_held_against_what_the_boot_config_keeps_free() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    fs::create_dir_all(root.path().join("records")).unwrap();
+    let look = |rest: &str| {
+        let folders = "[api]\npcap_folder = \"/captures\"\n[flow]\n[flow.parquet]\nfolder = \"/records\"\n";
+        let boot = boot(root.path(), &format!("{folders}{rest}"));
+        let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
+        let of = |folder: &str| {
+            let found = found(&findings, "disk");
+            let (_, level, text) = found.into_iter().find(|(subject, ..)| *subject == folder).unwrap();
+            (level, text.to_owned())
+        };
+        (of("/captures"), of("/records"))
+    };
+    let (captures, records) = look("reserve_mb = 16777216\n[protection]\nfree_disk_mb = 0\n");
+    assert!(captures.0 < Level::Error && !captures.1.contains("free_disk_mb"), "{captures:?}");
+    assert!(records.0 == Level::Error && records.1.contains("reserve_mb = 16777216"), "{records:?}");
+    let (captures, records) = look("reserve_mb = 0\n[protection]\nfree_disk_mb = 1000000000\n");
+    for (level, text) in [captures, records] {
+        assert!(level == Level::Warning && text.contains("less than free_disk_mb = 1000000000"), "{text}");
+    }
+}
+
+#[test]
 fn limits_of_all_control_groups_above_count() {
     let root = tempfile::tempdir().unwrap();
     let commands = server(root.path());

@@ -9,8 +9,8 @@ use super::Case;
 use super::finding::Finding;
 use crate::Machine;
 
-/// Less free space than this is an exception of the daemon, bytes.
-const LEAST: u64 = 100 << 20;
+/// What the writer of Parquet files leaves free, unless the boot config says otherwise, megabytes.
+const RESERVE_MB: u32 = 256;
 /// Less than this is worth a look, bytes.
 const LITTLE: u64 = 1 << 30;
 
@@ -18,7 +18,13 @@ const LITTLE: u64 = 1 << 30;
 pub(crate) fn folders(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Finding>) {
     const CHECK: &str = "disk";
     let mut folders: Vec<PathBuf> = Vec::new();
+    let mut reserved: Option<(&Path, u64)> = None;
     if let Some(boot) = case.boot {
+        if let Some(parquet) = &boot.flow.parquet {
+            let reserve_mb = parquet.reserve_mb.unwrap_or(RESERVE_MB);
+            reserved = Some((&parquet.folder, u64::from(reserve_mb) * 1_000_000));
+        }
+        folders.extend(boot.api.pcap_folder.clone());
         folders.extend(boot.flow.parquet.iter().map(|parquet| parquet.folder.clone()));
         folders.extend(boot.api.store.clone());
         let files = [&boot.flow.jsonl, &boot.flow.metrics_jsonl];
@@ -29,9 +35,12 @@ pub(crate) fn folders(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec
         DestinationKind::Pcap { file } => Some(file.parent()?.to_owned()),
         DestinationKind::Tunnel(_) | DestinationKind::Port { .. } | DestinationKind::Group(_) => None,
     }));
+    let protection = case.boot.map_or_else(Default::default, |boot| boot.protection);
+    let least = protection.free_disk_mb.map_or(0, |mb| u64::from(mb) << 20);
     folders.sort();
     folders.dedup();
     for folder in folders {
+        let reserve = reserved.filter(|(parquet, _)| *parquet == folder).map_or(0, |(_, bytes)| bytes);
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let subject = folder.display().to_string();
         // A folder that is not there is made in the nearest one that is.
@@ -50,14 +59,18 @@ pub(crate) fn folders(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec
         findings.push(if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
             let cost = "nothing can be written there";
             Finding::error(CHECK, subject, "the file system is mounted to be read only", cost)
-        } else if free < LEAST {
-            Finding::error(CHECK, subject, text, "the daemon raises disk_low and writes nothing")
+        } else if free < reserve {
+            let text = format!("{text}, and reserve_mb = {} are kept free", reserve / 1_000_000);
+            Finding::error(CHECK, subject, text, "no records are written; they are lost and counted")
+        } else if free < least {
+            let text = format!("{text}, less than free_disk_mb = {}", least >> 20);
+            Finding::warning(CHECK, subject, text, "the daemon raises disk_low, and writes until it is full")
         } else if free < LITTLE {
             Finding::warning(
                 CHECK,
                 subject,
                 text,
-                "it may soon be full; nothing is written then, and it is counted",
+                "it may soon be full; what cannot be written is lost and counted",
             )
         } else {
             Finding::ok(CHECK, subject, text)
