@@ -353,6 +353,28 @@ fn disks_are_held_against_what_the_boot_config_keeps_free() {
 }
 
 #[test]
+fn the_way_to_an_iommu_is_that_of_the_cpu() {
+    let root = tempfile::tempdir().unwrap();
+    let commands = server(root.path());
+    fs::create_dir_all(root.path().join("sys/bus/pci/devices/0000:01:00.0")).unwrap();
+    let nic = "[[port]]\nname = \"nic\"\nspec = \"0000:01:00.0\"\nrole = \"capture\"\n";
+    let boot = boot(root.path(), nic);
+    for (vendor, first, option) in [
+        ("vendor_id\t: GenuineIntel", "VT-d", Some("intel_iommu=on iommu=pt ")),
+        ("vendor_id\t: AuthenticAMD", "AMD-Vi", Some("&iommu=pt ")),
+        ("CPU implementer\t: 0x41", "SMMU", None),
+    ] {
+        file(root.path(), "proc/cpuinfo", &format!("processor\t: 0\n{vendor}\n"));
+        let findings = examine(&Machine::new(root.path(), &commands), &case(&boot, None));
+        let (_, level, text) = found(&findings, "iommu")[0];
+        assert!(level == Level::Error && text.contains(first), "{text}");
+        let (command, safe) = command(&findings, "iommu").unwrap();
+        assert!(!safe && option.is_none_or(|option| command.contains(option)), "{command}");
+        assert_eq!(command.contains("intel_iommu"), first == "VT-d");
+    }
+}
+
+#[test]
 fn limits_of_all_control_groups_above_count() {
     let root = tempfile::tempdir().unwrap();
     let commands = server(root.path());

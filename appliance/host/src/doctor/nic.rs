@@ -211,8 +211,26 @@ fn iommu(machine: &Machine<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let cost = "vfio-pci does not take NICs: the daemon does not start";
-    findings.push(Finding::error(CHECK, "", "it is off, or there is none", cost).decided_by(
-        "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on iommu=pt /' /etc/default/grub && update-grub   # then restart \
-         the machine; without an IOMMU: echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
-    ));
+    let cpu = machine.text("/proc/cpuinfo").unwrap_or_default();
+    let is_of = |vendors: &[&str]| {
+        let mut lines = cpu.lines().filter(|line| line.starts_with("vendor_id"));
+        lines.any(|line| vendors.iter().any(|vendor| line.contains(vendor)))
+    };
+    // AMD's driver uses what the firmware tells of, without being asked to (kernel-parameters.txt, amd_iommu=).
+    let (setting, options) = if is_of(&["GenuineIntel", "CentaurHauls", "Shanghai"]) {
+        ("switch VT-d on in the firmware's setup", Some("intel_iommu=on iommu=pt"))
+    } else if is_of(&["AuthenticAMD", "HygonGenuine"]) {
+        ("switch the IOMMU (AMD-Vi) on in the firmware's setup", Some("iommu=pt"))
+    } else {
+        ("see the firmware's setup for an IOMMU (SMMU)", None)
+    };
+    let finding = Finding::error(CHECK, "", format!("it is off, or there is none: {setting}"), cost);
+    let without = "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+    findings.push(finding.decided_by(match options {
+        Some(options) => format!(
+            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{options} /' /etc/default/grub && update-grub   # then restart the \
+             machine; without an IOMMU: {without}"
+        ),
+        None => format!("{without}   # without an IOMMU"),
+    }));
 }
