@@ -375,6 +375,41 @@ fn the_way_to_an_iommu_is_that_of_the_cpu() {
 }
 
 #[test]
+fn nics_for_dpdk_are_asked_for_what_can_be_known() {
+    let root = tempfile::tempdir().unwrap();
+    let mut commands = server(root.path());
+    let folder = "sys/bus/pci/devices/0000:01:00.0";
+    file(root.path(), &format!("{folder}/vendor"), "0x15b3\n");
+    file(root.path(), &format!("{folder}/device"), "0x1017\n");
+    file(root.path(), &format!("{folder}/net/ens1/mtu"), "1500\n");
+    symlink("../../drivers/mlx5_core", root.path().join(folder).join("driver")).unwrap();
+    commands.answers.insert("ethtool -i ens1", "driver: mlx5_core\nfirmware-version: 16.35.2000\n");
+    let nic = "[[port]]\nname = \"nic\"\nspec = \"0000:01:00.0\"\nrole = \"capture\"\n";
+    let look = |rest: &str| {
+        let boot = boot(root.path(), &format!("{rest}{nic}"));
+        examine(&Machine::new(root.path(), &commands), &case(&boot, None))
+    };
+    let findings = look("");
+    let text = "0000:01:00.0 (15b3:1017) is shared with the kernel's mlx5_core, firmware 16.35.2000";
+    assert_eq!(found(&findings, "port")[2], ("nic", Level::Ok, text));
+    // Without lcores the daemon takes seven of these eight CPUs.
+    assert_eq!(found(&findings, "rss")[0].1, Level::Note);
+    assert!(found(&look("[worker]\nlcores = [1]\n"), "rss").is_empty());
+    file(root.path(), "sys/devices/system/cpu/online", "0-2\n");
+    assert!(found(&look(""), "rss").is_empty(), "one worker");
+
+    fs::remove_file(root.path().join(folder).join("driver")).unwrap();
+    symlink("../../drivers/vfio-pci", root.path().join(folder).join("driver")).unwrap();
+    let findings = look("");
+    assert_eq!(found(&findings, "firmware")[0].1, Level::Note);
+    let (command, safe) = command(&findings, "firmware").unwrap();
+    assert!(
+        !safe && command.ends_with("ethtool -i \"$(ls /sys/bus/pci/devices/0000:01:00.0/net)\""),
+        "{command}"
+    );
+}
+
+#[test]
 fn limits_of_all_control_groups_above_count() {
     let root = tempfile::tempdir().unwrap();
     let commands = server(root.path());

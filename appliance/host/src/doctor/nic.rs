@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sluice_model::{PortConfig, PortSpec};
+use sluice_model::{BootConfig, PortConfig, PortSpec, Profile};
 
 use super::Case;
 use super::finding::Finding;
@@ -13,13 +13,13 @@ const PCI: &str = "/sys/bus/pci/devices";
 /// Looks at every port of the boot config.
 pub(crate) fn ports(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<Finding>) {
     let ports = case.boot.map_or(&[][..], |boot| &boot.ports);
-    let workers = case.boot.map_or(0, |boot| boot.worker.lcores.len());
+    let spreads = case.boot.is_some_and(|boot| spreads(machine, boot));
     for port in ports {
         match &port.spec {
             PortSpec::AfPacket(interface) => kernel(machine, port, interface, findings),
             PortSpec::Pci(device) => {
                 pci(machine, port, device.split(',').next().unwrap_or_default(), findings);
-                if workers > 1 {
+                if spreads && port.role.captures() {
                     let text = "whether its RSS keeps both directions together is tested by the daemon at its start; \
                                 its log says so, and what it does otherwise (distributors)";
                     findings.push(Finding::note("rss", port.name.as_str(), text));
@@ -40,6 +40,17 @@ pub(crate) fn ports(machine: &Machine<'_>, case: &Case<'_>, findings: &mut Vec<F
     }
     if ports.iter().any(|port| matches!(port.spec, PortSpec::Pci(_))) {
         iommu(machine, findings);
+    }
+}
+
+/// Whether a NIC has more than one worker. Without names the daemon takes nearly all CPUs where it has four.
+fn spreads(machine: &Machine<'_>, boot: &BootConfig) -> bool {
+    match boot.worker.lcores.len() {
+        0 => {
+            let online = machine.cpus("/sys/devices/system/cpu/online");
+            boot.profile != Profile::Small && online.is_none_or(|online| online.len() >= 4)
+        }
+        named => named > 1,
     }
 }
 
@@ -70,13 +81,8 @@ fn kernel(machine: &Machine<'_>, port: &PortConfig, interface: &str, findings: &
         return;
     }
     let info = machine.tools.run(&["ethtool", "-i", interface]).unwrap_or_default();
-    let value = |key: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        Some(line.trim().to_owned()).filter(|value| !value.is_empty() && value != "N/A")
-    };
-    let driver = machine.link(format!("{folder}/device/driver")).or_else(|| value("driver"));
-    let firmware =
-        value("firmware-version").map(|version| format!(", firmware {version}")).unwrap_or_default();
+    let driver = machine.link(format!("{folder}/device/driver")).or_else(|| told(&info, "driver"));
+    let firmware = firmware(&info);
     let driver = driver.unwrap_or_else(|| "not told".to_owned());
     let text = format!("{interface}: driver {driver}{firmware}");
     let up = format!("ip link set dev {interface} up");
@@ -100,6 +106,17 @@ fn kernel(machine: &Machine<'_>, port: &PortConfig, interface: &str, findings: &
         offloads(machine, name, interface, findings);
         rings(machine, name, interface, findings);
     }
+}
+
+/// A value of what `ethtool -i` prints.
+fn told(info: &str, key: &str) -> Option<String> {
+    let line = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned()).filter(|value| !value.is_empty() && value != "N/A")
+}
+
+/// The firmware, as the end of a sentence; empty = not told.
+fn firmware(info: &str) -> String {
+    told(info, "firmware-version").map(|version| format!(", firmware {version}")).unwrap_or_default()
 }
 
 /// Offloads that hand over what was never on the wire.
@@ -168,21 +185,31 @@ fn pci(machine: &Machine<'_>, port: &PortConfig, device: &str, findings: &mut Ve
     let text = |file: &str| machine.text(format!("{folder}/{file}")).unwrap_or_default();
     let ids =
         format!("{}:{}", text("vendor").trim_start_matches("0x"), text("device").trim_start_matches("0x"));
+    // While the kernel's driver has it, its interface tells.
+    let interfaces = machine.names(format!("{folder}/net"));
+    let info = interfaces.first().and_then(|interface| machine.tools.run(&["ethtool", "-i", interface]).ok());
+    let firmware = firmware(&info.unwrap_or_default());
     match machine.link(format!("{folder}/driver")).as_deref() {
         Some("vfio-pci" | "uio_pci_generic" | "igb_uio") => {
             findings.push(Finding::ok("port", name, format!("{device} ({ids}) is bound for DPDK")));
+            let text = "its firmware is told while the kernel's driver has it; no daemon may use it then, and it has to \
+                        be bound for DPDK again";
+            findings.push(Finding::note("firmware", name, text).decided_by(format!(
+                "echo {device} > {folder}/driver/unbind && echo > {folder}/driver_override && \
+                 echo {device} > /sys/bus/pci/drivers_probe && ethtool -i \"$(ls {folder}/net)\""
+            )));
         }
         // Their DPDK drivers work beside the kernel's.
         Some(driver @ ("mlx4_core" | "mlx5_core" | "mana")) => {
             findings.push(Finding::ok(
                 "port",
                 name,
-                format!("{device} ({ids}) is shared with the kernel's {driver}"),
+                format!("{device} ({ids}) is shared with the kernel's {driver}{firmware}"),
             ));
         }
         driver => {
             let text = match driver {
-                Some(driver) => format!("{device} ({ids}) belongs to the kernel's {driver}"),
+                Some(driver) => format!("{device} ({ids}) belongs to the kernel's {driver}{firmware}"),
                 None => format!("{device} ({ids}) has no driver"),
             };
             let command = format!(
