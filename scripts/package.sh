@@ -11,15 +11,17 @@ say "building"
 release_cargo build --release --locked -p sluiced -p sluice
 
 out=$root/target/package
-sluice=${CARGO_TARGET_DIR:-$root/target}/release/sluice
+programs=${CARGO_TARGET_DIR:-$root/target}/release
 rm -rf "$out"
-mkdir -p "$out/man"
-"$sluice" man "$out/man" >&2
+mkdir -p "$out"/{man,bash,zsh,fish}
+for program in sluiced sluice; do
+    "$programs/$program" man "$out/man" >&2
+    "$programs/$program" completions bash >"$out/bash/$program"
+    "$programs/$program" completions zsh >"$out/zsh/_$program"
+    "$programs/$program" completions fish >"$out/fish/$program.fish"
+done
 # Without names and times, which differ from build to build.
 gzip -9n "$out"/man/*
-"$sluice" completions bash >"$out/sluice.bash"
-"$sluice" completions zsh >"$out/_sluice"
-"$sluice" completions fish >"$out/sluice.fish"
 
 say "making the package"
 SOURCE_DATE_EPOCH=$(commit_time)

@@ -242,6 +242,19 @@ fn the_package_installs_runs_upgrades_and_goes() {
         let own: Vec<_> = told.lines().filter(|line| line.contains("sluice")).collect();
         assert!(own.is_empty(), "{own:?}");
     }
+    for (program, section, command) in [("sluiced", 8, "replay"), ("sluice", 1, "rollback")] {
+        let man = format!("/usr/share/man/man{section}/{program}");
+        let page = root.run(&format!("zcat {man}.{section}.gz"));
+        assert!(page.contains(&format!(".TH {program} {section}")), "{page}");
+        root.run(&format!("test -s {man}-{command}.{section}.gz"));
+        for file in [
+            format!("bash-completion/completions/{program}"),
+            format!("zsh/vendor-completions/_{program}"),
+            format!("fish/vendor_completions.d/{program}.fish"),
+        ] {
+            assert!(root.run(&format!("cat /usr/share/{file}")).contains(command), "{file}");
+        }
+    }
     // What is in the binaries is told, and under which terms.
     for binary in ["sluiced", "sluice"] {
         let file = format!("/usr/share/doc/sluice/licences/{binary}");

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod completions;
 mod engine_view;
 mod log;
+mod man;
 mod metrics;
 mod notify;
 mod parquet_folder;
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use sluice_export::parquet::Profile;
 use sluice_model::DedupMode;
 
@@ -43,6 +45,10 @@ enum Command {
     Check(CheckArgs),
     /// Replay capture files through the whole pipeline: no hugepages, no rights, no network.
     Replay(ReplayArgs),
+    /// Completions for a shell, on stdout.
+    Completions(completions::Args),
+    /// Manual pages, on stdout or into a folder.
+    Man(man::Args),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +149,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args.config, args.json),
         Command::Check(args) => check::check(args.config.as_deref(), args.policy.as_deref()),
         Command::Replay(args) => replay::replay(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => man::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

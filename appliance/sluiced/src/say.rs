@@ -21,6 +21,11 @@ impl Out {
         }
     }
 
+    /// Writes what is made in one piece, and whether it arrived.
+    pub(crate) fn text(text: &[u8]) -> Result<()> {
+        Self { failure: io::stdout().lock().write_all(text).err() }.end()
+    }
+
     /// Whether all of it arrived. A reader that has gone wanted no more: that is no error.
     pub(crate) fn end(self) -> Result<()> {
         match self.failure {
