@@ -20,6 +20,7 @@ use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_tests::daemon::{Daemon, Summary, binary};
 use sluice_tests::dropper::Dropper;
 use sluice_tests::netns::{Lab, Namespace, wait_for};
+use sluice_tests::pcap_file::{Builder, ETHERNET, Record};
 use sluice_tests::sluiced::cli;
 use sluice_tests::stream::{self, Frames, Receiver};
 use sluice_tests::tcpdump::{Frame, Tcpdump, tshark};
@@ -96,8 +97,38 @@ struct Way {
     destination: &'static str,
     /// Its row among the numbered tunnels of the node; `None` = it has no numbers.
     numbered: Option<&'static str>,
-    /// What tshark calls the tag, and the number.
-    fields: [&'static str; 2],
+    /// What tshark calls the tag.
+    tag: &'static str,
+    /// What tshark calls the fields that hold the number.
+    number: Number,
+}
+
+/// Where the number of a tunnel packet is.
+#[derive(Clone, Copy)]
+enum Number {
+    /// GRE has a field for it.
+    Gre,
+    /// VXLAN has none: flags, then what RFC 7348 reserves. With the reference marking all flags are set, and the 24 bits
+    /// hold the number; else only the flag of a valid VNI is, and the bits are 0.
+    Vxlan,
+}
+
+impl Number {
+    const fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Gre => &["gre.sequence_number"],
+            Self::Vxlan => &["vxlan.flags", "vxlan.gbp"],
+        }
+    }
+
+    /// What the fields of 16 bits hold, one after the other, in packet `number`.
+    const fn expected(self, number: u64, numbered: bool) -> u64 {
+        match (self, numbered) {
+            (Self::Gre, _) => number,
+            (Self::Vxlan, true) => 0xff00_0000 | number,
+            (Self::Vxlan, false) => 0x0800_0000,
+        }
+    }
 }
 
 const WAYS: [Way; 5] = [
@@ -105,33 +136,62 @@ const WAYS: [Way; 5] = [
         what: "VXLAN, reference marking",
         destination: "type = \"vxlan\"\nremote = \"192.0.2.2\"\nmarking = \"reference\"",
         numbered: Some("vxlan from 192.0.2.1"),
-        fields: ["vxlan.vni", "udp.dstport"],
+        tag: "vxlan.vni",
+        number: Number::Vxlan,
     },
     Way {
         what: "VXLAN",
         destination: "type = \"vxlan\"\nremote = \"192.0.2.2\"",
         numbered: None,
-        fields: ["vxlan.vni", "udp.dstport"],
+        tag: "vxlan.vni",
+        number: Number::Vxlan,
     },
     Way {
         what: "ERSPAN II over IPv6",
         destination: "type = \"erspan2\"\nremote = \"2001:db8::2\"",
         numbered: Some("erspan2 from 2001:db8::1"),
-        fields: ["erspan.spanid", "gre.sequence_number"],
+        tag: "erspan.spanid",
+        number: Number::Gre,
     },
     Way {
         what: "ERSPAN III",
         destination: "type = \"erspan3\"\nremote = \"192.0.2.2\"",
         numbered: Some("erspan3 from 192.0.2.1"),
-        fields: ["erspan.spanid", "gre.sequence_number"],
+        tag: "erspan.spanid",
+        number: Number::Gre,
     },
     Way {
         what: "ERSPAN III, reference marking",
         destination: "type = \"erspan3\"\nremote = \"192.0.2.2\"\nmarking = \"reference\"",
         numbered: Some("erspan3 from 192.0.2.1"),
-        fields: ["gre.key", "gre.sequence_number"],
+        tag: "gre.key",
+        number: Number::Gre,
     },
 ];
+
+/// What tshark is asked of the frames themselves, before, in and behind the tunnel.
+const FRAME: [&str; 11] = [
+    "eth.src",
+    "eth.dst",
+    "eth.type",
+    "vlan.id",
+    "ip.src",
+    "ip.dst",
+    "ip.frag_offset",
+    "ipv6.src",
+    "ipv6.dst",
+    "tcp.dstport",
+    "udp.dstport",
+];
+
+/// VXLAN is dissected on its own port only.
+const VXLAN: &[&str] = &["udp.port==4789,vxlan"];
+
+/// A number as tshark writes it.
+fn number(text: &str) -> u64 {
+    let digits = text.strip_prefix("0x").map(|digits| u64::from_str_radix(digits, 16));
+    digits.unwrap_or_else(|| text.parse()).unwrap()
+}
 
 /// The namespaces of a chain; `between` has a wire that loses packets.
 struct Chain {
@@ -184,10 +244,14 @@ impl Chain {
             })
         };
         let at_node = Tcpdump::start(lab, &self.node, "n0");
+        let at_tool = Tcpdump::start(lab, &self.tool, "in0");
         let done_so_far = Arc::clone(&done);
         stream::send(&self.source, "s0", 0..SAMPLE, move || done_so_far());
         wait_for("the first frames", Duration::from_secs(10), || (done() >= SAMPLE).then_some(()));
-        Self::hop(way, at_node, dropper.as_ref().map_or(0, Dropper::dropped));
+        let dropped = dropper.as_ref().map_or(0, Dropper::dropped);
+        assert_eq!(dropped, 0, "none of the first frames is lost on purpose");
+        let read = Self::behind(lab, way, at_tool);
+        Self::hop(way, at_node, &read);
 
         let so_far = Arc::clone(&done);
         let took = stream::send(&self.source, "s0", SAMPLE..total, move || so_far() - SAMPLE);
@@ -216,28 +280,53 @@ impl Chain {
         }
     }
 
-    /// How tshark reads the first copies on the link to the node; `lost` of them were lost before.
-    fn hop(way: &Way, dump: Tcpdump, lost: u64) {
+    /// How tshark reads the first frames behind the node: as it reads them when they are made, and no tunnel of ours is left.
+    fn behind(lab: &Lab, way: &Way, dump: Tcpdump) -> Vec<String> {
+        let (frames, mut file, mut frame) = (Frames::default(), Builder::new(ETHERNET), Vec::new());
+        for number in 0..SAMPLE {
+            frames.write(number, &mut frame);
+            let wire_len = u32::try_from(frame.len()).unwrap();
+            file.push(Record { timestamp_ns: number, wire_len, data: &frame });
+        }
+        let sent = lab.dir().join("sent.pcap");
+        file.save(&sent);
+        let arrived = dump.file().to_owned();
+        dump.stop();
+        let [sent, arrived] = [sent, arrived].map(|file| tshark(&file, "frame", &FRAME, VXLAN));
+        assert_eq!((sent.len() as u64, &arrived), (SAMPLE, &sent), "{}", way.what);
+        sent
+    }
+
+    /// How tshark reads their copies on the link to the node: a tunnel to the node with tag and number, and in it `frames`.
+    fn hop(way: &Way, dump: Tcpdump, frames: &[String]) {
         let file = dump.file().to_owned();
         dump.stop();
         let address = if way.destination.contains("2001:db8::2") { "ipv6.dst" } else { "ip.dst" };
-        let fields = [address, way.fields[0], way.fields[1]];
-        let lines = tshark(&file, "udp.port == 4789 || gre", &fields, &["udp.port==4789,vxlan"]);
-        assert_eq!(lines.len() as u64 + lost, SAMPLE, "{}", way.what);
-        let mut numbers = Vec::new();
-        for line in &lines {
+        let fields = [&[address, way.tag], way.number.fields()].concat();
+        let tunnels = "udp.port == 4789 || gre";
+        let lines = tshark(&file, tunnels, &fields, VXLAN);
+        assert_eq!(lines.len() as u64, SAMPLE, "{}", way.what);
+        for (place, line) in (0..).zip(&lines) {
             // Frames that carry tunnels of others have the outermost values first.
             let values: Vec<_> = line.split('\t').map(|value| value.split(',').next().unwrap()).collect();
             assert!(["192.0.2.2", "2001:db8::2"].contains(&values[0]), "{}: {line}", way.what);
-            let tag = values[1].strip_prefix("0x").map_or_else(
-                || values[1].parse::<u32>().unwrap(),
-                |digits| u32::from_str_radix(digits, 16).unwrap(),
-            );
-            assert_eq!(tag, 7, "{}: {line}", way.what);
-            numbers.push(values[2].parse::<u64>().unwrap_or(0));
+            assert_eq!(number(values[1]), 7, "{}: {line}", way.what);
+            let found = values[2..].iter().fold(0, |high, value| high << 16 | number(value));
+            let expected = way.number.expected(place, way.numbered.is_some());
+            assert_eq!(found, expected, "{}: {line}", way.what);
         }
-        if way.fields[1] == "gre.sequence_number" && lost == 0 {
-            assert!(numbers.iter().copied().eq(0..SAMPLE), "{}: {numbers:?}", way.what);
+        // Of what the tunnel has, too, the first value is the tunnel's.
+        let own = if address == "ip.dst" { "ip.src" } else { "ipv6.src" };
+        for (line, frame) in tshark(&file, tunnels, &FRAME, VXLAN).iter().zip(frames) {
+            let inner: Vec<_> = (FRAME.iter().zip(line.split('\t')))
+                .map(|(name, value)| {
+                    let tunnels = name.starts_with("eth.")
+                        || name.split('.').next() == own.split('.').next()
+                        || *name == "udp.dstport" && way.tag == "vxlan.vni";
+                    if tunnels { value.split_once(',').map_or("", |(_, inner)| inner) } else { value }
+                })
+                .collect();
+            assert_eq!(inner.join("\t"), *frame, "{}: {line}", way.what);
         }
     }
 
