@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sluice_capture::CaptureReader;
 
 use crate::netns::{Lab, Namespace};
+use crate::pcap_file::{Builder, ETHERNET, Record};
 
 /// A frame as captured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,4 +157,49 @@ pub fn tshark(file: &Path, filter: &str, fields: &[&str], decode: &[&str]) -> Ve
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Writes frames to a file that [`tshark`] reads.
+pub fn write(path: &Path, frames: &[Frame]) {
+    let mut file = Builder::new(ETHERNET);
+    for (timestamp_ns, Frame { data, wire_len }) in (0..).zip(frames) {
+        file.push(Record { timestamp_ns, wire_len: *wire_len, data });
+    }
+    file.save(path);
+}
+
+/// What tshark is asked of frames that are in tunnels. It prints a field once, however often it is asked.
+const FRAME: [&str; 7] = ["ip.src", "ip.dst", "eth.src", "eth.dst", "eth.type", "ip.id", "ip.len"];
+const VXLAN: &[&str] = &["udp.port==4789,vxlan"];
+
+/// What tshark says of frames as they are, sorted.
+#[must_use]
+pub fn dissected(file: &Path) -> Vec<String> {
+    let mut lines = tshark(file, "frame", &FRAME, VXLAN);
+    lines.sort_unstable();
+    lines
+}
+
+/// What tshark says of frames that pass `filter` inside VXLAN, sorted: tunnels from an IPv4 address to another under `vni`, as
+/// RFC 7348 has them.
+///
+/// # Panics
+/// When a tunnel is not like that.
+#[must_use]
+pub fn dissected_in_vxlan(file: &Path, filter: &str, ends: [&str; 2], vni: u32) -> Vec<String> {
+    let header =
+        ["ip.checksum.status", "udp.dstport", "vxlan.flags", "vxlan.gbp", "vxlan.vni", "vxlan.reserved8"];
+    let expected = [ends[0], ends[1], "1", "4789", "0x0800", "0", &vni.to_string(), "0"];
+    let inner = tshark(file, filter, &[&FRAME[..], &header].concat(), VXLAN).into_iter().map(|line| {
+        // What is inside may have a tunnel of somebody else: the outermost comes first.
+        let values: Vec<_> =
+            line.split('\t').map(|value| value.split_once(',').unwrap_or((value, ""))).collect();
+        let outer: Vec<_> =
+            values[..2].iter().chain(&values[FRAME.len()..]).map(|(first, _)| *first).collect();
+        assert_eq!(outer, expected, "{line}");
+        values[..FRAME.len()].iter().map(|(_, inner)| *inner).collect::<Vec<_>>().join("\t")
+    });
+    let mut inner: Vec<_> = inner.collect();
+    inner.sort_unstable();
+    inner
 }

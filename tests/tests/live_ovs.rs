@@ -16,7 +16,7 @@ use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::{Lab, Namespace, wait_for};
 use sluice_tests::ovs::{Ovs, Pages};
 use sluice_tests::sluiced::cli;
-use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, read};
+use sluice_tests::tcpdump::{Frame, Tcpdump, assert_same, dissected, dissected_in_vxlan, read, write};
 use sluice_tests::traffic;
 
 /// Frames that only ask whether the way is open.
@@ -147,6 +147,7 @@ impl Host {
     /// little room for what waits in front of it, and is busy with itself for seconds now and then.
     fn replay(&self, what: &str, frames: &[Frame]) {
         let at_tool = Tcpdump::start(&self.lab, &self.tool, "vx7");
+        let at_link = Tcpdump::start(&self.lab, &self.tool, "in0");
         let mut expected = self.arrived();
         for part in frames.chunks(20) {
             // A sender is on one side of the switch.
@@ -168,6 +169,18 @@ impl Host {
             }
         }
         assert_same(what, &known(&at_tool.stop()), frames);
+        let copies = at_link.file().to_owned();
+        at_link.stop();
+        self.dissect(what, &copies, frames);
+    }
+
+    /// How tshark reads the copies on the tool's link: a tunnel around what it reads in the frames that were sent.
+    fn dissect(&self, what: &str, copies: &Path, frames: &[Frame]) {
+        let sent = self.lab.dir().join("sent.pcap");
+        write(&sent, frames);
+        let filter = "udp.dstport == 4789 && !(eth.type == 0x88b6)";
+        let read = dissected_in_vxlan(copies, filter, ["192.0.2.1", "192.0.2.10"], 7);
+        assert_eq!(read, dissected(&sent), "{what}");
     }
 
     /// A transfer between the guests: what the switch handed from one to the other is what comes to the tool.

@@ -5,7 +5,7 @@
 use sluice_tests::daemon::Daemon;
 use sluice_tests::netns::Lab;
 use sluice_tests::tap::{BROKER, SERVER, TOOL, Tap, pattern};
-use sluice_tests::tcpdump::{Tcpdump, assert_same, read};
+use sluice_tests::tcpdump::{Tcpdump, assert_same, dissected, dissected_in_vxlan, read};
 
 const BOOT: &str = r#"
 [[port]]
@@ -58,16 +58,26 @@ fn tcp_arrives_at_kernel_vxlan_devices_as_it_was_tapped() {
     let before_vx = tools.map(|(vni, _)| tap.tool.counters(&format!("vx{vni}")));
     let at_tap = Tcpdump::start(&lab, &tap.broker, "tap0");
     let at_tools = tools.map(|(vni, _)| Tcpdump::start(&lab, &tap.tool, &format!("vx{vni}")));
+    let at_link = Tcpdump::start(&lab, &tap.tool, "in0");
+    let files = [at_tap.file().to_owned(), at_link.file().to_owned()];
     let (up, down) = (pattern(400_000, 1), pattern(700_000, 2));
     tap.tcp(SERVER[0], &up, &down);
     tap.tcp(SERVER[1], &down, &up);
     let tapped = at_tap.stop();
     let delivered = at_tools.map(Tcpdump::stop);
+    at_link.stop();
 
     let seen = tapped.len() as u64;
     assert!(seen > 1500, "{seen} frames");
     for ((vni, _), delivered) in tools.iter().zip(&delivered) {
         assert_same(&format!("VNI {vni}"), delivered, &tapped);
+    }
+    // The tunnels as tshark reads them, those over IPv4, and what it reads inside.
+    let tapped_by_tshark = dissected(&files[0]);
+    for (vni, address) in [tools[0], tools[2], tools[3]] {
+        let copies = format!("udp.dstport == 4789 && vxlan.vni == {vni}");
+        let read = dissected_in_vxlan(&files[1], &copies, [own[0], address], vni);
+        assert_eq!(read, tapped_by_tshark, "VNI {vni}");
     }
     let link = tap.broker.counters("tap0") - before_tap;
     assert_eq!(link.rx_packets + link.tx_packets, seen, "tcpdump and the kernel's counters");
