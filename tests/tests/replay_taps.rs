@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -109,13 +110,18 @@ fn run(dir: &Path, boot: &str, inputs: &[PathBuf]) -> (Report, Copies, BTreeMap<
         let bytes = replayed.output(name);
         (name, pcap_file::records(&bytes).iter().map(|record| record.data.to_vec()).collect())
     });
+    (report, copies.into(), types(&flows))
+}
+
+/// The packets of flow records by tap type.
+fn types(flows: &Path) -> BTreeMap<u64, u64> {
     let mut types = BTreeMap::new();
-    for line in fs::read_to_string(&flows).unwrap().lines() {
+    for line in fs::read_to_string(flows).unwrap().lines() {
         let record: Value = serde_json::from_str(line).unwrap();
         let packets = record["packet_tx"].as_u64().unwrap() + record["packet_rx"].as_u64().unwrap();
         *types.entry(record["tap_type"].as_u64().unwrap()).or_default() += packets;
     }
-    (report, copies.into(), types)
+    types
 }
 
 /// Packets, bytes and duplicates by tap.
@@ -206,4 +212,51 @@ fn duplicates_are_found_across_taps_with_and_without_marks() {
         assert_eq!(types, [(4, 50), (6, 40)].into());
         assert_eq!((copies["core"].len(), copies["edge"].len(), copies["wires"].len()), (50, 0, 40));
     }
+}
+
+/// The most taps that a broker has.
+const MOST: u16 = 250;
+
+#[test]
+fn as_many_taps_as_there_may_be_are_kept_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    // The last ones are told by ids and numbers at their ends.
+    let vlan = |tap: u16| if tap == MOST { 4094 } else { tap };
+    let number = |tap: u16| u64::from(if tap == MOST { 65_535 } else { 3000 + tap });
+    let (mut boot, mut policy) = ("[mirror]\npcp = 5\n".to_owned(), String::new());
+    policy += "[[destination]]\nname = \"all\"\ntype = \"pcap\"\nfile = \"all.pcap\"\n";
+    for tap in 1..=MOST {
+        writeln!(boot, "[[tap]]\nname = \"t{tap}\"\nnumber = {}\nvlan = {}", number(tap), vlan(tap)).unwrap();
+        writeln!(policy, "[[policy]]\nname = \"p{tap}\"\ntaps = [\"t{tap}\"]\nto = [\"all\"]").unwrap();
+    }
+    // Another count of each of eleven in a row, one after the other with what the others sent in between; one flow.
+    let count = |tap: u16| u64::from(tap % 11 + 1);
+    let rounds = (0..11).flat_map(|round| (1..=MOST).filter(move |&tap| round < count(tap)));
+    let senders: Vec<u16> = rounds.collect();
+    let frames: Vec<_> = (senders.iter().zip(0_u32..))
+        .map(|(&tap, at)| marked(&packet((at % 251) as u8), 0x8100, PCP, vlan(tap)))
+        .collect();
+    let input = save(dir.path(), "in.pcap", &frames);
+    let (config, flows) = (dir.path().join("boot.toml"), dir.path().join("flows.jsonl"));
+    fs::write(&config, boot).unwrap();
+    let arguments = ["--json", "--config", config.to_str().unwrap(), "--flows", flows.to_str().unwrap()];
+    let replayed = sluiced::run(dir.path(), &policy, &[input], &arguments);
+
+    let report = replayed.report();
+    let bytes = packet(0).len() as u64;
+    let mut found = taps(&report);
+    assert_eq!(found.remove("(others)").unwrap_or_default(), [0; 3]);
+    let expected =
+        (1..=MOST).map(|tap| (format!("t{tap}"), [count(tap), count(tap) * (bytes + 4), 0])).collect();
+    assert_eq!(found, expected);
+    for tap in 1..=MOST {
+        let policy = report.policy(&format!("p{tap}"));
+        assert_eq!((policy.matched_packets, policy.sent_packets), (count(tap), count(tap)), "t{tap}");
+    }
+    assert_eq!(report.number("marks_stripped"), senders.len() as u64);
+    assert_eq!(types(&flows), (1..=MOST).map(|tap| (number(tap), count(tap))).collect());
+    let copies = replayed.output("all");
+    let copies: Vec<_> = pcap_file::records(&copies).iter().map(|record| record.data.to_vec()).collect();
+    let bare: Vec<_> = (0..senders.len()).map(|at| packet((at % 251) as u8)).collect();
+    assert!(copies == bare, "what comes is not what was marked");
 }
