@@ -32,23 +32,35 @@ pub fn unprivileged(lab: &Lab, namespace: &Namespace) -> Command {
 /// CPU time that a process had so far, of all its threads.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Duration {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanoseconds = threads.flatten().filter_map(|thread| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
+    schedstat(pid, 0, |_| true)
+}
+
+/// How long a thread of a process was ready to run so far, and waited for a CPU.
+#[must_use]
+pub fn cpu_wait(pid: u32, thread: &str) -> Duration {
+    schedstat(pid, 1, |name| name == thread)
+}
+
+/// A number of nanoseconds that the kernel keeps of each thread (Documentation/scheduler/sched-stats.rst), summed over some.
+fn schedstat(pid: u32, column: usize, threads: impl Fn(&str) -> bool) -> Duration {
+    let all = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanoseconds = all.flatten().filter_map(|thread| {
+        let text = |file: &str| std::fs::read_to_string(thread.path().join(file)).ok();
+        let number = || text("schedstat")?.split_whitespace().nth(column)?.parse::<u64>().ok();
+        threads(text("comm")?.trim_end()).then(number)?
     });
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// Memory that a process has in RAM, hugepages included (proc_pid_status(5)).
+/// The most memory that a process ever had in RAM, with the hugepages that it has now (proc_pid_status(5)).
 #[must_use]
-pub fn resident_bytes(pid: u32) -> u64 {
+pub fn most_resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kib = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
-    (kib("VmRSS") + kib("HugetlbPages")) << 10
+    (kib("VmHWM") + kib("HugetlbPages")) << 10
 }
 
 /// The boot config with a small flow table, unless it has one of a stated size: the usual one takes a share of the

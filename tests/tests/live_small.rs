@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_precision_loss, reason = "test code")]
 
-use std::fmt::Write;
-
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use sluice_af_packet::{AfPacketConfig, TxConfig};
-use sluice_tests::daemon::{Daemon, cpu_time, resident_bytes};
+use sluice_tests::daemon::{Daemon, Summary, cpu_time, cpu_wait, most_resident_bytes};
 use sluice_tests::netns::{Lab, Namespace};
 use sluice_tests::traffic::{self, End};
 
@@ -19,9 +18,20 @@ const MOST_IDLE: f64 = 0.05;
 const POLICIES: u8 = 100;
 const GROUPS: u8 = 10;
 const FLOWS: u32 = 10_000;
-/// Packets of a burst, and the time between two bursts: 100,000 packets a second.
-const BURST: u32 = 200;
+/// What the profile is for, packets a second.
+const LOAD_PPS: f64 = 100_000.0;
+/// Packets of a burst, and the time between two bursts: a twentieth more, for what the sender waits now and then.
+const BURST: u32 = 210;
 const PAUSE: Duration = Duration::from_millis(2);
+/// A sender that got no CPU for so long sends what it owes at once; what it owes beyond, never: a flood is another test.
+const OWED: Duration = Duration::from_millis(20);
+/// How often it is tried until sender and worker have the CPUs that they need.
+const TRIES: usize = 5;
+/// Of the time under load, the most that the worker may wait for its CPU; beyond, a try tells of the machine.
+const MOST_WAIT: f64 = 0.3;
+/// Of what was sent, the most that may be lost, for waits that are longer than the ring of the interface lasts: 8 MB, a
+/// seventh of a second. A worker that has its CPU loses nothing.
+const MOST_LOST: f64 = 0.05;
 
 const BOOT: &str = "profile = \"small\"\n\
     [[port]]\nname = \"tap0\"\nspec = \"af_packet:va\"\nrole = \"capture\"\n\
@@ -58,15 +68,22 @@ fn frames() -> Vec<Vec<u8>> {
     (0..FLOWS).map(frame).collect()
 }
 
-/// Sends for so long; gives the packets sent.
-fn send(from: &Namespace, device: &str, time: Duration) -> u64 {
+/// What was sent, and how fast.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    pkts: u64,
+    pps: f64,
+}
+
+/// Sends for so long.
+fn send(from: &Namespace, device: &str, time: Duration) -> Sent {
     let config = AfPacketConfig { interface: device.to_owned(), rx: None, tx: Some(TxConfig::default()) };
     let send = move || {
         let frames = frames();
         let (_port, _, tx) = sluice_af_packet::open(&config).unwrap();
         let mut tx = tx.unwrap();
         let begin = Instant::now();
-        let mut bursts = 0_u32;
+        let (mut bursts, mut due) = (0, Duration::ZERO);
         let mut next = frames.iter().cycle();
         while begin.elapsed() < time {
             let burst: Vec<[&[u8]; 1]> = next.by_ref().take(BURST as usize).map(|frame| [&**frame]).collect();
@@ -77,11 +94,75 @@ fn send(from: &Namespace, device: &str, time: Duration) -> u64 {
                 rest = &rest[taken..];
             }
             bursts += 1;
-            std::thread::sleep((PAUSE * bursts).saturating_sub(begin.elapsed()));
+            let now = begin.elapsed();
+            due = (due + PAUSE).max(now.saturating_sub(OWED));
+            std::thread::sleep(due.saturating_sub(now));
         }
-        u64::from(bursts) * u64::from(BURST)
+        let pkts = u64::from(BURST) * bursts;
+        Sent { pkts, pps: pkts as f64 / begin.elapsed().as_secs_f64() }
     };
     from.inside(send).join().unwrap()
+}
+
+/// A daemon through its idle and its busy time, and all that is left to tell of it.
+struct Life {
+    /// Of a CPU.
+    idle: f64,
+    busy: f64,
+    /// Since its start, when it was idle and at its end.
+    idle_bytes: u64,
+    most_bytes: u64,
+    sent: Sent,
+    /// The worker, ready to run and without a CPU while packets came.
+    waited: Duration,
+    time: Duration,
+    summary: Summary,
+}
+
+impl Life {
+    fn new(lab: &Lab, broker: &Namespace, peer: &Namespace, time: Duration) -> Self {
+        let daemon = Daemon::start(lab, broker, BOOT, &policies());
+        daemon.wait_resolved(1);
+        let share = |during: &mut dyn FnMut()| {
+            let (before, begin) = (cpu_time(daemon.pid()), Instant::now());
+            during();
+            cpu_time(daemon.pid()).saturating_sub(before).as_secs_f64() / begin.elapsed().as_secs_f64()
+        };
+        // Other work on the machine only adds: the quietest of some seconds.
+        let seconds = (0..6).map(|_| share(&mut || std::thread::sleep(Duration::from_secs(1))));
+        let idle = seconds.fold(f64::INFINITY, f64::min);
+        let idle_bytes = most_resident_bytes(daemon.pid());
+        let waited = || cpu_wait(daemon.pid(), "sluice-worker0");
+        let (mut sent, before) = (None, waited());
+        let busy = share(&mut || sent = Some(send(peer, "pa", time)));
+        let waited = waited().saturating_sub(before);
+        // Records of what ended are still on their way to files.
+        std::thread::sleep(Duration::from_secs(3));
+        let most_bytes = most_resident_bytes(daemon.pid());
+        let (sent, summary) = (sent.unwrap(), daemon.stop());
+        let life = Self { idle, busy, idle_bytes, most_bytes, sent, waited, time, summary };
+        eprintln!("{life}");
+        life
+    }
+
+    /// Whether the machine had the CPUs that sender and worker need.
+    fn counts(&self) -> bool {
+        self.sent.pps >= LOAD_PPS && self.waited < self.time.mul_f64(MOST_WAIT)
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [idle, busy] = [self.idle, self.busy].map(|share| share * 100.0);
+        let [idle_bytes, most_bytes] = [self.idle_bytes, self.most_bytes].map(|bytes| bytes as f64 / 1e6);
+        let lost = self.summary.port("tap0")[2];
+        write!(
+            f,
+            "idle: {idle:.1} % of a CPU, {idle_bytes:.1} MB; {:.0} packets/s, {lost} lost in the kernel while the \
+             worker waited {:?} for its CPU: {busy:.1} % of a CPU, {most_bytes:.1} MB at most",
+            self.sent.pps, self.waited,
+        )
+    }
 }
 
 #[test]
@@ -93,40 +174,20 @@ fn a_small_broker_stays_small() {
     broker.veth("va", &peer, "pa", 1500);
     broker.veth("vb", &peer, "pb", 1500);
     peer.address("pb", &["192.0.2.10/24"]);
-    let daemon = Daemon::start(&lab, &broker, BOOT, &policies());
-    daemon.wait_resolved(1);
-    let share = |time: Duration, during: &mut dyn FnMut()| {
-        let (before, begin) = (cpu_time(daemon.pid()), Instant::now());
-        during();
-        std::thread::sleep(time.saturating_sub(begin.elapsed()));
-        cpu_time(daemon.pid()).saturating_sub(before).as_secs_f64() / begin.elapsed().as_secs_f64()
-    };
-    // Other work on the machine only adds: the quietest of some seconds.
-    let seconds = (0..6).map(|_| share(Duration::from_secs(1), &mut || {}));
-    let idle = seconds.fold(f64::INFINITY, f64::min);
-    let idle_bytes = resident_bytes(daemon.pid());
     let time = Duration::from_secs(if long { 120 } else { 10 });
-    let (mut sent, begin) = (0, Instant::now());
-    let busy = share(Duration::ZERO, &mut || sent = send(&peer, "pa", time));
-    let rate = sent as f64 / begin.elapsed().as_secs_f64();
-    let busy_bytes = resident_bytes(daemon.pid());
-    // Records of what ended are still on their way to files.
-    std::thread::sleep(Duration::from_secs(3));
-    let last_bytes = resident_bytes(daemon.pid());
-    let summary = daemon.stop();
+    let life = (0..TRIES).map(|_| Life::new(&lab, &broker, &peer, time)).find(Life::counts);
+    let life = life.unwrap_or_else(|| {
+        panic!(
+            "this machine has no CPUs for {LOAD_PPS} packets a second just now: see the {TRIES} tries above"
+        )
+    });
+    let Life { summary, sent, .. } = &life;
+    assert!(life.most_bytes <= MOST_BYTES, "{life}");
+    assert!(life.idle < MOST_IDLE, "{life}");
     let [received, _, lost] = summary.port("tap0");
-    eprintln!(
-        "idle: {:.1} % of a CPU, {:.1} MB; {rate:.0} packets/s, {lost} lost in the kernel: {:.1} % of a CPU, {:.1} MB, afterwards {:.1} MB",
-        idle * 100.0,
-        idle_bytes as f64 / 1e6,
-        busy * 100.0,
-        busy_bytes as f64 / 1e6,
-        last_bytes as f64 / 1e6,
-    );
-    let most = idle_bytes.max(busy_bytes).max(last_bytes);
-    assert!(most <= MOST_BYTES, "{most} bytes");
-    assert!(idle < MOST_IDLE, "{idle} of a CPU");
-    assert_eq!(received + lost, sent, "{}", summary.text);
+    assert_eq!(received + lost, sent.pkts, "{}", summary.text);
+    let came_meanwhile = sent.pps * life.waited.as_secs_f64();
+    assert!(lost as f64 <= came_meanwhile.min(sent.pkts as f64 * MOST_LOST), "{life}");
     assert_eq!(summary.copies("tool"), received, "each is copied once: {}", summary.text);
     // Frames wait up to 1 ms in a block. A clock that lags behind the kernel's time stamps would show no delay at all.
     let p50_ns = summary.get("thread", "worker0", 4);
