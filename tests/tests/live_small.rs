@@ -1,10 +1,16 @@
 //! Does a small broker stay small? 1,000 policies, 100,000 packets a second in 10,000 flows, records, metrics and the API.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_precision_loss, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "test code"
+)]
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use sluice_af_packet::{AfPacketConfig, TxConfig};
 use sluice_tests::daemon::{Daemon, Summary, cpu_time, cpu_wait, most_resident_bytes};
@@ -66,6 +72,15 @@ fn frames() -> Vec<Vec<u8>> {
         traffic::udp(&client, &end(2, 1, u16::try_from(flow % 9_973).unwrap() + 1), &[], &[0x2e; 400])
     };
     (0..FLOWS).map(frame).collect()
+}
+
+/// At the end of a minute the records of all flows are written: that is when most memory is in use.
+fn sleep_until_a_minute_ends_within(time: Duration) {
+    let minute = Duration::from_secs(60);
+    let since = UNIX_EPOCH.elapsed().unwrap();
+    let gone = Duration::from_nanos((since.as_nanos() % minute.as_nanos()) as u64);
+    let left = minute.saturating_sub(gone);
+    std::thread::sleep(left.saturating_sub(time / 2));
 }
 
 /// What was sent, and how fast.
@@ -132,6 +147,7 @@ impl Life {
         let seconds = (0..6).map(|_| share(&mut || std::thread::sleep(Duration::from_secs(1))));
         let idle = seconds.fold(f64::INFINITY, f64::min);
         let idle_bytes = most_resident_bytes(daemon.pid());
+        sleep_until_a_minute_ends_within(time);
         let waited = || cpu_wait(daemon.pid(), "sluice-worker0");
         let (mut sent, before) = (None, waited());
         let busy = share(&mut || sent = Some(send(peer, "pa", time)));

@@ -28,6 +28,8 @@ pub(crate) struct TableWriter<R: Row> {
     columns: Columns<R>,
     properties: WriterPropertiesPtr,
     parts: BTreeMap<Hour, Part<R>>,
+    /// The memory of a part that ended, for the next one.
+    spare: Vec<R>,
     /// Batches that came: what says which part was not touched for the longest time.
     batches: u64,
 }
@@ -50,7 +52,7 @@ impl<R: Row> TableWriter<R> {
     pub(crate) fn new(table: Table, fields: impl Iterator<Item = &'static Field<R>>) -> ParquetResult<Self> {
         let columns = Columns::new(fields, form)?;
         let properties = Arc::new(properties(table));
-        Ok(Self { table, columns, properties, parts: BTreeMap::new(), batches: 0 })
+        Ok(Self { table, columns, properties, parts: BTreeMap::new(), spare: Vec::new(), batches: 0 })
     }
 
     /// Takes records that are counted as pending.
@@ -74,7 +76,7 @@ impl<R: Row> TableWriter<R> {
             }
         }
         let part = self.parts.entry(hour).or_insert_with(|| Part {
-            rows: Vec::new(),
+            rows: std::mem::take(&mut self.spare),
             file: None,
             in_file: 0,
             target: base.target(self.table, hour, now),
@@ -140,7 +142,8 @@ impl<R: Row> TableWriter<R> {
         }
         match part.publish(&base.settings.folder) {
             Ok(bytes) => {
-                let Some(part) = self.parts.remove(&hour) else { return };
+                let Some(mut part) = self.parts.remove(&hour) else { return };
+                self.keep(std::mem::take(&mut part.rows));
                 base.journal.free(part.slot);
                 if part.in_file > 0 {
                     base.shelf.add(hour, part.target, bytes);
@@ -155,6 +158,14 @@ impl<R: Row> TableWriter<R> {
         }
     }
 
+    /// Keeps the memory of a part that ended.
+    fn keep(&mut self, mut rows: Vec<R>) {
+        rows.clear();
+        if rows.capacity() > self.spare.capacity() {
+            self.spare = rows;
+        }
+    }
+
     /// Gives up the file of an hour.
     fn lose(&mut self, base: &mut Base, hour: Hour, error: WriteError) {
         let Some(part) = self.parts.remove(&hour) else { return };
@@ -164,6 +175,7 @@ impl<R: Row> TableWriter<R> {
         }
         base.lose(self.table, part.in_file + part.rows.len(), error);
         base.journal.free(part.slot);
+        self.keep(part.rows);
     }
 }
 

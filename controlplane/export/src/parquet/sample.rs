@@ -28,11 +28,12 @@ impl<R: Clone> Sampler<R> {
     /// Keeps `per_second` records each second.
     pub(crate) fn new(per_second: u32) -> Self {
         let windows = per_second.div_ceil(MAX_HELD).max(1);
+        let cap = usize::try_from((per_second / windows).max(1)).unwrap_or(1);
         Self {
-            cap: usize::try_from((per_second / windows).max(1)).unwrap_or(1),
+            cap,
             window: Duration::from_secs(1) / windows,
             begin: None,
-            held: Vec::new(),
+            held: Vec::with_capacity(cap),
             seen: 0,
             random: RandomState::new().hash_one(per_second),
         }
@@ -67,10 +68,18 @@ impl<R: Clone> Sampler<R> {
         self.begin
     }
 
-    /// Ends the window: gives away what it held.
+    /// Ends the window: gives away what it held. [`Sampler::give_back`] the memory.
     pub(crate) fn take(&mut self) -> Vec<R> {
         (self.begin, self.seen) = (None, 0);
         std::mem::take(&mut self.held)
+    }
+
+    /// The memory of what was taken is used again.
+    pub(crate) fn give_back(&mut self, mut taken: Vec<R>) {
+        if self.held.is_empty() {
+            taken.clear();
+            self.held = taken;
+        }
     }
 
     /// Records held.

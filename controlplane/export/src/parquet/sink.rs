@@ -150,6 +150,7 @@ impl ParquetSink {
             let came = came(sampler, now);
             let kept = sampler.take();
             self.flows.write(&mut self.base, &kept, came);
+            sampler.give_back(kept);
         }
         let left_out = sampler.offer(records, now.at);
         let counters = self.base.stats.of(Table::Flows);
@@ -235,6 +236,7 @@ impl ParquetSink {
         let came = came(sampler, now);
         let kept = sampler.take();
         self.flows.write(&mut self.base, &kept, came);
+        sampler.give_back(kept);
         // When it fails, the next start counts these records twice: too many, never too few.
         drop(self.base.journal.note(*slot, 0, std::path::Path::new("-")));
     }

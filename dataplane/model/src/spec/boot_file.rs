@@ -186,7 +186,7 @@ fn small(mut boot: BootConfig) -> BootConfig {
     boot.worker.tx_descriptors.get_or_insert(512);
     boot.dedup.entries.get_or_insert(65_536);
     if let Some(parquet) = &mut boot.flow.parquet {
-        parquet.row_group.get_or_insert(8_192);
+        parquet.row_group.get_or_insert(2_048);
     }
     for port in &mut boot.ports {
         port.ring_kib.get_or_insert(8 << 10);
