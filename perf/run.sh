@@ -10,7 +10,7 @@ cd "$root"
 if [ "${1:-}" = ring-to-parquet ]; then
     [ -n "${2:-}" ] || die "ring-to-parquet needs a capture: its flow records are the patterns"
     capture=$(cd "$OLDPWD" && realpath -- "$2")
-    install_missing "${build_packages[@]}" dpdk
+    install_missing "${build_packages[@]}"
     release_cargo run --release --locked --quiet -p sluice-perf --example parquet_speed -- "$capture" "${@:3}"
     exit
 fi
@@ -33,7 +33,8 @@ done
 [ -z "$plot" ] || json=--json
 [ -z "$json" ] || arguments+=("$json")
 
-install_missing "${build_packages[@]}" dpdk
+# dpdk-testpmd, the reference, is in dpdk-dev.
+install_missing "${build_packages[@]}" dpdk-dev
 [ -z "$plot" ] || install_missing python3
 say "building"
 release_cargo build --release --locked --quiet -p sluice-perf

@@ -4,10 +4,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::measure::{Settings, as_f64};
 use crate::thread_time::ThreadTime;
+
+/// What stdbuf exits with where there is no program of the name.
+const NOT_FOUND: i32 = 127;
 
 /// A running testpmd.
 struct Testpmd {
@@ -59,25 +62,39 @@ impl Testpmd {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .context("dpdk-testpmd cannot be started (Debian package dpdk)")?;
+            .context("stdbuf cannot be started (Debian package coreutils)")?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (Some(stdin), Some(stdout)) = (stdin, stdout) else { bail!("no pipes to dpdk-testpmd") };
         let mut testpmd = Self { child, stdin, stdout: BufReader::new(stdout) };
-        writeln!(testpmd.stdin, "start")?;
+        testpmd.command("start")?;
         testpmd.received()?;
         std::thread::sleep(Duration::from_millis(100));
         Ok(testpmd)
     }
 
+    fn command(&mut self, command: &str) -> Result<()> {
+        writeln!(self.stdin, "{command}").or_else(|_| Err(self.ended()?))
+    }
+
+    /// Why nobody listens or answers any more.
+    fn ended(&mut self) -> Result<anyhow::Error> {
+        let status = self.child.wait()?;
+        Ok(if status.code() == Some(NOT_FOUND) {
+            anyhow!("dpdk-testpmd is not on this machine: install dpdk-dev (Debian's package)")
+        } else {
+            anyhow!("dpdk-testpmd ended ({status}): run it by hand to see why")
+        })
+    }
+
     /// Packets received by both ports.
     fn received(&mut self) -> Result<u64> {
-        writeln!(self.stdin, "show port stats all")?;
+        self.command("show port stats all")?;
         let (mut sum, mut ports) = (0, 0);
         let mut line = String::new();
         while ports < 2 {
             line.clear();
             if self.stdout.read_line(&mut line)? == 0 {
-                bail!("dpdk-testpmd ended: run it by hand to see why");
+                return Err(self.ended()?);
             }
             if let Some(rest) = line.trim().strip_prefix("RX-packets:") {
                 let number = rest.split_whitespace().next().unwrap_or_default();
