@@ -9,7 +9,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # What the build needs: DPDK 22.11 with its drivers, libclang for bindgen, a C compiler.
 build_packages=(build-essential pkg-config libdpdk-dev libclang-dev)
 # What the tests need besides: peers and oracles that are not ours.
-test_packages=(tshark tcpdump iproute2 ethtool iperf3 prometheus python3 procps curl openssl debootstrap
+test_packages=(tshark tcpdump iproute2 ethtool iperf3 prometheus python3 procps curl openssl zstd debootstrap
     openvswitch-switch-dpdk libfaketime)
 
 # install_missing PACKAGE...: installs Debian packages that are not there yet.
